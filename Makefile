@@ -1,0 +1,46 @@
+PYTHON ?= python3
+PYTEST_ARGS ?=
+PIP_INSTALL = -m pip install -q --disable-pip-version-check
+
+.PHONY: help env demo test test-slow test-lowest style check
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make env          create .venv with the tested versions (constraints.txt)"
+	@echo "make demo         run the demonstration"
+	@echo "make test         run the tests; PYTEST_ARGS='-k name' selects some"
+	@echo "make test-slow    run the tests marked slow"
+	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"
+	@echo "make style        format the code and mend what ruff can mend"
+	@echo "make check        check format and lint, changing nothing"
+
+# torch comes first and alone, so that a CPU build chosen beforehand is not replaced.
+.venv/.installed: constraints.txt
+.venv-lowest/.installed: constraints-lowest.txt
+.venv/.installed .venv-lowest/.installed: setup.cfg pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $$(grep '^torch==' $(filter constraints%,$^))
+	$(@D)/bin/python $(PIP_INSTALL) -c $(filter constraints%,$^) -e '.[dev]'
+	touch $@
+
+env: .venv/.installed
+
+demo: .venv/.installed
+	.venv/bin/omnivinci-hf demo
+
+test: .venv/.installed
+	.venv/bin/pytest $(PYTEST_ARGS)
+
+test-slow: .venv/.installed
+	.venv/bin/pytest -m slow $(PYTEST_ARGS)
+
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/pytest $(PYTEST_ARGS)
+
+style: .venv/.installed
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+check: .venv/.installed
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check

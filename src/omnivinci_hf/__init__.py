@@ -1,0 +1,31 @@
+"""OmniVinci for Hugging Face Transformers. Importing registers its classes with the Auto classes."""
+
+from ._version import __version__
+from .configuration_omnivinci import OmniVinciConfig, OmniVinciTimeEmbeddingConfig
+from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .media_omnivinci import AudioClip, MediaError, VideoClip, load_audio, load_image, load_video
+from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
+from .processing_omnivinci import OmniVinciProcessor
+from .registration import register
+
+
+register()
+
+__all__ = [
+    "AudioClip",
+    "MediaError",
+    "OmniVinciConfig",
+    "OmniVinciFeatureExtractor",
+    "OmniVinciForConditionalGeneration",
+    "OmniVinciImageProcessor",
+    "OmniVinciModel",
+    "OmniVinciProcessor",
+    "OmniVinciTimeEmbeddingConfig",
+    "OmniVinciVideoProcessor",
+    "VideoClip",
+    "__version__",
+    "load_audio",
+    "load_image",
+    "load_video",
+]

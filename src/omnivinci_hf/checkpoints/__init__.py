@@ -1,0 +1,3 @@
+from .tiny import write_tiny_checkpoint
+
+__all__ = ["write_tiny_checkpoint"]

@@ -1,0 +1,345 @@
+"""Configuration of OmniVinci: three encoders' worth of sub-configs and the options that join them."""
+
+from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .released_config_omnivinci import is_released_config, map_released_config
+
+
+TIME_EMBEDDINGS = (
+    "none",
+    "crte",
+    "rote",
+    "learned",
+    "pixel_periodic",
+    "pixel_seconds",
+    "lang_periodic",
+    "lang_seconds",
+    "mtct_shortest",
+    "mtct_longest",
+)
+AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
+BOUNDARY_TOKENS = {
+    "image_start": None,
+    "image_end": "\n",
+    "video_start": None,
+    "video_end": None,
+    "video_sep": None,
+    "audio_start": None,
+    "audio_end": "\n",
+    "group_end": "\n",
+}
+
+
+def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_sec: float | None) -> dict:
+    """Fill in the defaults and refuse what cannot be laid out; shared by the model config and the processor."""
+    tokens = {**BOUNDARY_TOKENS, **(tokens or {})}
+    unknown = sorted(set(tokens) - set(BOUNDARY_TOKENS))
+    if unknown:
+        raise ValueError(
+            f"`boundary_tokens` has unknown keys {unknown}; known are {sorted(BOUNDARY_TOKENS)}."
+        )
+    if group_duration_sec is not None and group_duration_sec <= 0:
+        raise ValueError(f"`group_duration_sec` must be positive or None, got {group_duration_sec}.")
+    if group_duration_sec is not None and tokens["video_end"]:
+        raise ValueError(
+            f"`boundary_tokens['video_end']`={tokens['video_end']!r} cannot be combined with "
+            f"`group_duration_sec`={group_duration_sec}: frames inside a time group carry no end tokens. "
+            "Set one of the two to None."
+        )
+    return tokens
+
+
+class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
+    r"""
+    How the embeddings of one modality learn the moment that they stand for.
+
+    Args:
+        type (`str`, defaults to `"crte"`):
+            - `"none"`: no time embedding.
+            - `"crte"`: Constrained Rotary Time Embedding as the paper defines it (arXiv 2510.15870):
+              frequencies `2 pi / (max_time * theta ** (i / C))` times the moment in seconds.
+            - `"rote"`: the same without `max_time`.
+            - `"learned"`: a table of `num_time_bins` vectors over `[0, max_time]` seconds, interpolated and added.
+            - `"pixel_periodic"`, `"pixel_seconds"`, `"lang_periodic"`, `"lang_seconds"`: rotations of the released
+              code. Frequencies are evenly spaced (`pixel`) or geometric (`lang`), multiplied by the position along
+              two axes, and then by the moment as a fraction of `max_time` (`periodic`) or in negated seconds
+              (`seconds`).
+            - `"mtct_shortest"`, `"mtct_longest"`: angles of the released code that depend on the moment alone, with
+              `max_time` as the shortest or the longest period. Channels of a pair get different angles.
+        dim (`int`, *optional*):
+            Width parameter of the rotation. `crte` and `rote` rotate `dim` channels, the `pixel` and `lang` modes
+            `2 * dim` (the released `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
+        max_time (`float`, *optional*, defaults to 3600): `T_max` in seconds.
+        theta (`float`, defaults to 10000): base of the geometric frequencies.
+        num_time_bins (`int`, defaults to 64): rows of the learned table.
+    """
+
+    model_type = "omnivinci_time_embedding"
+
+    type: str = "crte"
+    dim: int | None = None
+    max_time: float | int | None = 3600.0
+    theta: float | int = 10000.0
+    num_time_bins: int = 64
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.type not in TIME_EMBEDDINGS:
+            raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {TIME_EMBEDDINGS}.")
+        needs_max_time = ("crte", "learned", "mtct_shortest", "mtct_longest")
+        if self.type in needs_max_time and not self.max_time:
+            raise ValueError(
+                f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}."
+            )
+        if self.max_time is not None and self.max_time <= 0:
+            raise ValueError(f"`max_time` must be positive, got {self.max_time}.")
+        if self.theta <= 0:
+            raise ValueError(f"`theta` must be positive, got {self.theta}.")
+        if self.dim is not None and (self.dim <= 0 or self.dim % 2):
+            raise ValueError(f"`dim` must be a positive even number, got {self.dim}.")
+        if self.type == "learned" and self.num_time_bins < 2:
+            raise ValueError(f"`num_time_bins` must be at least 2, got {self.num_time_bins}.")
+        if self.type == "mtct_longest" and self.dim is not None and self.dim < 4:
+            raise ValueError(f"`type`='mtct_longest' needs `dim` >= 4, got `dim`={self.dim}.")
+
+    def num_channels(self, hidden_size: int) -> int:
+        """Number of leading channels that the rotation turns, out of `hidden_size`."""
+        if self.type in ("none", "learned"):
+            return 0
+        if self.type.startswith(("pixel", "lang")):
+            return 2 * (self.dim or hidden_size // 2)
+        if self.type.startswith("mtct"):
+            return self.dim // 2 if self.dim else hidden_size
+        return self.dim or hidden_size
+
+
+class OmniVinciConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`OmniVinciForConditionalGeneration`]. Sub-configs may be given as dictionaries or as objects. It
+    is plain data, checked once when it is built, and read-only after that.
+
+    Args:
+        vision_config ([`SiglipVisionConfig`]): the SigLIP tower.
+        audio_config: `qwen2_audio_encoder`, `audioflamingo3_encoder` or `qwen2_5_omni_audio_encoder` config.
+        text_config ([`Qwen2Config`]): the language model.
+        video_time_embedding, audio_time_embedding ([`OmniVinciTimeEmbeddingConfig`]): one per modality.
+        image_token_id, video_token_id, audio_token_id (`int`): placeholder ids in `input_ids`.
+        vision_feature_layer (`int`, defaults to -2):
+            Which hidden state of the tower is used, counted as Transformers counts them (0 is the output of the
+            patch embeddings, -1 that of the last layer). No layer norm is applied to it.
+        spatial_merge_size (`int`, defaults to 2): side of the square of patches that becomes one embedding.
+        s2_scales (`list[int]`): sides in pixels of the Dynamic-S2 scales, ascending; the first is the tile size. One
+            entry switches Dynamic-S2 off.
+        s2_output_scale_index (`int`, defaults to 0): the scale whose feature map size the image ends up with.
+        max_tiles (`int`, defaults to 12): most tiles in the largest scale.
+        video_pool_sizes (`list[list[int]]`): `[frames, rows, columns]` mean pooling windows; the results of several
+            are put one after the other.
+        audio_merge_size (`int`, defaults to 1): how many adjacent embeddings of a sound are joined before the sound
+            projector. The released checkpoint joins none.
+        group_duration_sec (`float`, *optional*, defaults to 30):
+            `T_G` of Temporal Embedding Grouping: frames and sound of the same window of so many seconds stand next to
+            each other. None puts the whole sound before the whole video (plain concatenation).
+        boundary_tokens (`dict[str, str | None]`): texts that stand around embeddings: `{image,video,audio}_start`,
+            `{image,video,audio}_end`, `video_sep` (after each pool size) and `group_end` (after each half of a time
+            group).
+        use_modality_boundary_tokens (`bool`, defaults to False): put `<|image_bos|>` ... `<|image_eos|>` around all
+            images of a conversation, and likewise for videos and sounds.
+    """
+
+    model_type = "omnivinci"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    sub_configs: ClassVar[dict[str, type]] = {
+        "vision_config": AutoConfig,
+        "audio_config": AutoConfig,
+        "text_config": AutoConfig,
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    audio_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    video_time_embedding: dict[str, Any] | PreTrainedConfig | None = None
+    audio_time_embedding: dict[str, Any] | PreTrainedConfig | None = None
+    image_token_id: int = 151665
+    video_token_id: int = 151666
+    audio_token_id: int = 151667
+    vision_feature_layer: int = -2
+    spatial_merge_size: int = 2
+    s2_scales: list[int] | None = None
+    s2_output_scale_index: int = 0
+    max_tiles: int = 12
+    video_pool_sizes: list[list[int]] | None = None
+    audio_merge_size: int = 1
+    group_duration_sec: float | int | None = 30.0
+    boundary_tokens: dict[str, str | None] | None = None
+    use_modality_boundary_tokens: bool = False
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        self.vision_config = _sub_config(self.vision_config, "siglip_vision_model", SIGLIP_SO400M_448)
+        self.audio_config = _sub_config(self.audio_config, "qwen2_audio_encoder", {})
+        self.text_config = _sub_config(self.text_config, "qwen2", QWEN2_5_7B)
+        self.video_time_embedding = _time_config(self.video_time_embedding)
+        self.audio_time_embedding = _time_config(self.audio_time_embedding)
+        if self.s2_scales is None:
+            side = self.vision_config.image_size
+            self.s2_scales = [side, 2 * side, 3 * side]
+        self.s2_scales = list(self.s2_scales)
+        self.video_pool_sizes = [list(size) for size in self.video_pool_sizes or [[1, 1, 1]]]
+        self.boundary_tokens = check_boundary_tokens(self.boundary_tokens, self.group_duration_sec)
+        # the language model's setting wins where the two disagree, as its weights decide
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from a dictionary of this class or of the released checkpoint (`model_type` "vila")."""
+        if is_released_config(config_dict):
+            name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
+            config_dict = map_released_config(config_dict, name_or_path, **_hub_options(kwargs))
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout."""
+        return super().from_pretrained(
+            pretrained_model_name_or_path, name_or_path=str(pretrained_model_name_or_path), **kwargs
+        )
+
+    @property
+    def vision_feature_size(self) -> int:
+        """Width of what the vision projector reads before patches are merged: one copy per scale."""
+        return self.vision_config.hidden_size * len(self.s2_scales)
+
+    @property
+    def audio_feature_size(self) -> int:
+        """Width of the sound tower's output."""
+        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
+            return self.audio_config.output_dim
+        return self.audio_config.d_model
+
+    @property
+    def audio_window_frames(self) -> int:
+        """Mel frames that the sound tower reads at once."""
+        return 2 * self.audio_config.max_source_positions
+
+    @property
+    def audio_window_embeds(self) -> int:
+        """Embeddings of one window of sound after joining."""
+        return self.audio_window_frames // 4 // self.audio_merge_size
+
+    def _check(self) -> None:
+        if self.vision_config.model_type != "siglip_vision_model":
+            raise ValueError(
+                f"`vision_config.model_type`={self.vision_config.model_type!r}: only 'siglip_vision_model' is supported."
+            )
+        if self.audio_config.model_type not in AUDIO_ENCODERS:
+            raise ValueError(
+                f"`audio_config.model_type`={self.audio_config.model_type!r} is not supported; "
+                f"choose one of {AUDIO_ENCODERS}."
+            )
+        if self.text_config.model_type != "qwen2":
+            raise ValueError(
+                f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported."
+            )
+        scales, side = self.s2_scales, self.vision_config.image_size
+        if scales[0] != side:
+            raise ValueError(
+                f"`s2_scales[0]`={scales[0]} must equal `vision_config.image_size`={side}: it is the size of a tile."
+            )
+        if any(scale % side for scale in scales) or scales != sorted(set(scales)):
+            raise ValueError(
+                f"`s2_scales`={scales} must be ascending multiples of `vision_config.image_size`={side}."
+            )
+        if not -len(scales) <= self.s2_output_scale_index < len(scales):
+            raise ValueError(
+                f"`s2_output_scale_index`={self.s2_output_scale_index} is out of range for `s2_scales`={scales}."
+            )
+        if self.max_tiles < (scales[-1] // side) ** 2:
+            raise ValueError(
+                f"`max_tiles`={self.max_tiles} is less than the {(scales[-1] // side) ** 2} tiles that the largest of "
+                f"`s2_scales`={scales} needs."
+            )
+        layers = self.vision_config.num_hidden_layers
+        if not -layers - 1 <= self.vision_feature_layer <= layers:
+            raise ValueError(
+                f"`vision_feature_layer`={self.vision_feature_layer} does not exist: "
+                f"`vision_config.num_hidden_layers`={layers}."
+            )
+        if any(len(size) != 3 or min(size) < 1 for size in self.video_pool_sizes):
+            raise ValueError(
+                f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of positive numbers."
+            )
+        if self.spatial_merge_size < 1:
+            raise ValueError(f"`spatial_merge_size` must be positive, got {self.spatial_merge_size}.")
+        window = self.audio_window_frames // 4
+        if self.audio_merge_size < 1 or window % self.audio_merge_size:
+            raise ValueError(
+                f"`audio_merge_size`={self.audio_merge_size} must divide the {window} embeddings of a window "
+                f"(`audio_config.max_source_positions`={self.audio_config.max_source_positions})."
+            )
+        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
+            chunk = 2 * self.audio_config.n_window
+            if self.audio_window_frames % chunk:
+                raise ValueError(
+                    f"`audio_config.max_source_positions`={self.audio_config.max_source_positions} must be a multiple "
+                    f"of `audio_config.n_window`={self.audio_config.n_window}."
+                )
+        for name in ("video_time_embedding", "audio_time_embedding"):
+            width = getattr(self, name).num_channels(self.text_config.hidden_size)
+            if width > self.text_config.hidden_size:
+                raise ValueError(
+                    f"`{name}.dim`={getattr(self, name).dim} with `{name}.type`={getattr(self, name).type!r} rotates "
+                    f"{width} channels, more than `text_config.hidden_size`={self.text_config.hidden_size}."
+                )
+        ids = {name: getattr(self, name) for name in ("image_token_id", "video_token_id", "audio_token_id")}
+        if len(set(ids.values())) < 3:
+            raise ValueError(f"The placeholder ids must differ, got {ids}.")
+
+
+# sizes of the released checkpoint's parts; the audio encoder's own defaults already are
+SIGLIP_SO400M_448 = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+QWEN2_5_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+
+
+def _sub_config(value, default_type: str, defaults: dict) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    if value is None:
+        return CONFIG_MAPPING[default_type](**defaults)
+    value = dict(value)
+    return CONFIG_MAPPING[value.pop("model_type", default_type)](**value)
+
+
+def _time_config(value) -> OmniVinciTimeEmbeddingConfig:
+    if isinstance(value, OmniVinciTimeEmbeddingConfig):
+        return value
+    return OmniVinciTimeEmbeddingConfig(
+        **(value if value is not None else {"type": "crte", "max_time": 3600.0})
+    )
+
+
+def _hub_options(kwargs: dict) -> dict:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}

@@ -1,0 +1,183 @@
+"""Images and video frames to pixel values: Dynamic-S2 tiling, squashing, normalisation."""
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .media_omnivinci import load_image
+
+
+try:
+    from transformers.video_processing_utils import VideoProcessorMixin
+except (
+    ImportError
+):  # before Transformers 5.2x video processors had no base class that works without torchvision
+    VideoProcessorMixin = BaseImageProcessor
+
+
+def choose_grid(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
+    """The (rows, columns) of tiles whose shape is nearest to the image's, out of all with a permitted count.
+
+    Of two equally near grids the larger one wins only if the image has more than half of its pixels.
+    """
+    grids = sorted(
+        ((columns, rows) for columns in range(1, max_tiles + 1) for rows in range(1, max_tiles + 1)),
+        key=lambda grid: grid[0] * grid[1],
+    )
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in grids:
+        if not min_tiles <= columns * rows <= max_tiles:
+            continue
+        distance = abs(width / height - columns / rows)
+        large_enough = width * height > 0.5 * columns * rows * tile_size**2
+        if distance < best_distance or (distance == best_distance and large_enough):
+            best, best_distance = (columns, rows), distance
+    return best[1], best[0]
+
+
+def _cut(image: Image.Image, rows: int, columns: int, side: int) -> list[Image.Image]:
+    image = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    return [
+        image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+
+
+def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[float]) -> torch.Tensor:
+    """Same-sized RGB images to `(len(images), 3, height, width)` float32."""
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    pixels = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    return pixels.sub_(mean).div_(std)
+
+
+class OmniVinciImageProcessor(BaseImageProcessor):
+    r"""
+    Squashes images to one tile, or cuts them into tiles of several scales (Dynamic-S2).
+
+    Args:
+        size (`int`, defaults to 448): side of a tile in pixels.
+        image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
+        s2_scales (`list[int]`): sides in pixels, ascending; the first is `size`. One entry switches tiling off.
+        max_tiles (`int`, defaults to 12): most tiles in the largest scale.
+    """
+
+    model_input_names = ["pixel_values", "image_grids"]
+
+    def __init__(
+        self,
+        size: int = 448,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        s2_scales: list[int] | None = None,
+        max_tiles: int = 12,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.size = size
+        self.image_mean = image_mean or [0.5, 0.5, 0.5]
+        self.image_std = image_std or [0.5, 0.5, 0.5]
+        self.s2_scales = s2_scales or [size, 2 * size, 3 * size]
+        self.max_tiles = max_tiles
+
+    def preprocess(
+        self, images, tile: bool | list[bool] = True, return_tensors="pt", **kwargs
+    ) -> BatchFeature:
+        """
+        Args:
+            images: one image or a list; each anything that `load_image` takes.
+            tile: whether to cut into Dynamic-S2 tiles, for all images or one by one.
+
+        Returns:
+            `pixel_values (num_tiles, 3, size, size)`, the tiles of all images in order, smallest scale first and row
+            by row; `image_grids (num_images, 2)`, the rows and columns of the largest scale, 0 for an untiled image.
+        """
+        images = images if isinstance(images, (list, tuple)) else [images]
+        images = [load_image(image) for image in images]
+        flags = [tile] * len(images) if isinstance(tile, bool) else tile
+        tiles, grids = [], []
+        for image, flag in zip(images, flags, strict=True):
+            image_tiles, grid = (
+                self._tiles(image) if flag and len(self.s2_scales) > 1 else self._squash(image)
+            )
+            tiles.extend(image_tiles)
+            grids.append(grid)
+        data = {
+            "pixel_values": _to_pixel_values(tiles, self.image_mean, self.image_std),
+            "image_grids": torch.tensor(grids, dtype=torch.long).view(-1, 2),
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def grid(self, image: Image.Image) -> tuple[int, int]:
+        """Rows and columns of the tiles of the largest scale."""
+        return choose_grid(*image.size, self.size, (self.s2_scales[-1] // self.size) ** 2, self.max_tiles)
+
+    def _squash(self, image: Image.Image) -> tuple[list[Image.Image], tuple[int, int]]:
+        return [image.resize((self.size, self.size), Image.Resampling.BICUBIC)], (0, 0)
+
+    def _tiles(self, image: Image.Image) -> tuple[list[Image.Image], tuple[int, int]]:
+        tiles = []
+        for scale in self.s2_scales[:-1]:
+            count = scale // self.size
+            tiles.extend(_cut(image, count, count, self.size))
+        grid = self.grid(image)
+        return tiles + _cut(image, *grid, self.size), grid
+
+
+class OmniVinciVideoProcessor(VideoProcessorMixin):
+    r"""
+    Squashes every frame of a decoded clip to one tile.
+
+    Args:
+        size (`int`, defaults to 448): side of a tile in pixels.
+        image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
+        num_frames (`int`, *optional*, defaults to 128): frames to sample, spread evenly over the clip; a shorter clip
+            repeats frames. With `fps` it is the most frames that are taken. None takes all.
+        fps (`float`, *optional*): frames to sample per second.
+    """
+
+    model_input_names = ["pixel_values_videos", "video_num_frames", "video_frame_times_ns"]
+
+    def __init__(
+        self,
+        size: int = 448,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        num_frames: int | None = 128,
+        fps: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.size = size
+        self.image_mean = image_mean or [0.5, 0.5, 0.5]
+        self.image_std = image_std or [0.5, 0.5, 0.5]
+        self.num_frames = num_frames
+        self.fps = fps
+
+    def preprocess(self, videos, return_tensors="pt", **kwargs) -> BatchFeature:
+        """
+        Args:
+            videos (`list[VideoClip]`): decoded clips, see `load_video`.
+
+        Returns:
+            `pixel_values_videos (frames of all videos, 3, size, size)`, `video_num_frames (num_videos,)` and
+            `video_frame_times_ns (frames of all videos,)`: whole nanoseconds, which survive a cast of all floating
+            tensors to half precision.
+        """
+        videos = videos if isinstance(videos, (list, tuple)) else [videos]
+        frames = [self._squash_all(video.frames) for video in videos]
+        times = np.concatenate([video.times for video in videos])
+        data = {
+            "pixel_values_videos": torch.cat(frames),
+            "video_num_frames": torch.tensor([len(video.frames) for video in videos]),
+            "video_frame_times_ns": torch.from_numpy(np.round(times * 1e9).astype(np.int64)),
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _squash_all(self, frames: list[Image.Image]) -> torch.Tensor:
+        size = (self.size, self.size)
+        squashed = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+        return _to_pixel_values(squashed, self.image_mean, self.image_std)

@@ -1,0 +1,577 @@
+"""OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel, SiglipVisionModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+
+from .configuration_omnivinci import OmniVinciConfig
+from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
+from .time_embedding_omnivinci import build_time_embedding
+
+
+MEDIA_INPUTS = (
+    "pixel_values",
+    "image_grids",
+    "pixel_values_videos",
+    "video_num_frames",
+    "video_frame_times_ns",
+    "input_features",
+    "audio_num_windows",
+    "audio_durations_ns",
+    "audio_num_embeds",
+)
+
+
+@dataclass
+class OmniVinciCausalLMOutputWithPast(ModelOutput):
+    """
+    Args:
+        loss (`torch.Tensor` of shape `()`): next-token loss, with `labels`.
+        logits (`torch.Tensor` of shape `(batch_size, seq_len, vocab_size)`).
+        past_key_values (`Cache`).
+        hidden_states, attentions: of the language model, where asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class OmniVinciVisionTower(SiglipVisionModel):
+    """SigLIP up to the layer whose output is used; the layers and the head after it are kept but never run."""
+
+    def __init__(self, config, num_layers: int | None = None):
+        super().__init__(config)
+        self.num_layers = config.num_hidden_layers if num_layers is None else num_layers
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(num_tiles, 3, size, size)` to `(num_tiles, patches, hidden_size)`, without final layer norm."""
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.encoder.layers[: self.num_layers]:
+            hidden_states = layer(hidden_states, attention_mask=None)
+        return hidden_states
+
+
+class OmniVinciVisionProjector(nn.Module):
+    """Joins squares of `spatial_merge_size` patches on channels (row offset, column offset, channel) and projects."""
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__()
+        self.merge = config.spatial_merge_size
+        merged_size, hidden_size = config.vision_feature_size * self.merge**2, config.text_config.hidden_size
+        self.norm = nn.LayerNorm(merged_size)
+        self.linear_1 = nn.Linear(merged_size, hidden_size)
+        self.act = ACT2FN["gelu"]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """`(tiles, height, width, channels)` to `(tiles, ceil(height / merge), ceil(width / merge), hidden_size)`."""
+        height, width = maps.shape[1:3]
+        maps = F.pad(maps, (0, 0, 0, -width % self.merge, 0, -height % self.merge))
+        maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
+        maps = maps.transpose(2, 3).flatten(3)  # (tiles, rows, columns, merge * merge * channels)
+        return self.linear_2(self.act(self.linear_1(self.norm(maps))))
+
+
+class OmniVinciAudioProjector(nn.Module):
+    """Joins `audio_merge_size` adjacent embeddings on channels and projects."""
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__()
+        self.merge = config.audio_merge_size
+        hidden_size = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.audio_feature_size * self.merge, hidden_size)
+        self.act = ACT2FN["gelu"]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(windows, embeds, channels)` to `(windows, embeds / merge, hidden_size)`."""
+        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2)
+        return self.linear_2(self.act(self.linear_1(hidden_states)))
+
+
+def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean pooling over frames, then rows, then columns, as the released code does it.
+
+    A length that is not a multiple of its window is filled up with one number: the mean of all elements of the
+    remainder, over all channels and positions. `maps (frames, height, width, channels)`, `times (frames,)`.
+    """
+    for dim, window in enumerate(size):
+        if window == 1:
+            continue
+        if rest := maps.shape[dim] % window:
+            shape = list(maps.shape)
+            shape[dim] = window - rest
+            tail = maps.narrow(dim, maps.shape[dim] - rest, rest)
+            maps = torch.cat((maps, tail.mean().expand(shape)), dim)
+        maps = maps.unflatten(dim, (-1, window)).mean(dim + 1)
+        if dim == 0:
+            if rest:
+                times = torch.cat((times, times[-rest:].mean().expand(window - rest)))
+            times = times.unflatten(0, (-1, window)).mean(1)
+    return maps, times
+
+
+class OmniVinciPreTrainedModel(PreTrainedModel):
+    config_class = OmniVinciConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "SiglipEncoderLayer",
+        "SiglipVisionEmbeddings",
+        "SiglipMultiheadAttentionPoolingHead",
+        "Qwen2AudioEncoderLayer",
+        "AudioFlamingo3EncoderLayer",
+        "Qwen2_5OmniAudioEncoderLayer",
+        "Qwen2DecoderLayer",
+    ]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        # Transformers leaves the frozen position table of these encoders at random; Whisper's is sinusoids
+        if isinstance(module, OmniVinciModel) and hasattr(module.audio_tower, "embed_positions"):
+            table = module.audio_tower.embed_positions.weight
+            init.copy_(table, _sinusoids(*table.shape).to(table.dtype))
+
+
+class OmniVinciModel(OmniVinciPreTrainedModel):
+    """Both towers, their projectors, the time embeddings and the language model, without head."""
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__(config)
+        layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+        self.vision_tower = OmniVinciVisionTower._from_config(
+            config.vision_config, num_layers=layer if layer >= 0 else layers + 1 + layer
+        )
+        self.audio_tower = AutoModel.from_config(config.audio_config)
+        self.vision_projector = OmniVinciVisionProjector(config)
+        self.audio_projector = OmniVinciAudioProjector(config)
+        hidden_size = config.text_config.hidden_size
+        self.video_time_embedding = build_time_embedding(config.video_time_embedding, hidden_size, "video")
+        self.audio_time_embedding = build_time_embedding(config.audio_time_embedding, hidden_size, "audio")
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor, **kwargs):
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(num_tiles, 3, size, size)`): tiles of all images, in order.
+            image_grids (`torch.Tensor` of shape `(num_images, 2)`): rows and columns of the tiles of each image's
+                largest scale; 0 for an image of one tile.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
+            `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
+        """
+        features = self._encode_tiles(pixel_values)
+        scales, side = self.config.s2_scales, features.shape[1]
+        fixed = [(scale // scales[0],) * 2 for scale in scales[:-1]]
+        blocks, shapes, first = [], [], 0
+        for rows, columns in image_grids.tolist():
+            grids = [*fixed, (rows, columns)] if rows else [(1, 1)]
+            tiles = features[first : (first := first + sum(r * c for r, c in grids))]
+            if not rows:
+                merged, shape = tiles.repeat(1, 1, 1, len(scales)), (1, 1)
+            else:
+                shape = grids[self.config.s2_output_scale_index]
+                merged = self._merge_scales(tiles, grids, shape)
+            blocks.append(merged)
+            shapes.append(shape)
+        if first != len(features):
+            raise ValueError(f"`image_grids` speaks of {first} tiles but `pixel_values` has {len(features)}.")
+        projected = self.vision_projector(torch.cat(blocks)).split([rows * columns for rows, columns in shapes])
+        embeds = [_stitch(tiles, *shape).flatten(0, 1) for tiles, shape in zip(projected, shapes, strict=True)]
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features.view(len(features), side * side, -1), pooler_output=torch.cat(embeds)
+        )
+
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_num_frames: torch.Tensor,
+        video_frame_times_ns: torch.Tensor,
+        **kwargs,
+    ):
+        """
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(num_frames, 3, size, size)`): frames of all videos.
+            video_num_frames (`torch.Tensor` of shape `(num_videos,)`).
+            video_frame_times_ns (`torch.Tensor` of shape `(num_frames,)`): moments in nanoseconds.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower and
+            `pooler_output (num_embeds, hidden_size)`.
+        """
+        features = self._encode_tiles(pixel_values_videos)
+        counts = video_num_frames.tolist()
+        if not sum(counts) == len(features) == len(video_frame_times_ns):
+            raise ValueError(
+                f"`video_num_frames` speaks of {sum(counts)} frames, but `pixel_values_videos` has {len(features)} and "
+                f"`video_frame_times_ns` {len(video_frame_times_ns)}."
+            )
+        maps = self.vision_projector(features.repeat(1, 1, 1, len(self.config.s2_scales)))
+        times = video_frame_times_ns.to(maps.device).double() / 1e9
+        embeds = []
+        for video, moments in zip(maps.split(counts), times.split(counts), strict=True):
+            for size in self.config.video_pool_sizes:
+                pooled, pooled_times = pool_frames(video, moments, size)
+                embeds.append(self.video_time_embedding(pooled.flatten(1, 2), pooled_times[:, None]).flatten(0, 1))
+        return BaseModelOutputWithPooling(last_hidden_state=features.flatten(1, 2), pooler_output=torch.cat(embeds))
+
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor,
+        audio_num_windows: torch.Tensor,
+        audio_durations_ns: torch.Tensor,
+        audio_num_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """
+        Args:
+            input_features (`torch.Tensor` of shape `(num_windows, mel_bins, frames)`): windows of all sounds.
+            audio_num_windows (`torch.Tensor` of shape `(num_sounds,)`).
+            audio_durations_ns (`torch.Tensor` of shape `(num_sounds,)`): padded lengths in nanoseconds.
+            audio_num_embeds (`torch.Tensor` of shape `(num_sounds,)`, *optional*): how many embeddings of each sound
+                to keep, from its start. All by default.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower and
+            `pooler_output (num_embeds, hidden_size)`.
+        """
+        hidden_states = self._encode_windows(input_features)
+        windows = self.audio_projector(hidden_states)
+        counts = audio_num_windows.tolist()
+        if sum(counts) != len(windows):
+            raise ValueError(
+                f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(windows)}."
+            )
+        kept = [None] * len(counts) if audio_num_embeds is None else audio_num_embeds.tolist()
+        embeds = []
+        for sound, duration_ns, keep in zip(windows.split(counts), audio_durations_ns.tolist(), kept, strict=True):
+            sound = sound.flatten(0, 1)[None]  # (1, embeds, hidden_size)
+            steps = torch.arange(sound.shape[1], dtype=torch.float64, device=sound.device)
+            # the released code computes the middle of each embedding in double and keeps it in single precision
+            times = ((steps + 0.5) * (duration_ns / 1e9) / sound.shape[1]).float()
+            embeds.append(self.audio_time_embedding(sound, times[None])[0, :keep])
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=torch.cat(embeds))
+
+    def embed_inputs(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        video_frame_times_ns: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_num_windows: torch.Tensor | None = None,
+        audio_durations_ns: torch.Tensor | None = None,
+        audio_num_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Word embeddings `(batch_size, seq_len, hidden_size)` with those of the media in their places.
+
+        Raises:
+            ValueError: when the placeholders of a modality do not match its embeddings in number.
+        """
+        features = {}
+        if pixel_values is not None:
+            features["image"] = self.get_image_features(pixel_values, image_grids)
+        if pixel_values_videos is not None:
+            features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, video_frame_times_ns)
+        if input_features is not None:
+            features["audio"] = self.get_audio_features(
+                input_features, audio_num_windows, audio_durations_ns, audio_num_embeds
+            )
+        media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
+        # placeholder ids may lie outside a vocabulary that was not enlarged for them
+        inputs_embeds = self.get_input_embeddings()(_without(input_ids, media_ids))
+        for kind, token_id in zip(("image", "video", "audio"), media_ids, strict=True):
+            mask = input_ids == token_id
+            if kind in features:
+                embeds = features[kind].pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
+                _check_placeholders(kind, mask, len(embeds))
+                inputs_embeds = inputs_embeds.masked_scatter(mask[..., None].to(inputs_embeds.device), embeds)
+        return inputs_embeds
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        video_frame_times_ns: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_num_windows: torch.Tensor | None = None,
+        audio_durations_ns: torch.Tensor | None = None,
+        audio_num_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """
+        Media as in [`~OmniVinciModel.embed_inputs`], the rest as in `Qwen2Model`. With `inputs_embeds` no media may be
+        given: they are in there already.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
+        media = (pixel_values, pixel_values_videos, input_features)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_inputs(
+                input_ids,
+                pixel_values,
+                image_grids,
+                pixel_values_videos,
+                video_num_frames,
+                video_frame_times_ns,
+                input_features,
+                audio_num_windows,
+                audio_durations_ns,
+                audio_num_embeds,
+            )
+        elif any(medium is not None for medium in media):
+            raise ValueError("Media cannot be combined with `inputs_embeds`: use `embed_inputs` to put them there.")
+        return self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+    def _encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(tiles, 3, size, size)` to `(tiles, side, side, channels)`."""
+        dtype = self.vision_projector.norm.weight.dtype
+        features = self.vision_tower(pixel_values.to(dtype))
+        side = math.isqrt(features.shape[1])
+        return features.unflatten(1, (side, side))
+
+    def _merge_scales(self, tiles: torch.Tensor, grids: list[tuple[int, int]], shape: tuple[int, int]) -> torch.Tensor:
+        """Dynamic-S2: stitch each scale's tiles, bring all maps to one size, join on channels, cut into tiles again."""
+        maps, first, side = [], 0, tiles.shape[1]
+        for rows, columns in grids:
+            scale = _stitch(tiles[first : (first := first + rows * columns)], rows, columns)
+            scale = scale.permute(2, 0, 1)[None].float()
+            size = (shape[0] * side, shape[1] * side)
+            maps.append(F.interpolate(scale, size=size, mode="area")[0].to(tiles.dtype))
+        merged = torch.cat(maps).permute(1, 2, 0)  # (height, width, channels)
+        merged = merged.unflatten(1, (shape[1], side)).unflatten(0, (shape[0], side))
+        return merged.transpose(1, 2).flatten(0, 1)
+
+    def _encode_windows(self, input_features: torch.Tensor) -> torch.Tensor:
+        """`(windows, mel_bins, frames)` to `(windows, frames / 4, channels)`."""
+        input_features = input_features.to(self.audio_projector.linear_2.bias.dtype)
+        kind = self.config.audio_config.model_type
+        if kind == "qwen2_audio_encoder":
+            return self.audio_tower(input_features).last_hidden_state
+        num_windows, _, frames = input_features.shape
+        if kind == "audioflamingo3_encoder":
+            # padding is heard as in the released code, so nothing is masked
+            mask = torch.ones(num_windows, frames, dtype=torch.long, device=input_features.device)
+            return self.audio_tower(input_features, input_features_mask=mask).last_hidden_state
+        lengths = torch.full((num_windows,), frames, device=input_features.device)
+        flat = input_features.transpose(0, 1).flatten(1)  # (mel_bins, windows * frames)
+        hidden_states = self.audio_tower(flat, feature_lens=lengths).last_hidden_state
+        return hidden_states.view(num_windows, frames // 4, -1)
+
+
+class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixin):
+    """OmniVinci with its language-model head: what answers."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__(config)
+        self.model = OmniVinciModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
+
+        Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
+        `quantization_config` work as usual.
+
+        Raises:
+            ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
+        """
+        if (
+            pretrained_model_name_or_path is None
+            or state_dict is not None
+            or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
+        ):
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
+            )
+        return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
+    def get_image_features(self, *args, **kwargs):
+        return self.model.get_image_features(*args, **kwargs)
+
+    def get_video_features(self, *args, **kwargs):
+        return self.model.get_video_features(*args, **kwargs)
+
+    def get_audio_features(self, *args, **kwargs):
+        return self.model.get_audio_features(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        pixel_values: torch.Tensor | None = None,
+        image_grids: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        video_frame_times_ns: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_num_windows: torch.Tensor | None = None,
+        audio_durations_ns: torch.Tensor | None = None,
+        audio_num_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> OmniVinciCausalLMOutputWithPast:
+        """
+        Args:
+            labels (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Token ids to predict, -100 where there is no loss. Positions of media placeholders never count.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
+                Compute logits for only so many last positions, or for these; 0 means all.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            image_grids=image_grids,
+            pixel_values_videos=pixel_values_videos,
+            video_num_frames=video_num_frames,
+            video_frame_times_ns=video_frame_times_ns,
+            input_features=input_features,
+            audio_num_windows=audio_num_windows,
+            audio_durations_ns=audio_durations_ns,
+            audio_num_embeds=audio_num_embeds,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            if input_ids is not None:
+                media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
+                is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
+                labels = labels.masked_fill(is_media.to(labels.device), -100)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return OmniVinciCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
+    ):
+        if not is_first_iteration and inputs_embeds is not None and not use_cache:
+            # every step runs the whole sequence: the encoded prompt, then the words that were generated since
+            words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
+            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, words), dim=1), True
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if not is_first_iteration and use_cache:
+            # the media are in the cache
+            inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs
+    ):
+        # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        if expand_size > 1 and media:
+            model_kwargs["inputs_embeds"] = self.model.embed_inputs(input_ids, **media)
+        else:
+            model_kwargs.update(media)
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+
+
+def _stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """`(rows * columns, side, side, channels)`, row by row, to `(rows * side, columns * side, channels)`."""
+    return tiles.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def _without(input_ids: torch.Tensor, media_ids: list[int]) -> torch.Tensor:
+    return input_ids.masked_fill(torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device)), 0)
+
+
+def _check_placeholders(kind: str, mask: torch.Tensor, num_embeds: int) -> None:
+    num_placeholders = int(mask.sum())
+    if num_placeholders != num_embeds:
+        raise ValueError(
+            f"`input_ids` has {num_placeholders} {kind} placeholders but the {kind} inputs give {num_embeds} "
+            "embeddings; they must match. Were the ids truncated, or made by a processor with other options?"
+        )
+
+
+def _sinusoids(length: int, channels: int) -> torch.Tensor:
+    """Whisper's position table `(length, channels)`: sines, then cosines, of periods up to 10000 * 2 pi."""
+    steps = math.log(10000) / (channels // 2 - 1)
+    frequencies = torch.exp(-steps * torch.arange(channels // 2))
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)

@@ -1,0 +1,692 @@
+"""The processor: conversations, images, videos and sounds to the tensors that the model reads."""
+
+import copy
+import inspect
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin, TextKwargs
+from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.hub import cached_file
+
+from .configuration_omnivinci import OmniVinciConfig, check_boundary_tokens
+from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from .grouping_omnivinci import TimeGroup, group_clip
+from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .media_omnivinci import AudioClip, VideoClip, load_audio, load_image, load_video
+from .released_config_omnivinci import (
+    MEDIA_TOKENS,
+    is_released_config,
+    load_released_tokenizer,
+    map_released_config,
+    map_released_processor_options,
+)
+
+
+CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' %}
+    {{- '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}
+{%- endif %}
+{%- macro render(content) %}
+    {%- if content is string %}
+        {{- content }}
+    {%- else %}
+        {%- for part in content %}
+            {%- if part['type'] == 'image' %}
+                {{- '<image>' }}
+            {%- elif part['type'] == 'video' %}
+                {{- '<vila/video>' }}
+            {%- elif part['type'] == 'audio' %}
+                {{- '<sound>' }}
+            {%- elif part['type'] == 'text' %}
+                {{- part['text'] }}
+            {%- else %}
+                {{- raise_exception('Unknown content type: ' ~ part['type']) }}
+            {%- endif %}
+        {%- endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {{- render(message['content']) + '<|im_end|>' }}
+        {%- endgeneration %}
+        {{- '\\n' }}
+    {%- else %}
+        {{- render(message['content']) + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+PARTS = {
+    "image_processor": OmniVinciImageProcessor,
+    "video_processor": OmniVinciVideoProcessor,
+    "feature_extractor": OmniVinciFeatureExtractor,
+}
+SOURCE_KEYS = {
+    "image": ("image", "path", "url", "base64"),
+    "video": ("video", "path", "url"),
+    "audio": ("audio", "path", "url"),
+}
+MODALITY_BOUNDARIES = {kind: (f"<|{name}_bos|>", f"<|{name}_eos|>") for kind, name in
+                       (("image", "image"), ("video", "video"), ("audio", "sound"))}  # fmt: skip
+# options of the processor itself that a call may override
+CALL_OPTIONS = (
+    "load_audio_from_video",
+    "align_audio_start",
+    "video_audio_downmix",
+    "max_audio_sec",
+    "group_duration_sec",
+)
+
+
+@dataclass
+class MediumLayout:
+    """What the model will see of one medium: its ids in the sequence and how they came about.
+
+    `ids` holds one placeholder id per embedding and the ids of boundary texts. For a video with sound in time groups,
+    they are the interleaved ids of both, and `groups` says where each window's part begins.
+    """
+
+    kind: str
+    ids: np.ndarray
+    clip: VideoClip | AudioClip | None = None
+    audio: AudioClip | None = None
+    grid: tuple[int, int] = (0, 0)
+    groups: list[TimeGroup] = field(default_factory=list)
+    num_embeds: int = 0
+    num_audio_embeds: int = 0
+    num_windows: int = 0
+
+
+class OmniVinciProcessor(ProcessorMixin):
+    r"""
+    Prepares text, images, videos and sounds for [`OmniVinciForConditionalGeneration`].
+
+    Every option can be set when the processor is built or loaded, and those marked with * for a single call.
+
+    Args:
+        image_processor ([`OmniVinciImageProcessor`]), video_processor ([`OmniVinciVideoProcessor`]),
+        feature_extractor ([`OmniVinciFeatureExtractor`]), tokenizer: the parts.
+        chat_template (`str`, *optional*): Jinja template; the default writes the released checkpoint's prompt.
+        load_audio_from_video* (`bool`, defaults to True): hear the sound track of videos that have one.
+        align_audio_start* (`bool`, defaults to True): put a sound track that starts later (or earlier) than the
+            picture at its true place. The released checkpoint takes its first sample as second 0.
+        video_audio_downmix* (`"mean"` or `"sum"`): how several channels of a video's sound become one. "sum" is the
+            unnormalised sum that the released checkpoint heard (stereo comes out `sqrt(2)` louder).
+        max_audio_sec* (`float`, *optional*): only so many seconds of a sound are heard.
+        group_duration_sec* (`float`, *optional*), boundary_tokens, use_modality_boundary_tokens, video_pool_sizes,
+        audio_merge_size, spatial_merge_size, s2_output_scale_index: as in [`OmniVinciConfig`]; they decide how many
+            placeholders stand where and must be the model's.
+        patch_size (`int`): side of a patch of the vision tower in pixels.
+    """
+
+    model_input_names = [
+        "input_ids",
+        "attention_mask",
+        "pixel_values",
+        "image_grids",
+        "pixel_values_videos",
+        "video_num_frames",
+        "video_frame_times_ns",
+        "input_features",
+        "audio_num_windows",
+        "audio_durations_ns",
+        "audio_num_embeds",
+    ]
+
+    def __init__(
+        self,
+        image_processor=None,
+        video_processor=None,
+        feature_extractor=None,
+        tokenizer=None,
+        chat_template=None,
+        load_audio_from_video: bool = True,
+        align_audio_start: bool = True,
+        video_audio_downmix: str = "mean",
+        max_audio_sec: float | None = 3600.0,
+        group_duration_sec: float | None = 30.0,
+        boundary_tokens: dict[str, str | None] | None = None,
+        use_modality_boundary_tokens: bool = False,
+        video_pool_sizes: list[list[int]] | None = None,
+        audio_merge_size: int = 1,
+        spatial_merge_size: int = 2,
+        s2_output_scale_index: int = 0,
+        patch_size: int = 14,
+    ):
+        super().__init__(
+            image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE
+        )
+        self.load_audio_from_video = load_audio_from_video
+        self.align_audio_start = align_audio_start
+        self.video_audio_downmix = video_audio_downmix
+        self.max_audio_sec = max_audio_sec
+        self.group_duration_sec = group_duration_sec
+        self.boundary_tokens = check_boundary_tokens(boundary_tokens, group_duration_sec)
+        self.use_modality_boundary_tokens = use_modality_boundary_tokens
+        self.video_pool_sizes = video_pool_sizes or [[1, 1, 1]]
+        self.audio_merge_size = audio_merge_size
+        self.spatial_merge_size = spatial_merge_size
+        self.s2_output_scale_index = s2_output_scale_index
+        self.patch_size = patch_size
+        for name, token in MEDIA_TOKENS.items():
+            token_id = tokenizer.convert_tokens_to_ids(token)
+            if token_id is None or token_id == tokenizer.unk_token_id:
+                raise ValueError(f"The tokenizer lacks the placeholder {token!r}: add it as a special token.")
+            setattr(self, name.removesuffix("_id"), token)
+            setattr(self, name, token_id)
+
+    @classmethod
+    def from_model_config(cls, config: OmniVinciConfig, tokenizer, **options) -> "OmniVinciProcessor":
+        """A processor that fits a model; `options` go to this class and its parts by name."""
+        shared = ("group_duration_sec", "boundary_tokens", "use_modality_boundary_tokens", "video_pool_sizes",
+                  "audio_merge_size", "spatial_merge_size", "s2_output_scale_index")  # fmt: skip
+        size = config.vision_config.image_size
+        arguments = {
+            **{name: copy.deepcopy(getattr(config, name)) for name in shared},
+            "patch_size": config.vision_config.patch_size,
+            "size": size,
+            "s2_scales": list(config.s2_scales),
+            "max_tiles": config.max_tiles,
+            "feature_size": config.audio_config.num_mel_bins,
+            "window_frames": config.audio_window_frames,
+            "chunk_length": config.audio_window_frames // 100,
+            **options,
+        }
+        parts = {name: part(**_arguments_of(part, arguments)) for name, part in PARTS.items()}
+        used = set().union(*(_arguments_of(part, arguments) for part in PARTS.values()))
+        rest = {name: value for name, value in arguments.items() if name not in used}
+        return cls(**parts, tokenizer=tokenizer, **rest)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "OmniVinciProcessor":
+        """As [`ProcessorMixin.from_pretrained`]; also takes the released five-folder layout.
+
+        From the released layout, options that the checkpoint was trained with are on: the louder downmix of video
+        sound, and sound tracks taken from their first sample (`align_audio_start=False`).
+        """
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+        hub_options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        file = cached_file(
+            pretrained_model_name_or_path, "config.json", _raise_exceptions_for_missing_entries=False, **hub_options
+        )
+        if file is None:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        with open(file, encoding="utf-8") as stream:
+            released = json.load(stream)
+        if not is_released_config(released):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in (*names, "trust_remote_code", "subfolder"):
+            kwargs.pop(name, None)
+        options = {
+            "align_audio_start": False,
+            "video_audio_downmix": "sum",
+            **map_released_processor_options(released),
+            **{name: value for name, value in kwargs.items() if not name.startswith("_")},
+        }
+        name_or_path = str(pretrained_model_name_or_path)
+        config = OmniVinciConfig(**map_released_config(released, name_or_path, **hub_options))
+        return cls.from_model_config(config, load_released_tokenizer(name_or_path, **hub_options), **options)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # the Auto classes of images and videos demand torchvision in some Transformers versions
+        parts = [
+            part(**{**((processor_dict or {}).get(name) or {}), **_arguments_of(part, kwargs)})
+            for name, part in PARTS.items()
+        ]
+        hub_options = {name: value for name, value in kwargs.items() if name not in _option_names(cls)}
+        return [*parts, cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **hub_options)]
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        # some Transformers versions demand a torchvision class for videos
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, OmniVinciVideoProcessor):
+            raise TypeError(f"Expected an OmniVinciVideoProcessor as `video_processor`, got {type(argument).__name__}.")
+        return OmniVinciVideoProcessor
+
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
+        """
+        Args:
+            images, videos, audio: one medium, a list, or a list per text; each a path, file object, bytes, array,
+                tensor or PIL image (a video may be a list of frames), in the order of their placeholders in `text`.
+            text (`str` or `list[str]`): prompts with `<image>`, `<vila/video>` and `<sound>` where media stand.
+            kwargs: options marked with * in the class, `num_frames`, `fps`, `video_metadata` (of arrays: frame rate
+                or times), `sampling_rate` (of sound arrays), `padding`, `padding_side`, `truncation`, `max_length`,
+                `return_tensors`, `return_mm_token_type_ids`; also grouped as `text_kwargs`, `videos_kwargs`, ...
+
+        Returns:
+            `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
+            appearance: `pixel_values`, `image_grids`, `pixel_values_videos`, `video_num_frames`,
+            `video_frame_times_ns`, `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
+            (how many embeddings of each sound are kept).
+
+        Raises:
+            ValueError: when placeholders and media do not match, or truncation would cut a medium.
+            MediaError: when a medium cannot be read.
+        """
+        return self._process(images, text, videos, audio, kwargs)
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        tools=None,
+        documents=None,
+        add_generation_prompt=False,
+        continue_final_message=False,
+        return_assistant_tokens_mask=False,
+        tokenize=False,
+        return_tensors=None,
+        return_dict=False,
+        load_audio_from_video=None,
+        processor_kwargs=None,
+        **kwargs,
+    ):
+        """As [`ProcessorMixin.apply_chat_template`], for one conversation or a list of them.
+
+        A content part holds its medium under `path`, `url` or its type's name (`{"type": "video", "video": frames,
+        "video_metadata": {"fps": 25}}`, `{"type": "audio", "audio": samples, "sampling_rate": 48000}`). Options of
+        [`~OmniVinciProcessor.__call__`] go into `processor_kwargs` or stand beside the others. Placeholder strings in
+        the words of a message are removed, so that they cannot pass for media.
+        """
+        batched = not isinstance(conversation[0], dict)
+        conversations = conversation if batched else [conversation]
+        if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
+            raise ValueError(
+                "`continue_final_message` cannot be combined with `add_generation_prompt` or "
+                "`return_assistant_tokens_mask`."
+            )
+        media = {"image": [], "video": [], "audio": []}
+        conversations = [[self._collect(message, media) for message in messages] for messages in conversations]
+        prompts, spans = render_jinja_template(
+            conversations=conversations,
+            tools=tools,
+            documents=documents,
+            chat_template=self._template(chat_template),
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
+            **self.tokenizer.special_tokens_map,
+        )
+        if not tokenize:
+            return prompts if batched else prompts[0]
+        options = {**kwargs, **(processor_kwargs or {})}
+        if load_audio_from_video is not None:
+            options["load_audio_from_video"] = load_audio_from_video
+        if return_tensors is not None:
+            options["return_tensors"] = return_tensors
+        videos = [part for part, _ in media["video"]]
+        metadata = [metadata for _, metadata in media["video"]]
+        if any(entry is not None for entry in metadata):
+            options.setdefault("video_metadata", metadata)
+        output = self._process(
+            media["image"], prompts, videos, media["audio"], options, spans if return_assistant_tokens_mask else None
+        )
+        return output if return_dict else output["input_ids"]
+
+    def describe(self, images=None, videos=None, audio=None, **kwargs) -> list[MediumLayout]:
+        """What the model will see of each medium (images first, then videos, then sounds), without encoding it."""
+        options = self._options(kwargs)
+        images, videos, audio = self._load_media(images, videos, audio, options)
+        layouts = []
+        for image in images:
+            tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
+            layouts.append(self._image_layout(self.image_processor.grid(image) if tiled else (0, 0)))
+        layouts.extend(self._video_layout(clip, options) for clip in videos)
+        layouts.extend(self._audio_layout(clip) for clip in audio)
+        return layouts
+
+    # -- a call, step by step ------------------------------------------------------------------------------------
+
+    def _process(self, images, text, videos, audio, kwargs, generation_spans=None) -> BatchFeature:
+        if text is None:
+            raise ValueError("`text` is needed: a prompt with a placeholder for every medium.")
+        texts = [text] if isinstance(text, str) else list(text)
+        options = self._options(kwargs)
+        images, videos, audio = _flatten(images), _flatten_videos(videos), _flatten(audio)
+        rows = [self._tokenize(prompt, options) for prompt in texts]
+        self._check_counts(rows, {"image": images, "video": videos, "audio": audio})
+        images, videos, audio = self._load_media(images, videos, audio, options)
+
+        layouts, image_inputs = {"image": []}, {}
+        if images:
+            counts = [int((ids == self.image_token_id).sum()) for ids, _ in rows]
+            tile = [count == 1 for count in counts for _ in range(count)]
+            image_inputs = self.image_processor(images, tile=tile)
+            layouts["image"] = [self._image_layout(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
+        layouts["video"] = [self._video_layout(clip, options) for clip in videos]
+        layouts["audio"] = [self._audio_layout(clip) for clip in audio]
+
+        remaining = {kind: iter(items) for kind, items in layouts.items()}
+        expanded, masks, sounds = [], [], []
+        for index, (ids, offsets) in enumerate(rows):
+            spans = None if generation_spans is None else generation_spans[index]
+            new_ids, mask = self._expand(ids, offsets, remaining, sounds, spans)
+            expanded.append(new_ids)
+            masks.append(mask)
+        data = self._pad(expanded, None if generation_spans is None else masks, options)
+        data.update(image_inputs)
+        if videos:
+            data.update(self.video_processor(videos))
+        if sounds:
+            data.update(self.feature_extractor([sound.samples for sound, _ in sounds]))
+            data["audio_num_embeds"] = torch.tensor([kept for _, kept in sounds])
+        return BatchFeature(data, tensor_type=options["return_tensors"])
+
+    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Stored options overridden by those of the call; an unknown name is an error."""
+        flat = {}
+        for name, value in kwargs.items():
+            if name in ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs"):
+                flat.update(value or {})
+            else:
+                flat[name] = value
+        options = {name: getattr(self, name) for name in CALL_OPTIONS}
+        options.update(
+            num_frames=self.video_processor.num_frames,
+            fps=self.video_processor.fps,
+            video_metadata=None,
+            sampling_rate=None,
+            return_tensors=None,
+            return_mm_token_type_ids=False,
+        )
+        text_options = {name: flat[name] for name in flat if name in TextKwargs.__annotations__}
+        # accepted from callers that set them for every processor: decoding here always samples
+        ignored = ("do_sample_frames", "return_metadata")
+        unknown = sorted(set(flat) - set(options) - set(text_options) - set(ignored))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {unknown}; known are {sorted(options)} and text options.")
+        if flat.get("fps") is not None and "num_frames" not in flat:
+            options["num_frames"] = None
+        options.update({name: value for name, value in flat.items() if name in options})
+        check_boundary_tokens(self.boundary_tokens, options["group_duration_sec"])
+        options["text"] = {name: value for name, value in text_options.items() if name not in options}
+        return options
+
+    def _load_media(self, images, videos, audio, options):
+        rate = self.feature_extractor.sampling_rate
+        metadata = options["video_metadata"]
+        videos = _flatten_videos(videos)
+        metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
+        if len(metadata) != len(videos):
+            raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
+        clips = [
+            load_video(
+                video,
+                num_frames=options["num_frames"],
+                fps=options["fps"],
+                metadata=entry,
+                with_audio=options["load_audio_from_video"],
+                sampling_rate=rate,
+                downmix=options["video_audio_downmix"],
+                align_audio_start=options["align_audio_start"],
+                max_audio_sec=options["max_audio_sec"],
+            )
+            for video, entry in zip(videos, metadata, strict=True)
+        ]
+        sounds = [
+            load_audio(
+                sound,
+                sampling_rate=rate,
+                input_sampling_rate=options["sampling_rate"],
+                max_sec=options["max_audio_sec"],
+            )
+            for sound in _flatten(audio)
+        ]
+        return [load_image(image) for image in _flatten(images)], clips, sounds
+
+    def _tokenize(self, prompt: str, options) -> tuple[np.ndarray, np.ndarray]:
+        settings = ("add_special_tokens", "split_special_tokens")
+        settings = {name: value for name, value in options["text"].items() if name in settings}
+        encoding = self.tokenizer(prompt, return_offsets_mapping=True, **settings)
+        ids = np.array(encoding["input_ids"], dtype=np.int64)
+        offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        # a literal padding token in the words is dropped, as in the released code
+        keep = ids != self.tokenizer.pad_token_id
+        return ids[keep], offsets[keep]
+
+    def _check_counts(self, rows, media) -> None:
+        for kind, items in media.items():
+            token, token_id = getattr(self, f"{kind}_token"), getattr(self, f"{kind}_token_id")
+            found = sum(int((ids == token_id).sum()) for ids, _ in rows)
+            if found != len(items):
+                raise ValueError(
+                    f"Got {found} {token!r} placeholders in the text but {len(items)} {kind} inputs; they must match "
+                    "1:1. Write one placeholder for every medium, or use `apply_chat_template`."
+                )
+
+    def _expand(self, ids, offsets, remaining, sounds, spans) -> tuple[np.ndarray, np.ndarray]:
+        """Put every medium's ids in the place of its placeholder; `sounds` collects what is heard, in order."""
+        kinds = {getattr(self, f"{kind}_token_id"): kind for kind in remaining}
+        positions = np.flatnonzero(np.isin(ids, list(kinds)))
+        events = []  # [position of the placeholder, kind, ids that stand there]
+        for position in positions:
+            kind = kinds[int(ids[position])]
+            layout = next(remaining[kind])
+            if layout.audio is not None:
+                sounds.append((layout.audio, layout.num_audio_embeds))
+            if kind == "video" and layout.audio is not None:
+                # in groups the sound stands inside the video, otherwise the whole of it before
+                before = [] if layout.groups else self._audio_ids(layout.audio)
+                events.append([position, "audio", np.array(before, dtype=np.int64)])
+            events.append([position, kind, layout.ids])
+        if self.use_modality_boundary_tokens:
+            for kind, (bos, eos) in MODALITY_BOUNDARIES.items():
+                own = [event for event in events if event[1] == kind]
+                if own:
+                    own[0][2] = np.concatenate([self._text_ids(bos), own[0][2]])
+                    own[-1][2] = np.concatenate([own[-1][2], self._text_ids(eos)])
+        mask = _span_mask(offsets, spans)
+        pieces, masks, done = [], [], 0
+        for position in positions:
+            inserted = np.concatenate([event[2] for event in events if event[0] == position])
+            pieces += [ids[done:position], inserted]
+            masks += [mask[done:position], np.zeros(len(inserted), dtype=np.int64)]
+            done = position + 1
+        return np.concatenate([*pieces, ids[done:]]), np.concatenate([*masks, mask[done:]])
+
+    def _pad(self, rows: list[np.ndarray], masks: list[np.ndarray] | None, options) -> dict[str, Any]:
+        text = options["text"]
+        if text.get("truncation") and text.get("max_length"):
+            for index, row in enumerate(rows):
+                rows[index] = self._truncate(row, text["max_length"])
+                if masks is not None:
+                    masks[index] = masks[index][: len(rows[index])]
+        padding, side = text.get("padding", False), text.get("padding_side") or self.tokenizer.padding_side
+        data = self.tokenizer.pad(
+            {"input_ids": [row.tolist() for row in rows]},
+            padding=padding,
+            padding_side=side,
+            max_length=text.get("max_length"),
+            pad_to_multiple_of=text.get("pad_to_multiple_of"),
+            return_attention_mask=True,
+        )
+        data = dict(data)
+        if options["return_mm_token_type_ids"]:
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
+        if masks is not None:
+            missing = [len(ids) - len(mask) for ids, mask in zip(data["input_ids"], masks, strict=True)]
+            data["assistant_masks"] = [
+                [0] * gap * (side == "left") + mask.tolist() + [0] * gap * (side == "right")
+                for gap, mask in zip(missing, masks, strict=True)
+            ]
+        return data
+
+    def _truncate(self, row: np.ndarray, max_length: int) -> np.ndarray:
+        media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]
+        if np.isin(row[max_length:], media_ids).any():
+            raise ValueError(
+                f"`max_length`={max_length} would cut a medium in a sequence of {len(row)} tokens: raise it, or take "
+                "fewer frames or seconds of sound."
+            )
+        return row[:max_length]
+
+    # -- layouts -------------------------------------------------------------------------------------------------
+
+    @property
+    def tile_side(self) -> int:
+        """Embeddings along the side of one tile."""
+        return math.ceil(self.image_processor.size // self.patch_size / self.spatial_merge_size)
+
+    def _text_ids(self, text: str | None) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _boundary(self, name: str) -> list[int]:
+        return self._text_ids(self.boundary_tokens[name])
+
+    def _image_layout(self, grid: tuple[int, int]) -> MediumLayout:
+        rows, columns = grid if grid[0] else (1, 1)
+        scales = self.image_processor.s2_scales
+        if grid[0] and self.s2_output_scale_index not in (-1, len(scales) - 1):
+            rows = columns = scales[self.s2_output_scale_index] // scales[0]
+        num_embeds = rows * columns * self.tile_side**2
+        ids = [*self._boundary("image_start"), *[self.image_token_id] * num_embeds, *self._boundary("image_end")]
+        return MediumLayout("image", np.array(ids, dtype=np.int64), grid=grid, num_embeds=num_embeds)
+
+    def _audio_ids(self, clip: AudioClip) -> list[int]:
+        num_windows = self.feature_extractor.num_windows(len(clip.samples))
+        window_embeds = self.feature_extractor.window_frames // 4 // self.audio_merge_size
+        embeds = [self.audio_token_id] * (num_windows * window_embeds)
+        return [*self._boundary("audio_start"), *embeds, *self._boundary("audio_end")]
+
+    def _audio_layout(self, clip: AudioClip) -> MediumLayout:
+        ids = np.array(self._audio_ids(clip), dtype=np.int64)
+        num_embeds = int((ids == self.audio_token_id).sum())
+        num_windows = self.feature_extractor.num_windows(len(clip.samples))
+        return MediumLayout("audio", ids, clip, clip, num_audio_embeds=num_embeds, num_windows=num_windows)
+
+    def _video_ids(self, num_frames: int) -> list[int]:
+        start, end, sep = (self._boundary(f"video_{name}") for name in ("start", "end", "sep"))
+        ids = []
+        for frames, rows, columns in self.video_pool_sizes:
+            num_embeds = math.ceil(self.tile_side / rows) * math.ceil(self.tile_side / columns)
+            frame_ids = [*start, *[self.video_token_id] * num_embeds, *end]
+            ids += frame_ids * math.ceil(num_frames / frames) + sep
+        return ids
+
+    def _video_layout(self, clip: VideoClip, options) -> MediumLayout:
+        ids = np.array(self._video_ids(len(clip.frames)), dtype=np.int64)
+        layout = MediumLayout("video", ids, clip, clip.audio, num_embeds=int((ids == self.video_token_id).sum()))
+        if clip.audio is None:
+            return layout
+        audio_ids = np.array(self._audio_ids(clip.audio), dtype=np.int64)
+        layout.num_audio_embeds = int((audio_ids == self.audio_token_id).sum())
+        layout.num_windows = self.feature_extractor.num_windows(len(clip.audio.samples))
+        if options["group_duration_sec"] is None:
+            return layout
+        layout.groups = group_clip(
+            clip.times,
+            clip.duration_sec,
+            clip.audio.duration_sec,
+            options["group_duration_sec"],
+            num_video_embeds=len(ids),
+            num_audio_embeds=len(audio_ids),
+            audio_frames=self.feature_extractor.num_frames(len(clip.audio.samples)),
+            audio_frames_per_sec=self.feature_extractor.sampling_rate // self.feature_extractor.hop_length,
+        )
+        end = self._boundary("group_end")
+        pieces = []
+        for group in layout.groups:
+            pieces += [ids[slice(*group.video_embeds)], end, audio_ids[slice(*group.audio_embeds)], end]
+        layout.ids = np.concatenate(pieces).astype(np.int64)
+        layout.num_audio_embeds = int((layout.ids == self.audio_token_id).sum())
+        return layout
+
+    # -- conversations -------------------------------------------------------------------------------------------
+
+    def _template(self, chat_template: str | None) -> str:
+        templates = self.chat_template
+        if isinstance(templates, dict):
+            return templates.get(chat_template or "default", chat_template)
+        return chat_template or templates
+
+    def _collect(self, message: dict, media: dict[str, list]) -> dict:
+        """A copy of a message for the template; its media are appended to `media`."""
+        content = message.get("content") or []
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        cleaned = []
+        for part in parts:
+            kind = part.get("type")
+            if kind == "image_url":
+                url = part["image_url"]
+                kind, part = "image", {"url": url["url"] if isinstance(url, dict) else url}
+            if kind == "text":
+                words = part["text"]
+                for token in MEDIA_TOKENS.values():
+                    words = words.replace(token, "")
+                cleaned.append({"type": "text", "text": words})
+                continue
+            if kind not in media:
+                raise ValueError(f"Unknown content type {kind!r} in a message; known are text, image, video and audio.")
+            keys = [key for key in SOURCE_KEYS[kind] if part.get(key) is not None]
+            if not keys:
+                raise ValueError(
+                    f"A part of type {kind!r} has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}. (The "
+                    "sound of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
+                )
+            media[kind].append(_source(kind, keys[0], part))
+            cleaned.append({"type": kind})
+        return {**message, "content": cleaned}
+
+
+def _arguments_of(part: type, options: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(part.__init__).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _option_names(processor: type) -> set[str]:
+    return {name for part in (processor, *PARTS.values()) for name in inspect.signature(part.__init__).parameters}
+
+
+def _source(kind: str, key: str, part: dict) -> Any:
+    source = part[key]
+    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
+        return "data:application/octet-stream;base64," + source
+    if kind == "video":
+        return source, part.get("video_metadata", part.get("metadata"))
+    if kind == "audio" and part.get("sampling_rate") is not None:
+        return source, part["sampling_rate"]
+    return source
+
+
+def _span_mask(offsets: np.ndarray, spans) -> np.ndarray:
+    """1 for tokens that overlap one of the character spans."""
+    mask = np.zeros(len(offsets), dtype=np.int64)
+    for start, end in spans or []:
+        mask |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
+    return mask
+
+
+def _flatten(items) -> list:
+    """One medium, a list, or a list per text, as a flat list; tuples are media (samples and rate)."""
+    if items is None:
+        return []
+    if isinstance(items, list) and items and isinstance(items[0], (int, float)):
+        return [np.asarray(items)]
+    if isinstance(items, list):
+        return [medium for item in items for medium in _flatten(item)]
+    return [items]
+
+
+def _flatten_videos(items) -> list:
+    if isinstance(items, (list, tuple)) and items and all(_is_frame(item) for item in items):
+        return [list(items)]
+    if isinstance(items, (list, tuple)):
+        return [video for item in items for video in _flatten_videos(item)]
+    return [] if items is None else [items]
+
+
+def _is_frame(item) -> bool:
+    return isinstance(item, Image.Image) or (hasattr(item, "ndim") and item.ndim == 3)

@@ -1,0 +1,127 @@
+"""Weights of the released five-folder layout, read lazily under this package's names."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+
+from .released_config_omnivinci import COMPONENTS, is_released_config
+
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+# (folder, pattern of the component's own name) -> name here, as ordered rules; the first that matches is taken
+NAMES = (
+    (r"llm/model\.(.+)", r"model.language_model.\1"),
+    (r"llm/lm_head\.(.+)", r"lm_head.\1"),
+    (r"vision_tower/(?:vision_tower\.)?vision_model\.(.+)", r"model.vision_tower.\1"),
+    (r"sound_tower/(.+)", r"model.audio_tower.\1"),
+    (r"mm_projector/layers\.1\.(.+)", r"model.vision_projector.norm.\1"),
+    (r"mm_projector/layers\.2\.(.+)", r"model.vision_projector.linear_1.\1"),
+    (r"mm_projector/layers\.4\.(.+)", r"model.vision_projector.linear_2.\1"),
+    (r"sound_mm_projector/layers\.0\.(.+)", r"model.audio_projector.linear_1.\1"),
+    (r"sound_mm_projector/layers\.2\.(.+)", r"model.audio_projector.linear_2.\1"),
+)
+
+
+def new_name(name: str) -> str:
+    """Name here of a released tensor, given as `folder/name`; unchanged where no rule fits."""
+    for pattern, replacement in NAMES:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return name
+
+
+def is_released_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    subfolder = options.get("subfolder") or ""
+    file = cached_file(
+        name_or_path, "config.json", subfolder=subfolder, _raise_exceptions_for_missing_entries=False, **hub
+    )
+    if file is None:
+        return False
+    with open(file, encoding="utf-8") as stream:
+        return is_released_config(json.load(stream))
+
+
+def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig | None, options: dict):
+    """`cls.from_pretrained` on the released layout; see `OmniVinciForConditionalGeneration.from_pretrained`."""
+    options = dict(options)
+    hub = {name: options.pop(name) for name in HUB_OPTIONS if options.get(name) is not None}
+    output_loading_info = options.pop("output_loading_info", False)
+    options.pop("trust_remote_code", None)
+    if config is None:
+        config = cls.config_class.from_pretrained(name_or_path, **hub)
+    state_dict = ReleasedStateDict(name_or_path, hub)
+    _check_tensors(cls, config, state_dict)
+    model, info = cls.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True, **options)
+    model.generation_config = _generation_config(model, name_or_path, hub)
+    model.config._name_or_path = model.name_or_path = str(name_or_path)
+    return (model, info) if output_loading_info else model
+
+
+class ReleasedStateDict(dict):
+    """New name -> lazy safetensors slice. Opening the files maps them; a tensor is read when it is taken."""
+
+    def __init__(self, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any] = {}):
+        super().__init__()
+        for component in COMPONENTS:
+            for file in _weight_files(str(name_or_path), component, hub_options):
+                opened = safe_open(file, framework="pt")
+                for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                    self[new_name(f"{component}/{name}")] = opened.get_slice(name)
+
+
+def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, Any]) -> list[str]:
+    lookup = {"subfolder": component, "_raise_exceptions_for_missing_entries": False, **hub_options}
+    if single := cached_file(name_or_path, SAFE_WEIGHTS_NAME, **lookup):
+        return [single]
+    index = cached_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **lookup)
+    if index is None:
+        raise ValueError(
+            f"{name_or_path} has no {component}/{SAFE_WEIGHTS_NAME} nor {component}/{SAFE_WEIGHTS_INDEX_NAME}: the "
+            "released layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
+        )
+    with open(index, encoding="utf-8") as stream:
+        shards = sorted(set(json.load(stream)["weight_map"].values()))
+    files = [cached_file(name_or_path, shard, **lookup) for shard in shards]
+    missing = [shard for shard, file in zip(shards, files, strict=True) if file is None]
+    if missing:
+        raise ValueError(f"{name_or_path} lacks the shards {missing} that {component}/{SAFE_WEIGHTS_INDEX_NAME} names.")
+    return files
+
+
+def _check_tensors(cls, config: PreTrainedConfig, state_dict: Mapping[str, Any]) -> None:
+    with torch.device("meta"):
+        expected = cls(config).state_dict()
+    if config.tie_word_embeddings:
+        expected.pop("lm_head.weight")
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    problems = [f"missing: {name}" for name in sorted(set(expected) - set(state_dict))]
+    problems += [f"surplus: {name}" for name in sorted(set(state_dict) - set(expected) - tied)]
+    for name in sorted(set(expected) & set(state_dict)):
+        found = tuple(state_dict[name].get_shape())
+        if found != tuple(expected[name].shape):
+            problems.append(f"misshapen: {name} is {found}, expected {tuple(expected[name].shape)}")
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ValueError(f"The released checkpoint does not fit its configuration:\n  {shown}")
+
+
+def _generation_config(model, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any]):
+    file = cached_file(
+        name_or_path,
+        "generation_config.json",
+        subfolder="llm",
+        _raise_exceptions_for_missing_entries=False,
+        **hub_options,
+    )
+    if file is None:
+        return model.generation_config
+    return type(model.generation_config).from_pretrained(os.path.dirname(file), os.path.basename(file))

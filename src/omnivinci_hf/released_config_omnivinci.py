@@ -1,0 +1,213 @@
+"""The released checkpoint's `config.json` (`model_type` "vila") in the words of this package.
+
+`nvidia/omnivinci` describes itself with the options of its training code: strings such as "None" and "True", nested
+encoder descriptions, one folder per component. This file is the only one that knows those names.
+"""
+
+import json
+from typing import Any
+
+from transformers import AutoTokenizer
+
+
+RELEASED_MODEL_TYPE = "vila"
+COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
+MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
+
+# released name -> name in OmniVinciConfig, where the value needs nothing but its type mended
+CONFIG_NAMES = {
+    "mm_vision_select_layer": ("vision_feature_layer", int),
+    "s2_resize_output_to_scale_idx": ("s2_output_scale_index", int),
+    "max_tiles": ("max_tiles", int),
+    "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", bool),
+    "torch_dtype": ("dtype", str),
+}
+# released name -> option of OmniVinciProcessor
+PROCESSOR_NAMES = {
+    "load_audio_in_video": ("load_audio_from_video", bool),
+    "num_video_frames": ("num_frames", int),
+    "audio_sampling_rate": ("sampling_rate", int),
+    "audio_hop_length": ("hop_length", int),
+}
+# (encoder description, its key) -> key of `boundary_tokens`, and what the released code takes when the key is absent
+BOUNDARY_NAMES = {
+    ("image_encoder", "start_tokens"): ("image_start", None),
+    ("image_encoder", "end_tokens"): ("image_end", "\n"),
+    ("video_encoder", "start_tokens"): ("video_start", None),
+    ("video_encoder", "end_tokens"): ("video_end", "\n"),
+    ("video_encoder", "sep_tokens"): ("video_sep", None),
+    ("sound_encoder", "start_tokens"): ("audio_start", None),
+    ("sound_encoder", "end_tokens"): ("audio_end", "\n"),
+}
+
+
+def is_released_config(config_dict: dict[str, Any]) -> bool:
+    return config_dict.get("model_type") == RELEASED_MODEL_TYPE
+
+
+def map_released_config(
+    released: dict[str, Any], name_or_path: str | None = None, **hub_options
+) -> dict[str, Any]:
+    """Translate a released `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
+
+    Args:
+        released: the parsed file.
+        name_or_path: folder or hub id of the checkpoint; the placeholder ids are read from its tokenizer. Without it
+            the ids keep their defaults.
+
+    Raises:
+        ValueError: for another VILA checkpoint, or a mode that this package does not have.
+    """
+    components = {name: _component(released, name) for name in COMPONENTS}
+    missing = [name for name, config in components.items() if config is None]
+    if missing:
+        raise ValueError(
+            f"This is a VILA checkpoint (`model_type`={RELEASED_MODEL_TYPE!r}) without {' and '.join(missing)}: "
+            "only the omni-modal one, nvidia/omnivinci, can be loaded. Use NVIDIA's VILA code for the others."
+        )
+    _refuse_unknown_modes(released, components)
+
+    config = {
+        new: kind(released[old]) for old, (new, kind) in CONFIG_NAMES.items() if released.get(old) is not None
+    }
+    if "dtype" in config:
+        config["dtype"] = config["dtype"].removeprefix("torch.")
+    config["vision_config"] = _clean(components["vision_tower"])
+    config["audio_config"] = _clean(components["sound_tower"])
+    config["text_config"] = _clean(components["llm"])
+    side = config["vision_config"]["image_size"]
+    config["s2_scales"] = _scales(released, side)
+    config["max_tiles"] = max(config.get("max_tiles", 12), (config["s2_scales"][-1] // side) ** 2)
+    encoders = {
+        name: _parsed(released.get(name)) for name in ("image_encoder", "video_encoder", "sound_encoder")
+    }
+    hidden_size = config["text_config"]["hidden_size"]
+    config["video_time_embedding"] = _time_embedding(encoders["video_encoder"], "video", hidden_size)
+    config["audio_time_embedding"] = _time_embedding(encoders["sound_encoder"], "audio", hidden_size)
+    config["video_pool_sizes"] = encoders["video_encoder"].get("pool_sizes") or [[1, 1, 1]]
+    config["boundary_tokens"] = {
+        new: _none(encoders[encoder].get(key, default))
+        for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
+    }
+    interleaved = released.get("interleaved_vis_aud_in_video", True)
+    config["group_duration_sec"] = (
+        released.get("interleaved_video_segment_duration", 30) if interleaved else None
+    )
+    config["architectures"] = ["OmniVinciForConditionalGeneration"]
+    if released.get("quantization_config") is not None:
+        config["quantization_config"] = released["quantization_config"]
+    if name_or_path:
+        tokenizer = load_released_tokenizer(name_or_path, **hub_options)
+        config.update({name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()})
+    # what `from_dict` and Transformers themselves put into the dictionary
+    for name in (
+        "name_or_path",
+        "attn_implementation",
+        "output_attentions",
+        "experts_implementation",
+        "dtype",
+    ):
+        if name in released:
+            config[name] = released[name]
+    return config
+
+
+def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
+    """Options of the processor's parts that the released `config.json` holds.
+
+    Returns `load_audio_from_video`, `num_frames`, `fps`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no
+    limit), as far as they are set.
+    """
+    options = {
+        new: kind(released[old])
+        for old, (new, kind) in PROCESSOR_NAMES.items()
+        if released.get(old) is not None
+    }
+    if released.get("fps"):
+        options["fps"] = float(released["fps"])
+    limit = released.get("audio_chunk_length")
+    if limit is not None:
+        # "max" keeps the whole sound; "max_N" and a bare number keep its first N seconds
+        limit = str(limit).removeprefix("max").removeprefix("_")
+        options["max_audio_sec"] = float(limit) if limit else None
+    return options
+
+
+def load_released_tokenizer(name_or_path: str, **hub_options):
+    """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        name_or_path, subfolder="llm", padding_side="left", **hub_options
+    )
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens(
+        [token for token in MEDIA_TOKENS.values() if token not in known], special_tokens=True
+    )
+    return tokenizer
+
+
+def _component(released: dict[str, Any], name: str) -> dict[str, Any] | None:
+    config = released.get(f"{name}_cfg")
+    return config if isinstance(config, dict) and config else None
+
+
+def _refuse_unknown_modes(released: dict[str, Any], components: dict[str, dict]) -> None:
+    supported = {
+        "mm_projector_cfg.mm_projector_type": (
+            components["mm_projector"].get("mm_projector_type"),
+            ("mlp_downsample",),
+        ),
+        "sound_mm_projector_cfg.sound_mm_projector_type": (
+            components["sound_mm_projector"].get("sound_mm_projector_type"),
+            ("mlp",),
+        ),
+        "image_aspect_ratio": (released.get("image_aspect_ratio"), ("dynamic_s2", "resize", None)),
+        "mm_vision_select_feature": (released.get("mm_vision_select_feature"), ("cls_patch", None)),
+        "num_time_tokens": (released.get("num_time_tokens") or 0, (0,)),
+    }
+    for name, (value, known) in supported.items():
+        if value not in known:
+            raise ValueError(f"The released option {name}={value!r} is not supported; known are {known}.")
+
+
+def _scales(released: dict[str, Any], side: int) -> list[int]:
+    if not released.get("dynamic_s2"):
+        return [side]
+    scales = released["s2_scales"]
+    return sorted(int(scale) for scale in (scales.split(",") if isinstance(scales, str) else scales))
+
+
+def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) -> dict[str, Any]:
+    embed_time = encoder.get("embed_time", "False" if modality == "video" else "True")
+    # for videos only the string switches it off; a boolean False means on there
+    if embed_time == "False" or (modality == "audio" and embed_time is False):
+        return {"type": "none"}
+    kind, period_fix = encoder.get("time_embed_type", "pixel"), encoder.get("period_fix", False)
+    if kind not in ("pixel", "lang"):
+        raise ValueError(
+            f"The released {modality} option time_embed_type={kind!r} is not supported: the released code has no "
+            "weights for it. Known are 'pixel' and 'lang'."
+        )
+    if period_fix in ("MTCT", "shortest", "longest"):
+        kind = "mtct_longest" if period_fix == "longest" else "mtct_shortest"
+    else:
+        # only the string "True" is true in the released code
+        kind += "_periodic" if period_fix == "True" else "_seconds"
+    dim = encoder.get("trope_dim")
+    if dim is None:
+        dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
+    theta = encoder.get("trope_theta", 50000 if modality == "video" else 10000)
+    return {"type": kind, "dim": dim, "max_time": encoder.get("max_time"), "theta": theta}
+
+
+def _clean(component: dict[str, Any]) -> dict[str, Any]:
+    dropped = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "auto_map")
+    return {name: value for name, value in component.items() if name not in dropped}
+
+
+def _parsed(encoder: Any) -> dict[str, Any]:
+    # some files hold the description as JSON in a string
+    return (json.loads(encoder) if isinstance(encoder, str) else encoder) or {}
+
+
+def _none(value: Any) -> Any:
+    return None if value in ("None", "") else value
