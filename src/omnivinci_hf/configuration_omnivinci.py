@@ -234,7 +234,8 @@ class OmniVinciConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.vision_config.model_type != "siglip_vision_model":
             raise ValueError(
-                f"`vision_config.model_type`={self.vision_config.model_type!r}: only 'siglip_vision_model' is supported."
+                f"`vision_config.model_type`={self.vision_config.model_type!r} is not supported; "
+                "choose 'siglip_vision_model'."
             )
         if self.audio_config.model_type not in AUDIO_ENCODERS:
             raise ValueError(

@@ -1,22 +1,39 @@
 """OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel, SiglipVisionModel
+from transformers import (
+    AudioFlamingo3Encoder,
+    GenerationMixin,
+    PreTrainedModel,
+    Qwen2AudioEncoder,
+    Qwen2Model,
+    SiglipVisionModel,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from .configuration_omnivinci import OmniVinciConfig
 from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
 from .time_embedding_omnivinci import build_time_embedding
 
 
+# what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
+NOT_QUANTIZED = [
+    "model.vision_tower",
+    "model.audio_tower",
+    "model.vision_projector",
+    "model.audio_projector",
+    "lm_head",
+]
 MEDIA_INPUTS = (
     "pixel_values",
     "image_grids",
@@ -62,6 +79,30 @@ class OmniVinciVisionTower(SiglipVisionModel):
         return hidden_states
 
 
+class _SinusoidPositions:
+    """Fresh position tables are Whisper's sinusoids; Transformers leaves these frozen tables at random."""
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Embedding):
+            init.copy_(module.weight, _sinusoids(*module.weight.shape).to(module.weight))
+
+
+class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
+    """`qwen2_audio_encoder`, the released checkpoint's."""
+
+
+class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
+    """`audioflamingo3_encoder`."""
+
+
+AUDIO_TOWERS = {
+    "qwen2_audio_encoder": OmniVinciQwen2AudioTower,
+    "audioflamingo3_encoder": OmniVinciAudioFlamingo3Tower,
+    "qwen2_5_omni_audio_encoder": Qwen2_5OmniAudioEncoder,
+}
+
+
 class OmniVinciVisionProjector(nn.Module):
     """Joins squares of `spatial_merge_size` patches on channels (row offset, column offset, channel) and projects."""
 
@@ -79,8 +120,9 @@ class OmniVinciVisionProjector(nn.Module):
         height, width = maps.shape[1:3]
         maps = F.pad(maps, (0, 0, 0, -width % self.merge, 0, -height % self.merge))
         maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
-        maps = maps.transpose(2, 3).flatten(3)  # (tiles, rows, columns, merge * merge * channels)
-        return self.linear_2(self.act(self.linear_1(self.norm(maps))))
+        rows = maps.shape[1]
+        merged = maps.transpose(2, 3).flatten(3).flatten(1, 2)  # (tiles, rows * columns, merge * merge * channels)
+        return self.linear_2(self.act(self.linear_1(self.norm(merged)))).unflatten(1, (rows, -1))
 
 
 class OmniVinciAudioProjector(nn.Module):
@@ -143,13 +185,6 @@ class OmniVinciPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        # Transformers leaves the frozen position table of these encoders at random; Whisper's is sinusoids
-        if isinstance(module, OmniVinciModel) and hasattr(module.audio_tower, "embed_positions"):
-            table = module.audio_tower.embed_positions.weight
-            init.copy_(table, _sinusoids(*table.shape).to(table.dtype))
-
 
 class OmniVinciModel(OmniVinciPreTrainedModel):
     """Both towers, their projectors, the time embeddings and the language model, without head."""
@@ -160,13 +195,13 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         self.vision_tower = OmniVinciVisionTower._from_config(
             config.vision_config, num_layers=layer if layer >= 0 else layers + 1 + layer
         )
-        self.audio_tower = AutoModel.from_config(config.audio_config)
+        self.audio_tower = AUDIO_TOWERS[config.audio_config.model_type]._from_config(config.audio_config)
         self.vision_projector = OmniVinciVisionProjector(config)
         self.audio_projector = OmniVinciAudioProjector(config)
         hidden_size = config.text_config.hidden_size
         self.video_time_embedding = build_time_embedding(config.video_time_embedding, hidden_size, "video")
         self.audio_time_embedding = build_time_embedding(config.audio_time_embedding, hidden_size, "audio")
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = Qwen2Model._from_config(config.text_config)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -419,11 +454,17 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
 
         Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
-        `quantization_config` work as usual.
+        `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
+        `llm_int8_skip_modules` is set.
 
         Raises:
             ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
         """
+        quantization = kwargs.get("quantization_config")
+        if getattr(quantization, "llm_int8_skip_modules", False) is None:
+            quantization = copy.deepcopy(quantization)
+            quantization.llm_int8_skip_modules = list(NOT_QUANTIZED)
+            kwargs["quantization_config"] = quantization
         if (
             pretrained_model_name_or_path is None
             or state_dict is not None

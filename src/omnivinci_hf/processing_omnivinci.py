@@ -407,7 +407,7 @@ class OmniVinciProcessor(ProcessorMixin):
         ignored = ("do_sample_frames", "return_metadata")
         unknown = sorted(set(flat) - set(options) - set(text_options) - set(ignored))
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {unknown}; known are {sorted(options)} and text options.")
+            raise TypeError(f"{type(self).__name__} has no option {unknown}; it has {sorted(options)} and text ones.")
         if flat.get("fps") is not None and "num_frames" not in flat:
             options["num_frames"] = None
         options.update({name: value for name, value in flat.items() if name in options})
