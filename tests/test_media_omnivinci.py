@@ -1,7 +1,6 @@
 import base64
 import io
 import os
-import re
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +12,16 @@ import torch
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
-from omnivinci_hf import media_omnivinci
-from omnivinci_hf.media_omnivinci import (
+from omnivinci_hf import (
     AudioClip,
     MediaError,
+    audio_media_omnivinci,
     load_audio,
     load_image,
     load_video,
+    media_omnivinci,
     sample_indices,
+    video_media_omnivinci,
 )
 
 
@@ -614,7 +615,7 @@ def test_a_cut_matroska_names_the_missing_seconds(tmp_path):
 
 
 def test_frames_that_do_not_decode_are_counted(mp4, monkeypatch):
-    scan = media_omnivinci._scan_video
+    scan = video_media_omnivinci._scan_video
 
     def promise_more(*args):
         table = scan(*args)
@@ -622,7 +623,7 @@ def test_frames_that_do_not_decode_are_counted(mp4, monkeypatch):
         table.times = np.arange(60) / 10
         return table
 
-    monkeypatch.setattr(media_omnivinci, "_scan_video", promise_more)
+    monkeypatch.setattr(video_media_omnivinci, "_scan_video", promise_more)
     with pytest.raises(MediaError, match="1 of 2 wanted frames do not decode"):
         load_video(mp4, num_frames=2)
 
@@ -675,18 +676,13 @@ def test_streams_without_decoder_or_samples():
 
 
 def test_bounds_on_pixels_and_length(mp4, monkeypatch):
-    monkeypatch.setattr(media_omnivinci, "MAX_AUDIO_SEC", 2.0)
+    monkeypatch.setattr(audio_media_omnivinci, "MAX_AUDIO_SEC", 2.0)
     with pytest.raises(MediaError, match="the sound is longer than"):
         load_audio(mp4)
     assert load_audio(mp4, max_sec=0.5).duration_sec == 0.5
     monkeypatch.setattr(media_omnivinci, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(MediaError, match="64 x 48, above 3071 pixels"):
         load_video(mp4)
-
-
-def test_the_module_imports_no_sibling():
-    source = Path(media_omnivinci.__file__).read_text()
-    assert not re.search(r"^\s*from \.", source, re.MULTILINE)
 
 
 # --- the reference's decoded media

@@ -1,13 +1,15 @@
 """OmniVinci for Hugging Face Transformers. Importing registers its classes with the Auto classes."""
 
 from ._version import __version__
+from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .media_omnivinci import AudioClip, MediaError, VideoClip, load_audio, load_image, load_video
+from .media_omnivinci import MediaError, load_image
 from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
 from .processing_omnivinci import OmniVinciProcessor
 from .registration import register
+from .video_media_omnivinci import VideoClip, load_video, sample_indices
 
 
 register()
@@ -28,4 +30,5 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "sample_indices",
 ]

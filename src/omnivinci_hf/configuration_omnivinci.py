@@ -37,9 +37,7 @@ def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_s
     tokens = {**BOUNDARY_TOKENS, **(tokens or {})}
     unknown = sorted(set(tokens) - set(BOUNDARY_TOKENS))
     if unknown:
-        raise ValueError(
-            f"`boundary_tokens` has unknown keys {unknown}; known are {sorted(BOUNDARY_TOKENS)}."
-        )
+        raise ValueError(f"`boundary_tokens` has unknown keys {unknown}; known are {sorted(BOUNDARY_TOKENS)}.")
     if group_duration_sec is not None and group_duration_sec <= 0:
         raise ValueError(f"`group_duration_sec` must be positive or None, got {group_duration_sec}.")
     if group_duration_sec is not None and tokens["video_end"]:
@@ -90,9 +88,7 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
             raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {TIME_EMBEDDINGS}.")
         needs_max_time = ("crte", "learned", "mtct_shortest", "mtct_longest")
         if self.type in needs_max_time and not self.max_time:
-            raise ValueError(
-                f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}."
-            )
+            raise ValueError(f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}.")
         if self.max_time is not None and self.max_time <= 0:
             raise ValueError(f"`max_time` must be positive, got {self.max_time}.")
         if self.theta <= 0:
@@ -243,18 +239,14 @@ class OmniVinciConfig(PreTrainedConfig):
                 f"choose one of {AUDIO_ENCODERS}."
             )
         if self.text_config.model_type != "qwen2":
-            raise ValueError(
-                f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported."
-            )
+            raise ValueError(f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported.")
         scales, side = self.s2_scales, self.vision_config.image_size
         if scales[0] != side:
             raise ValueError(
                 f"`s2_scales[0]`={scales[0]} must equal `vision_config.image_size`={side}: it is the size of a tile."
             )
         if any(scale % side for scale in scales) or scales != sorted(set(scales)):
-            raise ValueError(
-                f"`s2_scales`={scales} must be ascending multiples of `vision_config.image_size`={side}."
-            )
+            raise ValueError(f"`s2_scales`={scales} must be ascending multiples of `vision_config.image_size`={side}.")
         if not -len(scales) <= self.s2_output_scale_index < len(scales):
             raise ValueError(
                 f"`s2_output_scale_index`={self.s2_output_scale_index} is out of range for `s2_scales`={scales}."
@@ -271,9 +263,7 @@ class OmniVinciConfig(PreTrainedConfig):
                 f"`vision_config.num_hidden_layers`={layers}."
             )
         if any(len(size) != 3 or min(size) < 1 for size in self.video_pool_sizes):
-            raise ValueError(
-                f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of positive numbers."
-            )
+            raise ValueError(f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of positive numbers.")
         if self.spatial_merge_size < 1:
             raise ValueError(f"`spatial_merge_size` must be positive, got {self.spatial_merge_size}.")
         window = self.audio_window_frames // 4
@@ -336,9 +326,7 @@ def _sub_config(value, default_type: str, defaults: dict) -> PreTrainedConfig:
 def _time_config(value) -> OmniVinciTimeEmbeddingConfig:
     if isinstance(value, OmniVinciTimeEmbeddingConfig):
         return value
-    return OmniVinciTimeEmbeddingConfig(
-        **(value if value is not None else {"type": "crte", "max_time": 3600.0})
-    )
+    return OmniVinciTimeEmbeddingConfig(**(value if value is not None else {"type": "crte", "max_time": 3600.0}))
 
 
 def _hub_options(kwargs: dict) -> dict:

@@ -48,9 +48,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         self.chunk_length = chunk_length
         self.window_frames = window_frames
 
-    def __call__(
-        self, audio, sampling_rate: int | None = None, return_tensors="pt", **kwargs
-    ) -> BatchFeature:
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors="pt", **kwargs) -> BatchFeature:
         """
         Args:
             audio (`list[np.ndarray]`): mono waveforms of shape `(num_samples,)`, or one of them.
@@ -64,9 +62,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
             ValueError: for another sampling rate, or a waveform that is empty or not mono.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"Got sound at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first."
-            )
+            raise ValueError(f"Got sound at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first.")
         sounds = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
         windows = [self._windows(np.asarray(sound, dtype=np.float32)) for sound in sounds]
         seconds = [self.padded_seconds(len(sound)) for sound in sounds]
@@ -103,9 +99,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         for first in range(0, num_frames, BLOCK_FRAMES):
             last = min(first + BLOCK_FRAMES, num_frames)
             block = padded[first * self.hop_length : (last - 1) * self.hop_length + self.n_fft]
-            spectrum = torch.stft(
-                block, self.n_fft, self.hop_length, window=window, center=False, return_complex=True
-            )
+            spectrum = torch.stft(block, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
             mel[first:last] = (spectrum.abs() ** 2).T @ filters
         log = mel[:num_frames].clamp_(min=1e-10).log10_()
         log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)

@@ -59,7 +59,5 @@ def group_clip(
         if heard_until > start_sec:
             audio_end_frame = round(heard_until * audio_frames_per_sec)
             audio = min(math.ceil(audio_end_frame * (num_audio_embeds / audio_frames)), num_audio_embeds)
-        groups.append(
-            TimeGroup(start_sec, end_sec, (first_frame, frame), (first_video, video), (first_audio, audio))
-        )
+        groups.append(TimeGroup(start_sec, end_sec, (first_frame, frame), (first_video, video), (first_audio, audio)))
     return groups

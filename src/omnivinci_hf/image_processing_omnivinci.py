@@ -11,9 +11,7 @@ from .media_omnivinci import load_image
 
 try:
     from transformers.video_processing_utils import VideoProcessorMixin
-except (
-    ImportError
-):  # before Transformers 5.2x video processors had no base class that works without torchvision
+except ImportError:  # before Transformers 5.2x video processors had no base class that works without torchvision
     VideoProcessorMixin = BaseImageProcessor
 
 
@@ -83,9 +81,7 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         self.s2_scales = s2_scales or [size, 2 * size, 3 * size]
         self.max_tiles = max_tiles
 
-    def preprocess(
-        self, images, tile: bool | list[bool] = True, return_tensors="pt", **kwargs
-    ) -> BatchFeature:
+    def preprocess(self, images, tile: bool | list[bool] = True, return_tensors="pt", **kwargs) -> BatchFeature:
         """
         Args:
             images: one image or a list; each anything that `load_image` takes.
@@ -100,9 +96,7 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         flags = [tile] * len(images) if isinstance(tile, bool) else tile
         tiles, grids = [], []
         for image, flag in zip(images, flags, strict=True):
-            image_tiles, grid = (
-                self._tiles(image) if flag and len(self.s2_scales) > 1 else self._squash(image)
-            )
+            image_tiles, grid = self._tiles(image) if flag and len(self.s2_scales) > 1 else self._squash(image)
             tiles.extend(image_tiles)
             grids.append(grid)
         data = {

@@ -580,9 +580,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
         return inputs
 
-    def _expand_inputs_for_generation(
-        self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs
-    ):
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
         if expand_size > 1 and media:

@@ -15,11 +15,12 @@ from transformers.processing_utils import ProcessorMixin, TextKwargs
 from transformers.utils.chat_template_utils import render_jinja_template
 from transformers.utils.hub import cached_file
 
+from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import OmniVinciConfig, check_boundary_tokens
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .grouping_omnivinci import TimeGroup, group_clip
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .media_omnivinci import AudioClip, VideoClip, load_audio, load_image, load_video
+from .media_omnivinci import load_image
 from .released_config_omnivinci import (
     MEDIA_TOKENS,
     is_released_config,
@@ -27,6 +28,7 @@ from .released_config_omnivinci import (
     map_released_config,
     map_released_processor_options,
 )
+from .video_media_omnivinci import VideoClip, load_video
 
 
 CHAT_TEMPLATE = """\

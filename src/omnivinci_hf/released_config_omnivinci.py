@@ -45,9 +45,7 @@ def is_released_config(config_dict: dict[str, Any]) -> bool:
     return config_dict.get("model_type") == RELEASED_MODEL_TYPE
 
 
-def map_released_config(
-    released: dict[str, Any], name_or_path: str | None = None, **hub_options
-) -> dict[str, Any]:
+def map_released_config(released: dict[str, Any], name_or_path: str | None = None, **hub_options) -> dict[str, Any]:
     """Translate a released `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
 
     Args:
@@ -67,9 +65,7 @@ def map_released_config(
         )
     _refuse_unknown_modes(released, components)
 
-    config = {
-        new: kind(released[old]) for old, (new, kind) in CONFIG_NAMES.items() if released.get(old) is not None
-    }
+    config = {new: kind(released[old]) for old, (new, kind) in CONFIG_NAMES.items() if released.get(old) is not None}
     if "dtype" in config:
         config["dtype"] = config["dtype"].removeprefix("torch.")
     config["vision_config"] = _clean(components["vision_tower"])
@@ -78,21 +74,16 @@ def map_released_config(
     side = config["vision_config"]["image_size"]
     config["s2_scales"] = _scales(released, side)
     config["max_tiles"] = max(config.get("max_tiles", 12), (config["s2_scales"][-1] // side) ** 2)
-    encoders = {
-        name: _parsed(released.get(name)) for name in ("image_encoder", "video_encoder", "sound_encoder")
-    }
+    encoders = {name: _parsed(released.get(name)) for name in ("image_encoder", "video_encoder", "sound_encoder")}
     hidden_size = config["text_config"]["hidden_size"]
     config["video_time_embedding"] = _time_embedding(encoders["video_encoder"], "video", hidden_size)
     config["audio_time_embedding"] = _time_embedding(encoders["sound_encoder"], "audio", hidden_size)
     config["video_pool_sizes"] = encoders["video_encoder"].get("pool_sizes") or [[1, 1, 1]]
     config["boundary_tokens"] = {
-        new: _none(encoders[encoder].get(key, default))
-        for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
+        new: _none(encoders[encoder].get(key, default)) for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
     }
     interleaved = released.get("interleaved_vis_aud_in_video", True)
-    config["group_duration_sec"] = (
-        released.get("interleaved_video_segment_duration", 30) if interleaved else None
-    )
+    config["group_duration_sec"] = released.get("interleaved_video_segment_duration", 30) if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
     if released.get("quantization_config") is not None:
         config["quantization_config"] = released["quantization_config"]
@@ -119,9 +110,7 @@ def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
     limit), as far as they are set.
     """
     options = {
-        new: kind(released[old])
-        for old, (new, kind) in PROCESSOR_NAMES.items()
-        if released.get(old) is not None
+        new: kind(released[old]) for old, (new, kind) in PROCESSOR_NAMES.items() if released.get(old) is not None
     }
     if released.get("fps"):
         options["fps"] = float(released["fps"])
@@ -135,13 +124,9 @@ def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
 
 def load_released_tokenizer(name_or_path: str, **hub_options):
     """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        name_or_path, subfolder="llm", padding_side="left", **hub_options
-    )
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder="llm", padding_side="left", **hub_options)
     known = tokenizer.get_vocab()
-    tokenizer.add_tokens(
-        [token for token in MEDIA_TOKENS.values() if token not in known], special_tokens=True
-    )
+    tokenizer.add_tokens([token for token in MEDIA_TOKENS.values() if token not in known], special_tokens=True)
     return tokenizer
 
 
