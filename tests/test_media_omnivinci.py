@@ -666,13 +666,13 @@ def test_streams_without_decoder_or_samples():
     stream.container = SimpleNamespace(format=SimpleNamespace(name="wav"))
     container = SimpleNamespace(streams=SimpleNamespace(video=[stream], audio=[stream]))
     with pytest.raises(MediaError, match="no decoder for its video"):
-        media_omnivinci._video_stream(container, "clip")
+        video_media_omnivinci._video_stream(container, "clip")
     with pytest.raises(MediaError, match="no decoder for its sound"):
-        list(media_omnivinci._audio_frames(container, "clip"))
+        list(audio_media_omnivinci._audio_frames(container, "clip"))
     stream.codec_context = object()
     container.demux = lambda stream: [SimpleNamespace(size=5, decode=list)]
     with pytest.raises(MediaError, match="its 1 audio packets hold no sound"):
-        list(media_omnivinci._audio_frames(container, "clip"))
+        list(audio_media_omnivinci._audio_frames(container, "clip"))
 
 
 def test_bounds_on_pixels_and_length(mp4, monkeypatch):

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
 
 from .released_config_omnivinci import is_released_config, map_released_config
 
@@ -150,6 +150,10 @@ class OmniVinciConfig(PreTrainedConfig):
         "vision_config": AutoConfig,
         "audio_config": AutoConfig,
         "text_config": AutoConfig,
+    }
+
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        f"language_model.{name}": plan for name, plan in Qwen2Config.base_model_tp_plan.items()
     }
 
     vision_config: dict[str, Any] | PreTrainedConfig | None = None

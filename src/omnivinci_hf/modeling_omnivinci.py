@@ -224,19 +224,18 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         features = self._encode_tiles(pixel_values)
         scales, side = self.config.s2_scales, features.shape[1]
         fixed = [(scale // scales[0],) * 2 for scale in scales[:-1]]
-        blocks, shapes, first = [], [], 0
-        for rows, columns in image_grids.tolist():
-            grids = [*fixed, (rows, columns)] if rows else [(1, 1)]
-            tiles = features[first : (first := first + sum(r * c for r, c in grids))]
-            if not rows:
-                merged, shape = tiles.repeat(1, 1, 1, len(scales)), (1, 1)
+        grids = [[*fixed, (rows, columns)] if rows else [(1, 1)] for rows, columns in image_grids.tolist()]
+        counts = [sum(rows * columns for rows, columns in grid) for grid in grids]
+        if sum(counts) != len(features):
+            raise ValueError(f"`image_grids` speaks of {sum(counts)} tiles but `pixel_values` has {len(features)}.")
+        blocks, shapes = [], []
+        for tiles, grid in zip(features.split(counts), grids, strict=True):
+            if len(grid) == 1:
+                blocks.append(tiles.repeat(1, 1, 1, len(scales)))
+                shapes.append((1, 1))
             else:
-                shape = grids[self.config.s2_output_scale_index]
-                merged = self._merge_scales(tiles, grids, shape)
-            blocks.append(merged)
-            shapes.append(shape)
-        if first != len(features):
-            raise ValueError(f"`image_grids` speaks of {first} tiles but `pixel_values` has {len(features)}.")
+                shapes.append(grid[self.config.s2_output_scale_index])
+                blocks.append(self._merge_scales(tiles, grid, shapes[-1]))
         projected = self.vision_projector(torch.cat(blocks)).split([rows * columns for rows, columns in shapes])
         embeds = [_stitch(tiles, *shape).flatten(0, 1) for tiles, shape in zip(projected, shapes, strict=True)]
         return BaseModelOutputWithPooling(

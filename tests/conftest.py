@@ -1,0 +1,49 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import goldens  # noqa: E402
+
+from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor  # noqa: E402
+
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+GOLDEN_TABLE = pytest.StashKey[list]()
+
+
+@pytest.fixture(scope="session")
+def released_folder() -> Path:
+    """A tiny checkpoint in the released layout."""
+    return goldens.SMALL / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def model(released_folder):
+    return OmniVinciForConditionalGeneration.from_pretrained(released_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def processor(released_folder):
+    return OmniVinciProcessor.from_pretrained(released_folder)
+
+
+@pytest.fixture
+def golden_table(request) -> list:
+    """Rows of the table of golden cases, printed at the end of the run."""
+    return request.config.stash.setdefault(GOLDEN_TABLE, [])
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash.get(GOLDEN_TABLE, [])
+    if rows:
+        terminalreporter.section(f"golden cases ({goldens.FOLDER.parent.name}/{goldens.FOLDER.name})")
+        terminalreporter.line(f"{'case':28} {'length':>7} {'max |logits|':>13} {'greedy ids':>11}")
+        for name, length, difference, greedy in rows:
+            terminalreporter.line(f"{name:28} {length:>7} {difference:>13} {greedy:>11}")
