@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
 
-from .released_config_omnivinci import is_released_config, map_released_config
+from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_released_config
 
 
 TIME_EMBEDDINGS = (
@@ -97,8 +97,8 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
             raise ValueError(f"`dim` must be a positive even number, got {self.dim}.")
         if self.type == "learned" and self.num_time_bins < 2:
             raise ValueError(f"`num_time_bins` must be at least 2, got {self.num_time_bins}.")
-        if self.type == "mtct_longest" and self.dim is not None and self.dim < 4:
-            raise ValueError(f"`type`='mtct_longest' needs `dim` >= 4, got `dim`={self.dim}.")
+        if self.type.startswith("mtct") and self.dim is not None and self.dim % 4:
+            raise ValueError(f"`type`={self.type!r} needs a `dim` that is a multiple of 4, got `dim`={self.dim}.")
 
     def num_channels(self, hidden_size: int) -> int:
         """Number of leading channels that the rotation turns, out of `hidden_size`."""
@@ -189,7 +189,7 @@ class OmniVinciConfig(PreTrainedConfig):
         self.s2_scales = list(self.s2_scales)
         self.video_pool_sizes = [list(size) for size in self.video_pool_sizes or [[1, 1, 1]]]
         self.boundary_tokens = check_boundary_tokens(self.boundary_tokens, self.group_duration_sec)
-        # the language model's setting wins where the two disagree, as its weights decide
+        # either config may ask for it
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
         self._check()
@@ -199,15 +199,18 @@ class OmniVinciConfig(PreTrainedConfig):
         """Build from a dictionary of this class or of the released checkpoint (`model_type` "vila")."""
         if is_released_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
-            config_dict = map_released_config(config_dict, name_or_path, **_hub_options(kwargs))
+            config_dict = map_released_config(config_dict, name_or_path)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout."""
-        return super().from_pretrained(
-            pretrained_model_name_or_path, name_or_path=str(pretrained_model_name_or_path), **kwargs
-        )
+        # the base class warns of the released files' other `model_type`
+        config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        if is_released_config(config_dict):
+            config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
+        return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **options)
 
     @property
     def vision_feature_size(self) -> int:
@@ -245,9 +248,9 @@ class OmniVinciConfig(PreTrainedConfig):
         if self.text_config.model_type != "qwen2":
             raise ValueError(f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported.")
         scales, side = self.s2_scales, self.vision_config.image_size
-        if scales[0] != side:
+        if not scales or scales[0] != side:
             raise ValueError(
-                f"`s2_scales[0]`={scales[0]} must equal `vision_config.image_size`={side}: it is the size of a tile."
+                f"`s2_scales`={scales} must begin with `vision_config.image_size`={side}: it is the size of a tile."
             )
         if any(scale % side for scale in scales) or scales != sorted(set(scales)):
             raise ValueError(f"`s2_scales`={scales} must be ascending multiples of `vision_config.image_size`={side}.")
@@ -331,8 +334,3 @@ def _time_config(value) -> OmniVinciTimeEmbeddingConfig:
     if isinstance(value, OmniVinciTimeEmbeddingConfig):
         return value
     return OmniVinciTimeEmbeddingConfig(**(value if value is not None else {"type": "crte", "max_time": 3600.0}))
-
-
-def _hub_options(kwargs: dict) -> dict:
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if kwargs.get(name) is not None}

@@ -80,6 +80,9 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         self.image_std = image_std or [0.5, 0.5, 0.5]
         self.s2_scales = s2_scales or [size, 2 * size, 3 * size]
         self.max_tiles = max_tiles
+        least = (self.s2_scales[-1] // size) ** 2
+        if max_tiles < least:
+            raise ValueError(f"`max_tiles`={max_tiles} is less than the {least} that `s2_scales`={s2_scales} needs.")
 
     def preprocess(self, images, tile: bool | list[bool] = True, return_tensors="pt", **kwargs) -> BatchFeature:
         """
@@ -134,6 +137,7 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
     """
 
     model_input_names = ["pixel_values_videos", "video_num_frames", "video_frame_times_ns"]
+    num_frames = 128  # Transformers saves a None only where the class has another value
 
     def __init__(
         self,

@@ -185,6 +185,32 @@ class OmniVinciPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
+
+        Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
+        `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
+        `llm_int8_skip_modules` is set.
+
+        Raises:
+            ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
+        """
+        quantization = kwargs.get("quantization_config")
+        if getattr(quantization, "llm_int8_skip_modules", False) is None:
+            quantization = copy.deepcopy(quantization)
+            quantization.llm_int8_skip_modules = list(NOT_QUANTIZED)
+            kwargs["quantization_config"] = quantization
+        if (
+            pretrained_model_name_or_path is None
+            or state_dict is not None
+            or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
+        ):
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
+            )
+        return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+
 
 class OmniVinciModel(OmniVinciPreTrainedModel):
     """Both towers, their projectors, the time embeddings and the language model, without head."""
@@ -447,32 +473,6 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         self.model = OmniVinciModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
-        """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
-
-        Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
-        `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
-        `llm_int8_skip_modules` is set.
-
-        Raises:
-            ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
-        """
-        quantization = kwargs.get("quantization_config")
-        if getattr(quantization, "llm_int8_skip_modules", False) is None:
-            quantization = copy.deepcopy(quantization)
-            quantization.llm_int8_skip_modules = list(NOT_QUANTIZED)
-            kwargs["quantization_config"] = quantization
-        if (
-            pretrained_model_name_or_path is None
-            or state_dict is not None
-            or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
-        ):
-            return super().from_pretrained(
-                pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
-            )
-        return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()

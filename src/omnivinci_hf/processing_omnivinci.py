@@ -13,7 +13,6 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 from transformers.utils.chat_template_utils import render_jinja_template
-from transformers.utils.hub import cached_file
 
 from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import OmniVinciConfig, check_boundary_tokens
@@ -22,7 +21,9 @@ from .grouping_omnivinci import TimeGroup, group_clip
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from .media_omnivinci import load_image
 from .released_config_omnivinci import (
+    HUB_OPTIONS,
     MEDIA_TOKENS,
+    component_file,
     is_released_config,
     load_released_tokenizer,
     map_released_config,
@@ -217,26 +218,26 @@ class OmniVinciProcessor(ProcessorMixin):
         From the released layout, options that the checkpoint was trained with are on: the louder downmix of video
         sound, and sound tracks taken from their first sample (`align_audio_start=False`).
         """
-        names = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-        hub_options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        file = cached_file(
-            pretrained_model_name_or_path, "config.json", _raise_exceptions_for_missing_entries=False, **hub_options
-        )
-        if file is None:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        with open(file, encoding="utf-8") as stream:
-            released = json.load(stream)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        name_or_path = str(pretrained_model_name_or_path)
+        file = component_file(name_or_path, "", "config.json", hub_options)
+        released = {}
+        if file is not None:
+            with open(file, encoding="utf-8") as stream:
+                released = json.load(stream)
         if not is_released_config(released):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        for name in (*names, "trust_remote_code", "subfolder"):
-            kwargs.pop(name, None)
+        given = {
+            name: value
+            for name, value in kwargs.items()
+            if name not in (*HUB_OPTIONS, "trust_remote_code") and not name.startswith("_")
+        }
         options = {
             "align_audio_start": False,
             "video_audio_downmix": "sum",
             **map_released_processor_options(released),
-            **{name: value for name, value in kwargs.items() if not name.startswith("_")},
+            **given,
         }
-        name_or_path = str(pretrained_model_name_or_path)
         config = OmniVinciConfig(**map_released_config(released, name_or_path, **hub_options))
         return cls.from_model_config(config, load_released_tokenizer(name_or_path, **hub_options), **options)
 

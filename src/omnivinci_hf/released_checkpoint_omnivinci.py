@@ -1,5 +1,6 @@
 """Weights of the released five-folder layout, read lazily under this package's names."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,12 +11,10 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
-from .released_config_omnivinci import COMPONENTS, is_released_config
+from .released_config_omnivinci import COMPONENTS, HUB_OPTIONS, component_file, is_released_config
 
 
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 # (folder, pattern of the component's own name) -> name here, as ordered rules; the first that matches is taken
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),
@@ -40,10 +39,7 @@ def new_name(name: str) -> str:
 
 def is_released_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:
     hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-    subfolder = options.get("subfolder") or ""
-    file = cached_file(
-        name_or_path, "config.json", subfolder=subfolder, _raise_exceptions_for_missing_entries=False, **hub
-    )
+    file = component_file(name_or_path, "", "config.json", hub)
     if file is None:
         return False
     with open(file, encoding="utf-8") as stream:
@@ -51,17 +47,26 @@ def is_released_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str
 
 
 def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig | None, options: dict):
-    """`cls.from_pretrained` on the released layout; see `OmniVinciForConditionalGeneration.from_pretrained`."""
+    """`cls.from_pretrained` on the released layout, for the class with a head or the one without."""
     options = dict(options)
-    hub = {name: options.pop(name) for name in HUB_OPTIONS if options.get(name) is not None}
+    hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    hub = {name: value for name, value in hub.items() if value is not None}
     output_loading_info = options.pop("output_loading_info", False)
     options.pop("trust_remote_code", None)
     if config is None:
-        config = cls.config_class.from_pretrained(name_or_path, **hub)
+        fields = {field.name for field in dataclasses.fields(cls.config_class)} - {"dtype"}
+        overrides = {name: options.pop(name) for name in fields & options.keys()}
+        config = cls.config_class.from_pretrained(name_or_path, **hub, **overrides)
     state_dict = ReleasedStateDict(name_or_path, hub)
-    _check_tensors(cls, config, state_dict)
+    with torch.device("meta"):
+        expected = cls(config).state_dict()
+    if "lm_head.weight" not in expected:
+        state_dict.keep_base_model()
+    _check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
     model, info = cls.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True, **options)
-    model.generation_config = _generation_config(model, name_or_path, hub)
+    if model.can_generate() and (file := component_file(name_or_path, "llm", "generation_config.json", hub)):
+        folder, name = os.path.split(file)
+        model.generation_config = type(model.generation_config).from_pretrained(folder, name)
     model.config._name_or_path = model.name_or_path = str(name_or_path)
     return (model, info) if output_loading_info else model
 
@@ -69,20 +74,25 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
 class ReleasedStateDict(dict):
     """New name -> lazy safetensors slice. Opening the files maps them; a tensor is read when it is taken."""
 
-    def __init__(self, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any] = {}):
+    def __init__(self, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any] | None = None):
         super().__init__()
         for component in COMPONENTS:
-            for file in _weight_files(str(name_or_path), component, hub_options):
+            for file in _weight_files(str(name_or_path), component, hub_options or {}):
                 opened = safe_open(file, framework="pt")
                 for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                     self[new_name(f"{component}/{name}")] = opened.get_slice(name)
 
+    def keep_base_model(self) -> None:
+        """Leave the head out and name the rest as the model without head does."""
+        kept = {name.removeprefix("model."): value for name, value in self.items() if name.startswith("model.")}
+        self.clear()
+        self.update(kept)
+
 
 def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, Any]) -> list[str]:
-    lookup = {"subfolder": component, "_raise_exceptions_for_missing_entries": False, **hub_options}
-    if single := cached_file(name_or_path, SAFE_WEIGHTS_NAME, **lookup):
+    if single := component_file(name_or_path, component, SAFE_WEIGHTS_NAME, hub_options):
         return [single]
-    index = cached_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **lookup)
+    index = component_file(name_or_path, component, SAFE_WEIGHTS_INDEX_NAME, hub_options)
     if index is None:
         raise ValueError(
             f"{name_or_path} has no {component}/{SAFE_WEIGHTS_NAME} nor {component}/{SAFE_WEIGHTS_INDEX_NAME}: the "
@@ -90,19 +100,15 @@ def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, A
         )
     with open(index, encoding="utf-8") as stream:
         shards = sorted(set(json.load(stream)["weight_map"].values()))
-    files = [cached_file(name_or_path, shard, **lookup) for shard in shards]
+    files = [component_file(name_or_path, component, shard, hub_options) for shard in shards]
     missing = [shard for shard, file in zip(shards, files, strict=True) if file is None]
     if missing:
         raise ValueError(f"{name_or_path} lacks the shards {missing} that {component}/{SAFE_WEIGHTS_INDEX_NAME} names.")
     return files
 
 
-def _check_tensors(cls, config: PreTrainedConfig, state_dict: Mapping[str, Any]) -> None:
-    with torch.device("meta"):
-        expected = cls(config).state_dict()
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight")
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+def _check_tensors(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str, Any], tied: set[str]) -> None:
+    expected = {name: tensor for name, tensor in expected.items() if name not in tied}
     problems = [f"missing: {name}" for name in sorted(set(expected) - set(state_dict))]
     problems += [f"surplus: {name}" for name in sorted(set(state_dict) - set(expected) - tied)]
     for name in sorted(set(expected) & set(state_dict)):
@@ -112,16 +118,3 @@ def _check_tensors(cls, config: PreTrainedConfig, state_dict: Mapping[str, Any])
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"The released checkpoint does not fit its configuration:\n  {shown}")
-
-
-def _generation_config(model, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any]):
-    file = cached_file(
-        name_or_path,
-        "generation_config.json",
-        subfolder="llm",
-        _raise_exceptions_for_missing_entries=False,
-        **hub_options,
-    )
-    if file is None:
-        return model.generation_config
-    return type(model.generation_config).from_pretrained(os.path.dirname(file), os.path.basename(file))

@@ -5,12 +5,15 @@ encoder descriptions, one folder per component. This file is the only one that k
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
 
 RELEASED_MODEL_TYPE = "vila"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 
@@ -122,9 +125,17 @@ def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def component_file(name_or_path: str, component: str, name: str, hub_options: Mapping[str, Any]) -> str | None:
+    """Local path of a file of a component's folder ("" for the main one), fetched if need be; None if not there."""
+    hub_options = dict(hub_options)
+    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), component)))
+    return cached_file(name_or_path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False, **hub_options)
+
+
 def load_released_tokenizer(name_or_path: str, **hub_options):
     """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder="llm", padding_side="left", **hub_options)
+    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, padding_side="left", **hub_options)
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([token for token in MEDIA_TOKENS.values() if token not in known], special_tokens=True)
     return tokenizer

@@ -1,0 +1,91 @@
+"""Peak host memory of loading the released layout, against the checkpoint's bytes.
+
+    python benchmarks/load_memory.py [--gigabytes 1.2]
+
+Writes a random checkpoint in the released layout, sharded, then loads it in a fresh process per way of loading and
+prints the process's peak resident memory beyond what it held after the imports, as a multiple of the checkpoint's
+bytes. Memory-mapped pages of the weight files count as resident while they are mapped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+WAYS = ("safetensors", "released", "released, meta device map", "converted")
+
+
+def load(way: str, folder: str) -> dict:
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    import omnivinci_hf  # noqa: F401 (registers the classes)
+
+    transformers.utils.logging.disable_progress_bar()
+    reset_peak()
+    before, start = resident(), time.perf_counter()
+    if way == "safetensors":
+        model = [load_file(file) for file in sorted(Path(folder).rglob("*.safetensors"))]
+    else:
+        options = {"device_map": "auto"} if "device map" in way else {}
+        model = transformers.AutoModel.from_pretrained(folder, dtype="auto", **options)
+        assert not any(parameter.is_meta for parameter in model.parameters())
+        model = list(model.parameters())
+    seconds = time.perf_counter() - start
+    # touch every page of the weights, so that lazily mapped ones count
+    parameters = model if way != "safetensors" else [tensor for part in model for tensor in part.values()]
+    total = sum(parameter.detach().flatten()[::512].sum().item() for parameter in parameters)
+    return {"peak": resident(peak=True) - before, "seconds": seconds, "sum": total}
+
+
+def resident(peak: bool = False) -> int:
+    """Resident bytes of this process now, or their peak since `reset_peak`; Linux only."""
+    name = "VmHWM" if peak else "VmRSS"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=1.2)
+    parser.add_argument("--way", choices=WAYS)
+    parser.add_argument("--folder")
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(load(arguments.way, arguments.folder)))
+        return
+
+    from omnivinci_hf.checkpoints.convert import convert_checkpoint
+    from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
+
+    with tempfile.TemporaryDirectory() as scratch:
+        released, converted = Path(scratch) / "released", Path(scratch) / "converted"
+        # an embedding row and a head row of 1024 float32 each
+        llm = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 8}
+        layers = 8 * (2 * 1024**2 + 2 * 1024 * 512 + 3 * 1024 * 4096) * 4
+        llm["vocab_size"] = max(2048, int((arguments.gigabytes * 1e9 - layers) / (2 * 1024 * 4)))
+        write_tiny_checkpoint(released, shards=4, llm=llm)
+        convert_checkpoint(released, converted)
+        size = sum(file.stat().st_size for file in released.rglob("*.safetensors"))
+        print(f"checkpoint: {size / 1e9:.2f} GB in {len(list(released.rglob('*.safetensors')))} files")
+        print(f"{'way':28} {'peak / checkpoint':>18} {'seconds':>8}")
+        for way in WAYS:
+            folder = converted if way == "converted" else released
+            command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
+            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            print(f"{way:28} {result['peak'] / size:>18.2f} {result['seconds']:>8.1f}")
+
+
+if __name__ == "__main__":
+    main()
