@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor
-from omnivinci_hf.modeling_omnivinci import OmniVinciVisionProjector, pool_frames
+from omnivinci_hf.encoders_omnivinci import OmniVinciVisionProjector, pool_frames
 
 
 IMAGE = {"type": "image", "path": str(goldens.SMALL / "b_image" / "image.png")}

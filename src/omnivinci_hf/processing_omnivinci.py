@@ -4,21 +4,20 @@ import copy
 import inspect
 import json
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .audio_media_omnivinci import AudioClip, load_audio
+from .audio_media_omnivinci import load_audio
 from .configuration_omnivinci import OmniVinciConfig, check_boundary_tokens
+from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatten_videos
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .grouping_omnivinci import TimeGroup, group_clip
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .layout_omnivinci import LayoutRules, MediumLayout
 from .media_omnivinci import load_image
 from .released_config_omnivinci import (
     HUB_OPTIONS,
@@ -29,56 +28,13 @@ from .released_config_omnivinci import (
     map_released_config,
     map_released_processor_options,
 )
-from .video_media_omnivinci import VideoClip, load_video
+from .video_media_omnivinci import load_video
 
 
-CHAT_TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' %}
-    {{- '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}
-{%- endif %}
-{%- macro render(content) %}
-    {%- if content is string %}
-        {{- content }}
-    {%- else %}
-        {%- for part in content %}
-            {%- if part['type'] == 'image' %}
-                {{- '<image>' }}
-            {%- elif part['type'] == 'video' %}
-                {{- '<vila/video>' }}
-            {%- elif part['type'] == 'audio' %}
-                {{- '<sound>' }}
-            {%- elif part['type'] == 'text' %}
-                {{- part['text'] }}
-            {%- else %}
-                {{- raise_exception('Unknown content type: ' ~ part['type']) }}
-            {%- endif %}
-        {%- endfor %}
-    {%- endif %}
-{%- endmacro %}
-{%- for message in messages %}
-    {{- '<|im_start|>' + message['role'] + '\\n' }}
-    {%- if message['role'] == 'assistant' %}
-        {%- generation %}
-            {{- render(message['content']) + '<|im_end|>' }}
-        {%- endgeneration %}
-        {{- '\\n' }}
-    {%- else %}
-        {{- render(message['content']) + '<|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
 PARTS = {
     "image_processor": OmniVinciImageProcessor,
     "video_processor": OmniVinciVideoProcessor,
     "feature_extractor": OmniVinciFeatureExtractor,
-}
-SOURCE_KEYS = {
-    "image": ("image", "path", "url", "base64"),
-    "video": ("video", "path", "url"),
-    "audio": ("audio", "path", "url"),
 }
 MODALITY_BOUNDARIES = {kind: (f"<|{name}_bos|>", f"<|{name}_eos|>") for kind, name in
                        (("image", "image"), ("video", "video"), ("audio", "sound"))}  # fmt: skip
@@ -90,25 +46,6 @@ CALL_OPTIONS = (
     "max_audio_sec",
     "group_duration_sec",
 )
-
-
-@dataclass
-class MediumLayout:
-    """What the model will see of one medium: its ids in the sequence and how they came about.
-
-    `ids` holds one placeholder id per embedding and the ids of boundary texts. For a video with sound in time groups,
-    they are the interleaved ids of both, and `groups` says where each window's part begins.
-    """
-
-    kind: str
-    ids: np.ndarray
-    clip: VideoClip | AudioClip | None = None
-    audio: AudioClip | None = None
-    grid: tuple[int, int] = (0, 0)
-    groups: list[TimeGroup] = field(default_factory=list)
-    num_embeds: int = 0
-    num_audio_embeds: int = 0
-    num_windows: int = 0
 
 
 class OmniVinciProcessor(ProcessorMixin):
@@ -312,7 +249,7 @@ class OmniVinciProcessor(ProcessorMixin):
                 "`return_assistant_tokens_mask`."
             )
         media = {"image": [], "video": [], "audio": []}
-        conversations = [[self._collect(message, media) for message in messages] for messages in conversations]
+        conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
         prompts, spans = render_jinja_template(
             conversations=conversations,
             tools=tools,
@@ -343,12 +280,12 @@ class OmniVinciProcessor(ProcessorMixin):
         """What the model will see of each medium (images first, then videos, then sounds), without encoding it."""
         options = self._options(kwargs)
         images, videos, audio = self._load_media(images, videos, audio, options)
-        layouts = []
+        rules, layouts = self.layout_rules, []
         for image in images:
             tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
-            layouts.append(self._image_layout(self.image_processor.grid(image) if tiled else (0, 0)))
-        layouts.extend(self._video_layout(clip, options) for clip in videos)
-        layouts.extend(self._audio_layout(clip) for clip in audio)
+            layouts.append(rules.image(self.image_processor.grid(image) if tiled else (0, 0)))
+        layouts.extend(rules.video(clip, options["group_duration_sec"]) for clip in videos)
+        layouts.extend(rules.audio(clip) for clip in audio)
         return layouts
 
     # -- a call, step by step ------------------------------------------------------------------------------------
@@ -358,19 +295,19 @@ class OmniVinciProcessor(ProcessorMixin):
             raise ValueError("`text` is needed: a prompt with a placeholder for every medium.")
         texts = [text] if isinstance(text, str) else list(text)
         options = self._options(kwargs)
-        images, videos, audio = _flatten(images), _flatten_videos(videos), _flatten(audio)
+        images, videos, audio = flatten(images), flatten_videos(videos), flatten(audio)
         rows = [self._tokenize(prompt, options) for prompt in texts]
         self._check_counts(rows, {"image": images, "video": videos, "audio": audio})
         images, videos, audio = self._load_media(images, videos, audio, options)
 
-        layouts, image_inputs = {"image": []}, {}
+        rules, layouts, image_inputs = self.layout_rules, {"image": []}, {}
         if images:
             counts = [int((ids == self.image_token_id).sum()) for ids, _ in rows]
             tile = [count == 1 for count in counts for _ in range(count)]
             image_inputs = self.image_processor(images, tile=tile)
-            layouts["image"] = [self._image_layout(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
-        layouts["video"] = [self._video_layout(clip, options) for clip in videos]
-        layouts["audio"] = [self._audio_layout(clip) for clip in audio]
+            layouts["image"] = [rules.image(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
+        layouts["video"] = [rules.video(clip, options["group_duration_sec"]) for clip in videos]
+        layouts["audio"] = [rules.audio(clip) for clip in audio]
 
         remaining = {kind: iter(items) for kind, items in layouts.items()}
         expanded, masks, sounds = [], [], []
@@ -421,7 +358,7 @@ class OmniVinciProcessor(ProcessorMixin):
     def _load_media(self, images, videos, audio, options):
         rate = self.feature_extractor.sampling_rate
         metadata = options["video_metadata"]
-        videos = _flatten_videos(videos)
+        videos = flatten_videos(videos)
         metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
         if len(metadata) != len(videos):
             raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
@@ -446,9 +383,9 @@ class OmniVinciProcessor(ProcessorMixin):
                 input_sampling_rate=options["sampling_rate"],
                 max_sec=options["max_audio_sec"],
             )
-            for sound in _flatten(audio)
+            for sound in flatten(audio)
         ]
-        return [load_image(image) for image in _flatten(images)], clips, sounds
+        return [load_image(image) for image in flatten(images)], clips, sounds
 
     def _tokenize(self, prompt: str, options) -> tuple[np.ndarray, np.ndarray]:
         settings = ("add_special_tokens", "split_special_tokens")
@@ -481,9 +418,7 @@ class OmniVinciProcessor(ProcessorMixin):
             if layout.audio is not None:
                 sounds.append((layout.audio, layout.num_audio_embeds))
             if kind == "video" and layout.audio is not None:
-                # in groups the sound stands inside the video, otherwise the whole of it before
-                before = [] if layout.groups else self._audio_ids(layout.audio)
-                events.append([position, "audio", np.array(before, dtype=np.int64)])
+                events.append([position, "audio", layout.sound_ids])
             events.append([position, kind, layout.ids])
         if self.use_modality_boundary_tokens:
             for kind, (bos, eos) in MODALITY_BOUNDARIES.items():
@@ -536,112 +471,31 @@ class OmniVinciProcessor(ProcessorMixin):
             )
         return row[:max_length]
 
-    # -- layouts -------------------------------------------------------------------------------------------------
-
     @property
-    def tile_side(self) -> int:
-        """Embeddings along the side of one tile."""
-        return math.ceil(self.image_processor.size // self.patch_size / self.spatial_merge_size)
+    def layout_rules(self) -> LayoutRules:
+        """What decides which ids stand in place of a medium."""
+        patches = self.image_processor.size // self.patch_size
+        return LayoutRules(
+            image_token_id=self.image_token_id,
+            video_token_id=self.video_token_id,
+            audio_token_id=self.audio_token_id,
+            boundaries={name: self._text_ids(text) for name, text in self.boundary_tokens.items()},
+            tile_side=math.ceil(patches / self.spatial_merge_size),
+            s2_scales=self.image_processor.s2_scales,
+            s2_output_scale_index=self.s2_output_scale_index,
+            video_pool_sizes=self.video_pool_sizes,
+            audio_merge_size=self.audio_merge_size,
+            feature_extractor=self.feature_extractor,
+        )
 
     def _text_ids(self, text: str | None) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
-    def _boundary(self, name: str) -> list[int]:
-        return self._text_ids(self.boundary_tokens[name])
-
-    def _image_layout(self, grid: tuple[int, int]) -> MediumLayout:
-        rows, columns = grid if grid[0] else (1, 1)
-        scales = self.image_processor.s2_scales
-        if grid[0] and self.s2_output_scale_index not in (-1, len(scales) - 1):
-            rows = columns = scales[self.s2_output_scale_index] // scales[0]
-        num_embeds = rows * columns * self.tile_side**2
-        ids = [*self._boundary("image_start"), *[self.image_token_id] * num_embeds, *self._boundary("image_end")]
-        return MediumLayout("image", np.array(ids, dtype=np.int64), grid=grid, num_embeds=num_embeds)
-
-    def _audio_ids(self, clip: AudioClip) -> list[int]:
-        num_windows = self.feature_extractor.num_windows(len(clip.samples))
-        window_embeds = self.feature_extractor.window_frames // 4 // self.audio_merge_size
-        embeds = [self.audio_token_id] * (num_windows * window_embeds)
-        return [*self._boundary("audio_start"), *embeds, *self._boundary("audio_end")]
-
-    def _audio_layout(self, clip: AudioClip) -> MediumLayout:
-        ids = np.array(self._audio_ids(clip), dtype=np.int64)
-        num_embeds = int((ids == self.audio_token_id).sum())
-        num_windows = self.feature_extractor.num_windows(len(clip.samples))
-        return MediumLayout("audio", ids, clip, clip, num_audio_embeds=num_embeds, num_windows=num_windows)
-
-    def _video_ids(self, num_frames: int) -> list[int]:
-        start, end, sep = (self._boundary(f"video_{name}") for name in ("start", "end", "sep"))
-        ids = []
-        for frames, rows, columns in self.video_pool_sizes:
-            num_embeds = math.ceil(self.tile_side / rows) * math.ceil(self.tile_side / columns)
-            frame_ids = [*start, *[self.video_token_id] * num_embeds, *end]
-            ids += frame_ids * math.ceil(num_frames / frames) + sep
-        return ids
-
-    def _video_layout(self, clip: VideoClip, options) -> MediumLayout:
-        ids = np.array(self._video_ids(len(clip.frames)), dtype=np.int64)
-        layout = MediumLayout("video", ids, clip, clip.audio, num_embeds=int((ids == self.video_token_id).sum()))
-        if clip.audio is None:
-            return layout
-        audio_ids = np.array(self._audio_ids(clip.audio), dtype=np.int64)
-        layout.num_audio_embeds = int((audio_ids == self.audio_token_id).sum())
-        layout.num_windows = self.feature_extractor.num_windows(len(clip.audio.samples))
-        if options["group_duration_sec"] is None:
-            return layout
-        layout.groups = group_clip(
-            clip.times,
-            clip.duration_sec,
-            clip.audio.duration_sec,
-            options["group_duration_sec"],
-            num_video_embeds=len(ids),
-            num_audio_embeds=len(audio_ids),
-            audio_frames=self.feature_extractor.num_frames(len(clip.audio.samples)),
-            audio_frames_per_sec=self.feature_extractor.sampling_rate // self.feature_extractor.hop_length,
-        )
-        end = self._boundary("group_end")
-        pieces = []
-        for group in layout.groups:
-            pieces += [ids[slice(*group.video_embeds)], end, audio_ids[slice(*group.audio_embeds)], end]
-        layout.ids = np.concatenate(pieces).astype(np.int64)
-        layout.num_audio_embeds = int((layout.ids == self.audio_token_id).sum())
-        return layout
-
-    # -- conversations -------------------------------------------------------------------------------------------
 
     def _template(self, chat_template: str | None) -> str:
         templates = self.chat_template
         if isinstance(templates, dict):
             return templates.get(chat_template or "default", chat_template)
         return chat_template or templates
-
-    def _collect(self, message: dict, media: dict[str, list]) -> dict:
-        """A copy of a message for the template; its media are appended to `media`."""
-        content = message.get("content") or []
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        cleaned = []
-        for part in parts:
-            kind = part.get("type")
-            if kind == "image_url":
-                url = part["image_url"]
-                kind, part = "image", {"url": url["url"] if isinstance(url, dict) else url}
-            if kind == "text":
-                words = part["text"]
-                for token in MEDIA_TOKENS.values():
-                    words = words.replace(token, "")
-                cleaned.append({"type": "text", "text": words})
-                continue
-            if kind not in media:
-                raise ValueError(f"Unknown content type {kind!r} in a message; known are text, image, video and audio.")
-            keys = [key for key in SOURCE_KEYS[kind] if part.get(key) is not None]
-            if not keys:
-                raise ValueError(
-                    f"A part of type {kind!r} has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}. (The "
-                    "sound of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
-                )
-            media[kind].append(_source(kind, keys[0], part))
-            cleaned.append({"type": kind})
-        return {**message, "content": cleaned}
 
 
 def _arguments_of(part: type, options: dict[str, Any]) -> dict[str, Any]:
@@ -653,43 +507,9 @@ def _option_names(processor: type) -> set[str]:
     return {name for part in (processor, *PARTS.values()) for name in inspect.signature(part.__init__).parameters}
 
 
-def _source(kind: str, key: str, part: dict) -> Any:
-    source = part[key]
-    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
-        return "data:application/octet-stream;base64," + source
-    if kind == "video":
-        return source, part.get("video_metadata", part.get("metadata"))
-    if kind == "audio" and part.get("sampling_rate") is not None:
-        return source, part["sampling_rate"]
-    return source
-
-
 def _span_mask(offsets: np.ndarray, spans) -> np.ndarray:
     """1 for tokens that overlap one of the character spans."""
     mask = np.zeros(len(offsets), dtype=np.int64)
     for start, end in spans or []:
         mask |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
     return mask
-
-
-def _flatten(items) -> list:
-    """One medium, a list, or a list per text, as a flat list; tuples are media (samples and rate)."""
-    if items is None:
-        return []
-    if isinstance(items, list) and items and isinstance(items[0], (int, float)):
-        return [np.asarray(items)]
-    if isinstance(items, list):
-        return [medium for item in items for medium in _flatten(item)]
-    return [items]
-
-
-def _flatten_videos(items) -> list:
-    if isinstance(items, (list, tuple)) and items and all(_is_frame(item) for item in items):
-        return [list(items)]
-    if isinstance(items, (list, tuple)):
-        return [video for item in items for video in _flatten_videos(item)]
-    return [] if items is None else [items]
-
-
-def _is_frame(item) -> bool:
-    return isinstance(item, Image.Image) or (hasattr(item, "ndim") and item.ndim == 3)

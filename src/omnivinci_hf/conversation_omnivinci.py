@@ -1,0 +1,116 @@
+"""Conversations: the prompt that they become and the media that they hold."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .released_config_omnivinci import MEDIA_TOKENS
+
+
+CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' %}
+    {{- '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}
+{%- endif %}
+{%- macro render(content) %}
+    {%- if content is string %}
+        {{- content }}
+    {%- else %}
+        {%- for part in content %}
+            {%- if part['type'] == 'image' %}
+                {{- '<image>' }}
+            {%- elif part['type'] == 'video' %}
+                {{- '<vila/video>' }}
+            {%- elif part['type'] == 'audio' %}
+                {{- '<sound>' }}
+            {%- elif part['type'] == 'text' %}
+                {{- part['text'] }}
+            {%- else %}
+                {{- raise_exception('Unknown content type: ' ~ part['type']) }}
+            {%- endif %}
+        {%- endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {{- render(message['content']) + '<|im_end|>' }}
+        {%- endgeneration %}
+        {{- '\\n' }}
+    {%- else %}
+        {{- render(message['content']) + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+SOURCE_KEYS = {
+    "image": ("image", "path", "url", "base64"),
+    "video": ("video", "path", "url"),
+    "audio": ("audio", "path", "url"),
+}
+
+
+def collect_media(message: dict, media: dict[str, list]) -> dict:
+    """A copy of a message for the template; its media are appended to `media`."""
+    content = message.get("content") or []
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    cleaned = []
+    for part in parts:
+        kind = part.get("type")
+        if kind == "image_url":
+            url = part["image_url"]
+            kind, part = "image", {"url": url["url"] if isinstance(url, dict) else url}
+        if kind == "text":
+            words = part["text"]
+            for token in MEDIA_TOKENS.values():
+                words = words.replace(token, "")
+            cleaned.append({"type": "text", "text": words})
+            continue
+        if kind not in media:
+            raise ValueError(f"Unknown content type {kind!r} in a message; known are text, image, video and audio.")
+        keys = [key for key in SOURCE_KEYS[kind] if part.get(key) is not None]
+        if not keys:
+            raise ValueError(
+                f"A part of type {kind!r} has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}. (The "
+                "sound of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
+            )
+        media[kind].append(_source(kind, keys[0], part))
+        cleaned.append({"type": kind})
+    return {**message, "content": cleaned}
+
+
+def _source(kind: str, key: str, part: dict) -> Any:
+    source = part[key]
+    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
+        return "data:application/octet-stream;base64," + source
+    if kind == "video":
+        return source, part.get("video_metadata", part.get("metadata"))
+    if kind == "audio" and part.get("sampling_rate") is not None:
+        return source, part["sampling_rate"]
+    return source
+
+
+def flatten(items) -> list:
+    """One medium, a list, or a list per text, as a flat list; tuples are media (samples and rate)."""
+    if items is None:
+        return []
+    if isinstance(items, list) and items and isinstance(items[0], (int, float)):
+        return [np.asarray(items)]
+    if isinstance(items, list):
+        return [medium for item in items for medium in flatten(item)]
+    return [items]
+
+
+def flatten_videos(items) -> list:
+    if isinstance(items, (list, tuple)) and items and all(_is_frame(item) for item in items):
+        return [list(items)]
+    if isinstance(items, (list, tuple)):
+        return [video for item in items for video in flatten_videos(item)]
+    return [] if items is None else [items]
+
+
+def _is_frame(item) -> bool:
+    return isinstance(item, Image.Image) or (hasattr(item, "ndim") and item.ndim == 3)

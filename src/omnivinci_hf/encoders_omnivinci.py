@@ -1,0 +1,155 @@
+"""The towers, their projectors, and what is done to feature maps between the two."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AudioFlamingo3Encoder, Qwen2AudioEncoder, SiglipVisionModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+
+from .configuration_omnivinci import OmniVinciConfig
+
+
+class OmniVinciVisionTower(SiglipVisionModel):
+    """SigLIP up to the layer whose output is used; the layers and the head after it are kept but never run."""
+
+    def __init__(self, config, num_layers: int | None = None):
+        super().__init__(config)
+        self.num_layers = config.num_hidden_layers if num_layers is None else num_layers
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(num_tiles, 3, size, size)` to `(num_tiles, patches, hidden_size)`, without final layer norm."""
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.encoder.layers[: self.num_layers]:
+            hidden_states = layer(hidden_states, attention_mask=None)
+        return hidden_states
+
+
+class _SinusoidPositions:
+    """Fresh position tables are Whisper's sinusoids; Transformers leaves these frozen tables at random."""
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.Embedding):
+            init.copy_(module.weight, _sinusoids(*module.weight.shape).to(module.weight))
+
+
+class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
+    """`qwen2_audio_encoder`, the released checkpoint's."""
+
+
+class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
+    """`audioflamingo3_encoder`."""
+
+
+AUDIO_TOWERS = {
+    "qwen2_audio_encoder": OmniVinciQwen2AudioTower,
+    "audioflamingo3_encoder": OmniVinciAudioFlamingo3Tower,
+    "qwen2_5_omni_audio_encoder": Qwen2_5OmniAudioEncoder,
+}
+
+
+class OmniVinciVisionProjector(nn.Module):
+    """Joins squares of `spatial_merge_size` patches on channels (row offset, column offset, channel) and projects."""
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__()
+        self.merge = config.spatial_merge_size
+        merged_size, hidden_size = config.vision_feature_size * self.merge**2, config.text_config.hidden_size
+        self.norm = nn.LayerNorm(merged_size)
+        self.linear_1 = nn.Linear(merged_size, hidden_size)
+        self.act = ACT2FN["gelu"]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """`(tiles, height, width, channels)` to `(tiles, ceil(height / merge), ceil(width / merge), hidden_size)`."""
+        height, width = maps.shape[1:3]
+        maps = F.pad(maps, (0, 0, 0, -width % self.merge, 0, -height % self.merge))
+        maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
+        rows = maps.shape[1]
+        merged = maps.transpose(2, 3).flatten(3).flatten(1, 2)  # (tiles, rows * columns, merge * merge * channels)
+        return self.linear_2(self.act(self.linear_1(self.norm(merged)))).unflatten(1, (rows, -1))
+
+
+class OmniVinciAudioProjector(nn.Module):
+    """Joins `audio_merge_size` adjacent embeddings on channels and projects."""
+
+    def __init__(self, config: OmniVinciConfig):
+        super().__init__()
+        self.merge = config.audio_merge_size
+        hidden_size = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.audio_feature_size * self.merge, hidden_size)
+        self.act = ACT2FN["gelu"]
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(windows, embeds, channels)` to `(windows, embeds / merge, hidden_size)`."""
+        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2)
+        return self.linear_2(self.act(self.linear_1(hidden_states)))
+
+
+def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean pooling over frames, then rows, then columns, as the released code does it.
+
+    A length that is not a multiple of its window is filled up with one number: the mean of all elements of the
+    remainder, over all channels and positions. `maps (frames, height, width, channels)`, `times (frames,)`.
+    """
+    for dim, window in enumerate(size):
+        if window == 1:
+            continue
+        if rest := maps.shape[dim] % window:
+            shape = list(maps.shape)
+            shape[dim] = window - rest
+            tail = maps.narrow(dim, maps.shape[dim] - rest, rest)
+            maps = torch.cat((maps, tail.mean().expand(shape)), dim)
+        maps = maps.unflatten(dim, (-1, window)).mean(dim + 1)
+        if dim == 0:
+            if rest:
+                times = torch.cat((times, times[-rest:].mean().expand(window - rest)))
+            times = times.unflatten(0, (-1, window)).mean(1)
+    return maps, times
+
+
+def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """`(rows * columns, side, side, channels)`, row by row, to `(rows * side, columns * side, channels)`."""
+    return tiles.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+
+
+def merge_scales(tiles: torch.Tensor, grids: list[tuple[int, int]], shape: tuple[int, int]) -> torch.Tensor:
+    """Dynamic-S2: stitch each scale's tiles, bring all maps to one size, join on channels, cut into tiles again."""
+    maps, first, side = [], 0, tiles.shape[1]
+    for rows, columns in grids:
+        scale = stitch(tiles[first : (first := first + rows * columns)], rows, columns)
+        scale = scale.permute(2, 0, 1)[None].float()
+        size = (shape[0] * side, shape[1] * side)
+        maps.append(F.interpolate(scale, size=size, mode="area")[0].to(tiles.dtype))
+    merged = torch.cat(maps).permute(1, 2, 0)  # (height, width, channels)
+    merged = merged.unflatten(1, (shape[1], side)).unflatten(0, (shape[0], side))
+    return merged.transpose(1, 2).flatten(0, 1)
+
+
+def encode_windows(tower: nn.Module, input_features: torch.Tensor) -> torch.Tensor:
+    """`(windows, mel_bins, frames)` to `(windows, frames / 4, channels)`."""
+    kind = tower.config.model_type
+    if kind == "qwen2_audio_encoder":
+        return tower(input_features).last_hidden_state
+    num_windows, _, frames = input_features.shape
+    if kind == "audioflamingo3_encoder":
+        # padding is heard as in the released code, so nothing is masked
+        mask = torch.ones(num_windows, frames, dtype=torch.long, device=input_features.device)
+        return tower(input_features, input_features_mask=mask).last_hidden_state
+    lengths = torch.full((num_windows,), frames, device=input_features.device)
+    flat = input_features.transpose(0, 1).flatten(1)  # (mel_bins, windows * frames)
+    hidden_states = tower(flat, feature_lens=lengths).last_hidden_state
+    return hidden_states.view(num_windows, frames // 4, -1)
+
+
+def _sinusoids(length: int, channels: int) -> torch.Tensor:
+    """Whisper's position table `(length, channels)`: sines, then cosines, of periods up to 10000 * 2 pi."""
+    steps = math.log(10000) / (channels // 2 - 1)
+    frequencies = torch.exp(-steps * torch.arange(channels // 2))
+    angles = torch.arange(length)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
