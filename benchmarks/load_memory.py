@@ -20,7 +20,6 @@ WAYS = ("safetensors", "released", "released, meta device map", "converted")
 
 
 def load(way: str, folder: str) -> dict:
-    import torch
     import transformers
     from safetensors.torch import load_file
 

@@ -325,7 +325,10 @@ class TestBoundaryTokens:
         ({"dim": -2}, "`dim` must be a positive even number, got -2"),
         ({"dim": 7}, "`dim` must be a positive even number, got 7"),
         ({"type": "learned", "num_time_bins": 1}, "`num_time_bins` must be at least 2, got 1"),
-        ({"type": "mtct_longest", "dim": 2}, "`type`='mtct_longest' needs a `dim` that is a multiple of 4, got `dim`=2"),
+        (
+            {"type": "mtct_longest", "dim": 2},
+            "`type`='mtct_longest' needs a `dim` that is a multiple of 4, got `dim`=2",
+        ),
     ],
 )
 def test_impossible_time_embeddings_are_refused(values, message):

@@ -46,9 +46,7 @@ def test_clip_lasts_as_long_as_its_timeline_says(clip, frames, waveform):
 def test_every_frame_shows_the_shapes_of_its_time(clip, frames):
     for time, frame in frames:
         expected = {
-            shape["name"]
-            for shape in clip[1]["shapes"]
-            if shape["start_sec"] <= time + 1e-6 < shape["end_sec"]
+            shape["name"] for shape in clip[1]["shapes"] if shape["start_sec"] <= time + 1e-6 < shape["end_sec"]
         }
         assert visible_shapes(frame) == expected, time
 

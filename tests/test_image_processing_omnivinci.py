@@ -198,7 +198,7 @@ class TestSaving:
     def test_defaults_are_the_released_checkpoints(self):
         image, video = OmniVinciImageProcessor(), OmniVinciVideoProcessor()
         assert (image.size, image.s2_scales, image.max_tiles) == (448, [448, 896, 1344], 12)
-        assert (video.size, video.num_frames, video.fps) == (448, 128, None)
+        assert (video.size, video.num_frames, video.fps) == (448, 64, None)
         for processor in (image, video):
             assert processor.image_mean == processor.image_std == [0.5, 0.5, 0.5]
 

@@ -360,3 +360,11 @@ def test_a_tokenizer_without_placeholders_is_refused(processor, tmp_path):
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")))
     with pytest.raises(ValueError, match="The tokenizer lacks the placeholder '<image>'"):
         OmniVinciProcessor(processor.image_processor, processor.video_processor, processor.feature_extractor, plain)
+
+
+def test_variables_of_a_template_reach_it(processor):
+    template = "{{ greeting }}, {{ messages[0]['content'][0]['text'] }}"
+    messages = [{"role": "user", "content": "you"}]
+    assert processor.apply_chat_template(messages, chat_template=template, greeting="Hi") == "Hi, you"
+    with pytest.raises(TypeError, match=r"has no option \['greeting'\]"):
+        processor.apply_chat_template(messages, greeting="Hi", tokenize=True)

@@ -270,3 +270,12 @@ class TestDamage:
         (damaged / "config.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"misshapen: lm_head.weight is \(480, 64\), expected \(500, 64\)"):
             OmniVinciForConditionalGeneration.from_pretrained(damaged)
+
+
+def test_without_a_dtype_in_the_config_that_of_the_files_is_taken(checkpoint, tmp_path):
+    folder = tmp_path / "untyped"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["torch_dtype"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert OmniVinciForConditionalGeneration.from_pretrained(folder).dtype == torch.float32

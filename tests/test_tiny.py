@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, Qwen2AudioEncoder, Qwen2ForCausalLM, Sig
 
 from omnivinci_hf.checkpoints.tiny import COMPONENTS, SPECIAL_TOKENS, write_tiny_checkpoint
 
+
 GOLDENS = Path(os.environ.get("OMNIVINCI_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
 
 

@@ -1,7 +1,8 @@
-"""The demonstration's clip: shapes and beeps at known times."""
+"""The demonstration, and its clip: shapes and beeps at known times."""
 
 import math
 import os
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image, ImageDraw
+
 
 FRAME_SIZE = (320, 240)
 BACKGROUND = (225, 225, 225)
@@ -20,6 +22,13 @@ SHAPES = {
 }
 BEEPS_HZ = {"low beep": 300, "middle beep": 800, "high beep": 2000}
 SAMPLING_RATE = 16000
+DEMO_GROUP_SEC = 4.0
+DEMO_QUESTIONS = (
+    "Which shapes do you see, and in which order?",
+    "Which beep do you hear first, the low or the high one?",
+    "What do you see while the last beep sounds?",
+)
+UNTRAINED_NOTICE = "The weights of this demonstration are random, nothing was trained: its answers are noise."
 
 
 def write_demo_clip(
@@ -132,3 +141,52 @@ def _audio_frame(samples: np.ndarray, start: int) -> av.AudioFrame:
     frame.sample_rate = SAMPLING_RATE
     frame.pts, frame.time_base = start, Fraction(1, SAMPLING_RATE)
     return frame
+
+
+def show_demo(folder: str | os.PathLike, write: Callable[[str], Any] = print) -> None:
+    """Everything once, in `folder`: a clip, a checkpoint, its conversion, what the model sees, three questions."""
+    # heavy, and `write_demo_clip` needs none of it
+    import torch
+
+    from .checkpoints import write_tiny_checkpoint
+    from .checkpoints.convert import convert_checkpoint
+    from .inspection import format_report, inspect_media, report
+    from .modeling_omnivinci import OmniVinciForConditionalGeneration
+    from .processing_omnivinci import OmniVinciProcessor
+
+    folder = Path(folder)
+    write(UNTRAINED_NOTICE)
+    clip = folder / "clip.mp4"
+    timeline = write_demo_clip(clip)
+    write(f"\nA made-up clip, {timeline['duration_sec']:g} s:")
+    for event in sorted(timeline["shapes"] + timeline["sounds"], key=lambda event: event["start_sec"]):
+        write(f"  {event['start_sec']:5.2f} - {event['end_sec']:5.2f} s  {event['name']}")
+
+    released = write_tiny_checkpoint(folder / "released")
+    converted = convert_checkpoint(released, folder / "converted")
+    processor = OmniVinciProcessor.from_pretrained(converted)
+    model = OmniVinciForConditionalGeneration.from_pretrained(converted)
+    write(
+        f"\nA random checkpoint of {model.num_parameters():,} parameters in the released five-folder layout, converted "
+        "to the ordinary one and loaded. What it sees of the clip, in time groups of "
+        f"{DEMO_GROUP_SEC:g} s (the released checkpoint has 30 s):\n"
+    )
+    options = {"group_duration_sec": DEMO_GROUP_SEC}
+    media = inspect_media(processor, [str(clip)], **options)
+    write(format_report(report(processor, model.config, media, "the tiny random checkpoint")))
+    for number, question in enumerate(DEMO_QUESTIONS):
+        content = [{"type": "video", "path": str(clip)}, {"type": "text", "text": question}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(number)  # the likeliest words of such a model are one letter over and over
+            output = model.generate(**inputs, max_new_tokens=16, do_sample=True)
+        answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        write(f"\nQuestion: {question}\nAnswer:   {' '.join(answer.split())}")
+    write(f"\n{UNTRAINED_NOTICE}")

@@ -131,20 +131,20 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
     Args:
         size (`int`, defaults to 448): side of a tile in pixels.
         image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
-        num_frames (`int`, *optional*, defaults to 128): frames to sample, spread evenly over the clip; a shorter clip
+        num_frames (`int`, *optional*, defaults to 64): frames to sample, spread evenly over the clip; a shorter clip
             repeats frames. With `fps` it is the most frames that are taken. None takes all.
         fps (`float`, *optional*): frames to sample per second.
     """
 
     model_input_names = ["pixel_values_videos", "video_num_frames", "video_frame_times_ns"]
-    num_frames = 128  # Transformers saves a None only where the class has another value
+    num_frames = 64  # Transformers saves a None only where the class has another value
 
     def __init__(
         self,
         size: int = 448,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
-        num_frames: int | None = 128,
+        num_frames: int | None = 64,
         fps: float | None = None,
         **kwargs,
     ):

@@ -4,12 +4,13 @@ import copy
 import inspect
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin, TextKwargs
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_media_omnivinci import load_audio
@@ -38,6 +39,9 @@ PARTS = {
 }
 MODALITY_BOUNDARIES = {kind: (f"<|{name}_bos|>", f"<|{name}_eos|>") for kind, name in
                        (("image", "image"), ("video", "video"), ("audio", "sound"))}  # fmt: skip
+TEXT_OPTIONS = ("add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "padding_side", "truncation")
+# callers set these for every processor; here they change nothing: decoding always samples, masks are always returned
+IGNORED_OPTIONS = ("do_sample_frames", "return_attention_mask", "return_metadata", "verbose")
 # options of the processor itself that a call may override
 CALL_OPTIONS = (
     "load_audio_from_video",
@@ -250,15 +254,17 @@ class OmniVinciProcessor(ProcessorMixin):
             )
         media = {"image": [], "video": [], "audio": []}
         conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
+        template = self._template(chat_template)
+        variables = {name: kwargs.pop(name) for name in list(kwargs) if re.search(rf"\b{name}\b", template)}
         prompts, spans = render_jinja_template(
             conversations=conversations,
             tools=tools,
             documents=documents,
-            chat_template=self._template(chat_template),
+            chat_template=template,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
             continue_final_message=continue_final_message,
             add_generation_prompt=add_generation_prompt,
-            **self.tokenizer.special_tokens_map,
+            **{**self.tokenizer.special_tokens_map, **variables},
         )
         if not tokenize:
             return prompts if batched else prompts[0]
@@ -342,17 +348,15 @@ class OmniVinciProcessor(ProcessorMixin):
             return_tensors=None,
             return_mm_token_type_ids=False,
         )
-        text_options = {name: flat[name] for name in flat if name in TextKwargs.__annotations__}
-        # accepted from callers that set them for every processor: decoding here always samples
-        ignored = ("do_sample_frames", "return_metadata")
-        unknown = sorted(set(flat) - set(options) - set(text_options) - set(ignored))
+        unknown = sorted(set(flat) - set(options) - set(TEXT_OPTIONS) - set(IGNORED_OPTIONS))
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {unknown}; it has {sorted(options)} and text ones.")
+            known = sorted({*options, *TEXT_OPTIONS})
+            raise TypeError(f"{type(self).__name__} has no option {unknown}; it has {known}.")
         if flat.get("fps") is not None and "num_frames" not in flat:
             options["num_frames"] = None
         options.update({name: value for name, value in flat.items() if name in options})
         check_boundary_tokens(self.boundary_tokens, options["group_duration_sec"])
-        options["text"] = {name: value for name, value in text_options.items() if name not in options}
+        options["text"] = {name: flat[name] for name in TEXT_OPTIONS if name in flat}
         return options
 
     def _load_media(self, images, videos, audio, options):
@@ -388,8 +392,7 @@ class OmniVinciProcessor(ProcessorMixin):
         return [load_image(image) for image in flatten(images)], clips, sounds
 
     def _tokenize(self, prompt: str, options) -> tuple[np.ndarray, np.ndarray]:
-        settings = ("add_special_tokens", "split_special_tokens")
-        settings = {name: value for name, value in options["text"].items() if name in settings}
+        settings = {name: value for name, value in options["text"].items() if name == "add_special_tokens"}
         encoding = self.tokenizer(prompt, return_offsets_mapping=True, **settings)
         ids = np.array(encoding["input_ids"], dtype=np.int64)
         offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)

@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from .released_config_omnivinci import COMPONENTS, HUB_OPTIONS, component_file, is_released_config
 
 
+TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # (folder, pattern of the component's own name) -> name here, as ordered rules; the first that matches is taken
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),
@@ -58,6 +59,9 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
         overrides = {name: options.pop(name) for name in fields & options.keys()}
         config = cls.config_class.from_pretrained(name_or_path, **hub, **overrides)
     state_dict = ReleasedStateDict(name_or_path, hub)
+    if config.dtype is None:
+        # Transformers cannot tell it from lazy slices
+        config.dtype = TORCH_DTYPES[next(iter(state_dict.values())).get_dtype()]
     with torch.device("meta"):
         expected = cls(config).state_dict()
     if "lm_head.weight" not in expected:

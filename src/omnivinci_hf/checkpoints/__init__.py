@@ -1,3 +1,4 @@
 from .tiny import write_tiny_checkpoint
 
+
 __all__ = ["write_tiny_checkpoint"]

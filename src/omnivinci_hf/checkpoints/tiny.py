@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+
 Shapes = dict[str, tuple[int, ...]]
 
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
@@ -104,9 +105,7 @@ def write_tiny_checkpoint(
     main_config = _main_config(components, config or {}, dtype)
     shapes = _component_shapes(components, main_config["mm_hidden_size"])
     if not 1 <= shards <= len(shapes["llm"]):
-        raise ValueError(
-            f"shards must lie between 1 and {len(shapes['llm'])} (the llm's tensors), got {shards}."
-        )
+        raise ValueError(f"shards must lie between 1 and {len(shapes['llm'])} (the llm's tensors), got {shards}.")
 
     for number, name in enumerate(COMPONENTS):
         (folder / name).mkdir(parents=True)
@@ -237,9 +236,7 @@ def _check_components(components: dict[str, dict], tokenizer_size: int) -> None:
             raise ValueError(f"{key} must be {kind!r} for a tiny checkpoint, got {components[name][key]!r}.")
 
 
-def _main_config(
-    components: dict[str, dict], overrides: Mapping[str, Any], dtype: torch.dtype
-) -> dict[str, Any]:
+def _main_config(components: dict[str, dict], overrides: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     vision = components["vision_tower"]
     values = {
         "_name_or_path": "omnivinci-tiny",
@@ -479,9 +476,7 @@ def _split(shapes: Shapes, shards: int) -> list[Shapes]:
     return parts
 
 
-def _write_safetensors(
-    path: Path, shapes: Shapes, tensors: Iterator[torch.Tensor], dtype: torch.dtype
-) -> None:
+def _write_safetensors(path: Path, shapes: Shapes, tensors: Iterator[torch.Tensor], dtype: torch.dtype) -> None:
     """Streams the next tensors to `path`; `safetensors.save_file` wants all of them in memory at once."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -513,9 +508,7 @@ def _build_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TRAINING_SENTENCES, trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     return tokenizer
 
 

@@ -1,0 +1,178 @@
+"""The released five-folder layout to the ordinary Transformers layout, tensor by tensor."""
+
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from ..configuration_omnivinci import OmniVinciConfig
+from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..processing_omnivinci import OmniVinciProcessor
+from ..released_checkpoint_omnivinci import ReleasedStateDict, is_released_checkpoint
+
+
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+Progress = Callable[[int, int], None]
+
+
+def convert_checkpoint(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    *,
+    dtype: str | torch.dtype = "auto",
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the released checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
+
+    The result is what `from_pretrained(src, dtype=dtype).save_pretrained(dst)` writes for model, processor and
+    generation config, but only one tensor is in memory at a time. `dst` appears when it is complete and not before;
+    whatever stops the work, nothing is left behind, and an old `dst` that was to be overwritten stays.
+
+    Args:
+        dtype: of the weights: "auto" (what the checkpoint's config says), a name as "bfloat16", or a `torch.dtype`.
+        max_shard_size: most bytes in one file, such as "5GB".
+        overwrite: replace the checkpoint that `dst` holds already.
+        progress: called with the bytes written so far and those of all weights.
+
+    Returns:
+        The path of `dst`.
+
+    Raises:
+        ValueError: when `src` is not in the released layout, is quantized, or does not fit its config.
+        OSError: when `src` cannot be found or `dst` cannot be written (`FileExistsError` when it is not empty).
+    """
+    dst = Path(os.path.abspath(dst))
+    _check_destination(src, dst, overwrite)
+    if not is_released_checkpoint(src, {}):
+        raise ValueError(
+            f"{src} is not in the released five-folder layout (a config.json with `model_type` 'vila'), so there is "
+            "nothing to convert."
+        )
+    with _replaced_when_complete(dst) as folder:
+        _write_checkpoint(str(src), folder, dtype, max_shard_size, progress)
+    return dst
+
+
+def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
+    """Upload a converted folder to the Hub, where the repository is created if need be; returns its address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    url = api.create_repo(repo_id, exist_ok=True)
+    api.upload_folder(repo_id=url.repo_id, folder_path=str(folder), commit_message="Upload OmniVinci checkpoint")
+    return str(url)
+
+
+def _check_destination(src: str | os.PathLike, dst: Path, overwrite: bool) -> None:
+    source = Path(os.path.realpath(src))
+    if source.exists() and source.is_relative_to(os.path.realpath(dst)):
+        raise ValueError(f"{dst} is or contains the source {src}; give another folder.")
+    if dst.exists() and not dst.is_dir():
+        raise FileExistsError(f"{dst} is a file; give a folder that is new or empty.")
+    if not dst.exists() or not any(dst.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{dst} is not empty; give a new folder, or allow it to be overwritten.")
+    if not (dst / "config.json").is_file():
+        # a slip of the hand must not delete somebody's home
+        raise FileExistsError(f"{dst} holds no checkpoint (no config.json) and is not overwritten; empty it yourself.")
+
+
+@contextmanager
+def _replaced_when_complete(dst: Path) -> Iterator[Path]:
+    """A new folder beside `dst` that takes its place at the end, or is deleted if that end is not reached."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.parent))
+    try:
+        folder, old = work / "new", work / "old"
+        folder.mkdir()  # with the user's usual permissions; those of `work` are 0700
+        yield folder
+        if dst.exists():
+            os.replace(dst, old)
+        try:
+            os.replace(folder, dst)
+        except BaseException:
+            if old.exists() and not dst.exists():
+                os.replace(old, dst)
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_checkpoint(
+    src: str, folder: Path, dtype: str | torch.dtype, max_shard_size: int | str, progress: Progress | None
+) -> None:
+    config = OmniVinciConfig.from_pretrained(src)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{src} is quantized; convert the checkpoint that it was made from, and quantize that.")
+    # on the meta device nothing is read, but all is checked and every setting ends up as in a real load
+    model = OmniVinciForConditionalGeneration.from_pretrained(src, dtype=dtype, device_map="meta")
+    if model.dtype not in SAFETENSORS_NAMES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in SAFETENSORS_NAMES)
+        raise ValueError(f"`dtype` must be auto, {names}, got {dtype}.")
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    OmniVinciProcessor.from_pretrained(src).save_pretrained(folder)
+    _write_weights(model, ReleasedStateDict(src), folder, max_shard_size, progress)
+
+
+def _write_weights(
+    model: OmniVinciForConditionalGeneration,
+    state_dict: Mapping,
+    folder: Path,
+    max_shard_size: int | str,
+    progress: Progress | None,
+) -> None:
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    meta = {name: torch.empty(shape, dtype=model.dtype, device="meta") for name, shape in shapes.items()}
+    split = split_torch_state_dict_into_shards(
+        meta, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    total = sum(tensor.nbytes for tensor in meta.values())
+    done = 0
+    for file, names in split.filename_to_tensors.items():
+        part = {name: shapes[name] for name in names}
+        for num_bytes in _write_safetensors(folder / file, state_dict, part, model.dtype):
+            done += num_bytes
+            if progress is not None:
+                progress(done, total)
+    if split.is_sharded:
+        metadata = {"total_parameters": model.num_parameters(), **split.metadata}
+        index = {"metadata": metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
+
+
+def _write_safetensors(
+    path: Path, state_dict: Mapping, shapes: Mapping[str, torch.Size], dtype: torch.dtype
+) -> Iterator[int]:
+    """Writes one tensor after the other and yields its bytes; `safetensors.save_file` wants the whole shard at once."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in shapes:
+            yield _write_tensor(file, state_dict[name], dtype)
+
+
+def _write_tensor(file: BinaryIO, lazy_slice, dtype: torch.dtype) -> int:
+    # a function of its own, so that nothing of it is held while the next tensor is read
+    return file.write(lazy_slice[:].to(dtype).contiguous().view(torch.uint8).numpy().data)

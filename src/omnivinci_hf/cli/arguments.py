@@ -1,0 +1,150 @@
+"""What can be typed; imports nothing heavy."""
+
+import argparse
+import math
+from pathlib import Path
+
+from .._version import __version__
+
+
+DEFAULT_MODEL = "nvidia/omnivinci"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser, commands = _build_parsers()
+    if argv and argv[0] in commands:
+        # unlike through the main parser, options may stand between the media and the question
+        arguments = commands[argv[0]].parse_intermixed_args(argv[1:])
+        arguments.command = argv[0]
+    else:
+        arguments = parser.parse_args(argv)  # --help, --version, or an error
+    if arguments.command == "ask" and not arguments.media and Path(arguments.question).is_file():
+        commands["ask"].error(
+            f"the last argument is the question, but {arguments.question!r} is a file; add a question in quotes"
+        )
+    return arguments
+
+
+def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="omnivinci-hf", description="OmniVinci: ask about images, videos and sounds, and look at what it sees."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    builders = {"ask": _add_ask, "inspect": _add_inspect, "convert": _add_convert, "demo": _add_demo}
+    return parser, {name: build(subparsers) for name, build in builders.items()}
+
+
+def _add_ask(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "ask",
+        help="ask a question about images, videos and sounds",
+        description="Ask one question about any number of images, videos and sounds (or none). The answer goes to "
+        "stdout, everything else to stderr.",
+    )
+    _add_media(parser)
+    parser.add_argument("question", metavar="QUESTION", help="the question, in quotes; it comes after the media")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_PATH", help="default: %(default)s")
+    parser.add_argument("--system", metavar="TEXT", help="a system message instead of the template's own")
+    _add_sampling(parser)
+    parser.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="default: %(default)s")
+    parser.add_argument("--do-sample", action="store_true", help="draw the words at random instead of the likeliest")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random numbers that --do-sample draws")
+    parser.add_argument("--stream", action="store_true", help="print the answer while it is generated")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
+    parser.add_argument(
+        "--device-map", default="auto", metavar="MAP", help="auto, or a device such as cpu or cuda:0; default: auto"
+    )
+    return parser
+
+
+def _add_inspect(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what the model will see of images, videos and sounds",
+        description="Show the sampled frames, time groups, windows of sound and numbers of tokens that the model "
+        "will get. No weights are loaded.",
+    )
+    _add_media(parser, nargs="+")
+    parser.add_argument(
+        "--model",
+        metavar="ID_OR_PATH",
+        help="take the sizes from this checkpoint; without it, those of the released one as this package knows them, "
+        "with nothing downloaded",
+    )
+    _add_sampling(parser)
+    parser.add_argument(
+        "--group-duration-sec", type=_positive, metavar="SEC", help="length of a time group (T_G of the paper)"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw it too: a .png, .svg or .pdf (needs matplotlib)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON with every frame instead of the table")
+    return parser
+
+
+def _add_convert(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "convert",
+        help="rewrite the released five-folder checkpoint in the ordinary Transformers layout",
+        description="Rewrite the released five-folder checkpoint in the ordinary Transformers layout: model, processor "
+        "and generation config. DST appears when it is complete; an interrupted conversion leaves nothing behind.",
+    )
+    parser.add_argument("src", metavar="SRC", help="folder or Hub id of the released layout")
+    parser.add_argument("dst", metavar="DST", type=Path, help="folder to write, new or empty")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
+    parser.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="most in one file; default: %(default)s"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that DST holds already")
+    parser.add_argument("--push-to-hub", metavar="ID", help="upload DST to this repository when it is written")
+    parser.add_argument(
+        "--progress", action="store_true", help="show the progress bar even when stderr is not a terminal"
+    )
+    return parser
+
+
+def _add_demo(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "demo",
+        help="run everything on a made-up clip with a tiny, untrained model",
+        description="Make a clip and a tiny checkpoint with random weights, convert the checkpoint, show what the "
+        "model sees of the clip and ask three questions. The answers are noise: nothing was trained.",
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write the files to this new or empty folder and keep them"
+    )
+    return parser
+
+
+def _add_media(parser: argparse.ArgumentParser, nargs: str = "*") -> None:
+    parser.add_argument("media", nargs=nargs, metavar="MEDIA", help="image, video or sound files, in this order")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-frames",
+        type=_count,
+        metavar="N",
+        help="frames of each video, spread evenly; with --fps, the most frames",
+    )
+    parser.add_argument("--fps", type=_positive, metavar="RATE", help="frames per second of each video")
+    parser.add_argument("--no-video-audio", action="store_true", help="do not hear the sound of videos")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return number
+
+
+_count.__name__, _positive.__name__ = "whole number", "number"  # for argparse's "invalid ... value"

@@ -1,0 +1,173 @@
+"""The commands themselves."""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from huggingface_hub.utils import logging as hub_logging
+from tqdm import tqdm
+from transformers import TextStreamer, set_seed
+from transformers.utils import cached_file, logging
+
+from ..checkpoints.convert import Progress, convert_checkpoint, push_checkpoint
+from ..configuration_omnivinci import OmniVinciConfig
+from ..inspection import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
+from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..processing_omnivinci import OmniVinciProcessor
+
+
+def note(text: str) -> None:
+    print(f"omnivinci-hf: {text}", file=sys.stderr, flush=True)
+
+
+def run_ask(arguments: argparse.Namespace) -> None:
+    _quiet_off_terminal()
+    # the media first: a wrong path should not cost the loading of the weights
+    content = [{"type": kind, "path": path} for path, kind in ((path, tell_kind(path)) for path in arguments.media)]
+    content.append({"type": "text", "text": arguments.question})
+    messages = [{"role": "user", "content": content}]
+    if arguments.system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": arguments.system}]})
+    check_model(arguments.model)
+    processor = OmniVinciProcessor.from_pretrained(arguments.model)
+    inputs = processor.apply_chat_template(
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=_sampling_options(arguments),
+    )
+    model = OmniVinciForConditionalGeneration.from_pretrained(
+        arguments.model, dtype=arguments.dtype, device_map=arguments.device_map
+    )
+    if is_untrained(model):
+        note("the weights of this checkpoint look untrained (every norm is exactly 1): its answers are noise.")
+    if arguments.seed is not None:
+        if not arguments.do_sample:
+            note("--seed changes nothing without --do-sample.")
+        set_seed(arguments.seed)
+    streamer = None
+    if arguments.stream:
+        streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    answer = generate_answer(
+        processor,
+        model,
+        inputs,
+        max_new_tokens=arguments.max_new_tokens,
+        do_sample=arguments.do_sample,
+        streamer=streamer,
+    )
+    if streamer is None:
+        print(answer)
+
+
+def check_model(name: str) -> None:
+    """Find the checkpoint's config before anything else, so that a wrong name costs one look-up and not six.
+
+    Raises:
+        OSError: when there is none.
+    """
+    if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1):
+        raise FileNotFoundError(f"{name} does not exist; give the folder of a checkpoint, or a Hub id.")
+    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise FileNotFoundError(f"{name} holds no checkpoint (no config.json).")
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub_logging.set_verbosity_error()  # it reports every attempt to connect; the error at the end says it all
+    cached_file(name, "config.json")
+
+
+def generate_answer(processor, model, inputs, **options) -> str:
+    inputs = inputs.to(model.device)
+    output = model.generate(**inputs, **options)
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def is_untrained(model: OmniVinciForConditionalGeneration) -> bool:
+    """Training moves the norms of a language model, and nothing else sets them all to exactly 1."""
+    norms = [weight for name, weight in model.model.language_model.named_parameters() if "norm" in name]
+    return all(not weight.is_meta and bool((weight == 1).all()) for weight in norms)
+
+
+def run_inspect(arguments: argparse.Namespace) -> None:
+    if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError('--plot needs matplotlib: pip install "omnivinci-hf[demo]"')
+    if arguments.model is None:
+        processor, config = released_layout()
+    else:
+        check_model(arguments.model)
+        processor = OmniVinciProcessor.from_pretrained(arguments.model)
+        config = OmniVinciConfig.from_pretrained(arguments.model)
+    options = _sampling_options(arguments)
+    if arguments.group_duration_sec is not None:
+        options["group_duration_sec"] = arguments.group_duration_sec
+    media = inspect_media(processor, arguments.media, **options)
+    facts = report(processor, config, media, arguments.model or RELEASED_LAYOUT)
+    if arguments.plot is not None:
+        from ..inspection_plot import plot_media
+
+        plot_media(media, facts, arguments.plot)
+        note(f"drew {arguments.plot}")
+    print(json.dumps(facts, indent=2) if arguments.json else format_report(facts))
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    logging.disable_progress_bar()  # there is one of our own
+    check_model(arguments.src)
+    with _progress_bar(shown=arguments.progress or sys.stderr.isatty()) as progress:
+        folder = convert_checkpoint(
+            arguments.src,
+            arguments.dst,
+            dtype=arguments.dtype,
+            max_shard_size=arguments.max_shard_size,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
+    note(f"wrote {folder}")
+    if arguments.push_to_hub:
+        note(f"uploaded it to {push_checkpoint(folder, arguments.push_to_hub)}")
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    from ..demo import show_demo
+
+    logging.disable_progress_bar()
+    if arguments.keep is None:
+        with tempfile.TemporaryDirectory(prefix="omnivinci-demo-") as folder:
+            show_demo(folder)
+        return
+    if arguments.keep.exists() and (not arguments.keep.is_dir() or any(arguments.keep.iterdir())):
+        raise FileExistsError(f"{arguments.keep} is not an empty folder; give another one with --keep.")
+    arguments.keep.mkdir(parents=True, exist_ok=True)
+    show_demo(arguments.keep)
+    print(f"\nThe clip and both checkpoints are in {arguments.keep}.")
+
+
+def _sampling_options(arguments: argparse.Namespace) -> dict:
+    """Options of the processor that were given; the others keep the checkpoint's values."""
+    options = {"num_frames": arguments.num_frames, "fps": arguments.fps}
+    if arguments.no_video_audio:
+        options["load_audio_from_video"] = False
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _quiet_off_terminal() -> None:
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _progress_bar(shown: bool) -> Iterator[Progress]:
+    with tqdm(unit="B", unit_scale=True, desc="Writing weights", disable=not shown) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
