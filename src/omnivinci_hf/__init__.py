@@ -7,6 +7,7 @@ from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from .media_omnivinci import MediaError, load_image
 from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
+from .pipeline_omnivinci import OmniQAPipeline
 from .processing_omnivinci import OmniVinciProcessor
 from .registration import register
 from .video_media_omnivinci import VideoClip, load_video, sample_indices
@@ -17,6 +18,7 @@ register()
 __all__ = [
     "AudioClip",
     "MediaError",
+    "OmniQAPipeline",
     "OmniVinciConfig",
     "OmniVinciFeatureExtractor",
     "OmniVinciForConditionalGeneration",

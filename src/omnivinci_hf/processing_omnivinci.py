@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_media_omnivinci import load_audio
@@ -32,6 +33,7 @@ from .released_config_omnivinci import (
 from .video_media_omnivinci import load_video
 
 
+logger = logging.get_logger(__name__)
 PARTS = {
     "image_processor": OmniVinciImageProcessor,
     "video_processor": OmniVinciVideoProcessor,
@@ -40,6 +42,8 @@ PARTS = {
 MODALITY_BOUNDARIES = {kind: (f"<|{name}_bos|>", f"<|{name}_eos|>") for kind, name in
                        (("image", "image"), ("video", "video"), ("audio", "sound"))}  # fmt: skip
 TEXT_OPTIONS = ("add_special_tokens", "max_length", "pad_to_multiple_of", "padding", "padding_side", "truncation")
+# what Transformers passes on to every part of a checkpoint that it loads
+LOADER_OPTIONS = ("code_revision", "config", "device_map", "dtype", "proxies", "trust_remote_code", "use_fast")
 # callers set these for every processor; here they change nothing: decoding always samples, masks are always returned
 IGNORED_OPTIONS = ("do_sample_frames", "return_attention_mask", "return_metadata", "verbose")
 # options of the processor itself that a call may override
@@ -168,11 +172,11 @@ class OmniVinciProcessor(ProcessorMixin):
                 released = json.load(stream)
         if not is_released_config(released):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        given = {
-            name: value
-            for name, value in kwargs.items()
-            if name not in (*HUB_OPTIONS, "trust_remote_code") and not name.startswith("_")
-        }
+        known = _option_names(cls)
+        given = {name: value for name, value in kwargs.items() if name in known}
+        loader = {*HUB_OPTIONS, *LOADER_OPTIONS}
+        if unknown := sorted(name for name in kwargs.keys() - known - loader if not name.startswith("_")):
+            logger.warning("%s has no option %s; ignored.", cls.__name__, unknown)
         options = {
             "align_audio_start": False,
             "video_audio_downmix": "sum",
@@ -293,6 +297,33 @@ class OmniVinciProcessor(ProcessorMixin):
         layouts.extend(rules.video(clip, options["group_duration_sec"]) for clip in videos)
         layouts.extend(rules.audio(clip) for clip in audio)
         return layouts
+
+    @property
+    def call_option_names(self) -> set[str]:
+        """Names of the options that a call takes."""
+        return {*self._options({}), *TEXT_OPTIONS, *IGNORED_OPTIONS} - {"text"}
+
+    def words_after_media(self, prompt: str) -> list[int]:
+        """Ids of what follows the last placeholder of a prompt; of all of it if there is none."""
+        ids, _ = self._tokenize(prompt, self._options({}))
+        media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]
+        positions = np.flatnonzero(np.isin(ids, media_ids))
+        return ids[positions[-1] + 1 if len(positions) else 0 :].tolist()
+
+    def join(self, inputs: list[BatchFeature], padding_side: str = "left") -> BatchFeature:
+        """Several outputs of this processor, made with `return_tensors="pt"`, as one batch."""
+        rows = [
+            row[mask.bool()]
+            for one in inputs
+            for row, mask in zip(one["input_ids"], one["attention_mask"], strict=True)
+        ]
+        data = self._pad(
+            [row.numpy() for row in rows], None, self._options({"padding": True, "padding_side": padding_side})
+        )
+        for name in self.model_input_names:
+            if name not in data and (parts := [one[name] for one in inputs if name in one]):
+                data[name] = torch.cat(parts)
+        return BatchFeature(data, tensor_type="pt")
 
     # -- a call, step by step ------------------------------------------------------------------------------------
 

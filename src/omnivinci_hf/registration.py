@@ -8,16 +8,19 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from .modeling_omnivinci import OmniVinciForConditionalGeneration
+from .pipeline_omnivinci import OmniQAPipeline
 from .processing_omnivinci import OmniVinciProcessor
 
 
 logger = logging.get_logger(__name__)
+TASK = "omni-qa"
 
 
 class VILAConfig(OmniVinciConfig):
@@ -56,3 +59,5 @@ def register() -> None:
         except ImportError:
             # without torchvision, Transformers offers some of these as stand-ins that raise at any use
             logger.debug("%s is not available without torchvision.", auto_class)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(TASK, OmniQAPipeline, pt_model=AutoModel, type="multimodal")

@@ -1,0 +1,292 @@
+"""`pipeline("omni-qa")`: questions about images, videos and sounds."""
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import DynamicCache, Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+
+
+MEDIA = ("image", "video", "audio")
+PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
+DEFAULT_MAX_NEW_TOKENS = 256
+# options of `generate` under which the cache of a shared prefix cannot be handed on from question to question
+UNSHARED = (
+    "num_beams",
+    "num_return_sequences",
+    "cache_implementation",
+    "use_cache",
+    "assistant_model",
+    "custom_generate",
+)
+
+
+class OmniQAPipeline(Pipeline):
+    r"""
+    Answers questions about any mixture of images, videos and sounds.
+
+        pipe = pipeline("omni-qa", model="nvidia/omnivinci")
+        pipe(video="clip.mp4", question="What happens?")            # [{"question": ..., "answer": ...}]
+        pipe(video="clip.mp4", question=["Who?", "Where?"])         # the clip is read and encoded once
+        pipe([{"image": "a.jpg", "question": "What?"}, {"audio": "b.wav", "question": "Who?"}], batch_size=2)
+        pipe([{"role": "user", "content": [...]}])                  # a chat
+
+    A call with one input returns a list with one dictionary per question; a list of inputs (or a data set, or a
+    generator, as an iterator) one such list per input. Keys: `question`, `answer`, with `return_token_counts` also
+    `prompt_tokens` and `new_tokens`, with `return_tensors` `generated_token_ids` in place of `answer`. With
+    `num_return_sequences` above one there is a dictionary per question and sequence.
+
+    Options of a call (or of the pipeline): `system` prompt, `max_new_tokens` (default 256), `streamer`,
+    `generate_kwargs` and every option of `generate`; options of the processor (`num_frames`, `fps`,
+    `load_audio_from_video`, `video_metadata`, `sampling_rate`, ...) as keywords or in `processor_kwargs`;
+    `return_tensors`, `return_token_counts`; `batch_size` and `num_workers` for lists.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _pipeline_calls_generate = False  # the options of `generate` are passed on as they are
+
+    def __call__(self, inputs: Any = None, **kwargs):
+        """
+        Args:
+            inputs: a question, a dictionary, a chat (list of messages), a list of any of these, a data set of them or
+                a generator. Or none, and the keys of one dictionary as keywords: `question` (`str` or `list[str]`),
+                `image`, `video`, `audio` (one medium or a list of them, each a path, bytes, array, tensor, ...).
+        """
+        keys = {name: kwargs.pop(name) for name in list(kwargs) if name in (*MEDIA, *PLURALS, "question", "messages")}
+        if inputs is None:
+            if not keys:
+                raise ValueError("Nothing to ask: give `question` and media, a dictionary, a chat or a list of them.")
+            inputs = keys
+        elif keys and not _is_one(inputs):
+            raise ValueError(f"{sorted(keys)} cannot be combined with several inputs: put them into each of them.")
+        elif keys:
+            inputs = {**_as_item(inputs), **keys}
+        if _is_one(inputs):
+            return super().__call__(_Item(inputs), **kwargs)
+        if isinstance(inputs, (types.GeneratorType, Dataset)):
+            return super().__call__(inputs, **kwargs)
+        if not isinstance(inputs, Iterable):
+            raise TypeError(f"Cannot take a {type(inputs).__name__} as input: give a question, a dictionary or a list.")
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__") and not isinstance(inputs, (list, tuple)):
+            return super().__call__(_Rows(inputs), **kwargs)
+        return super().__call__([_Item(item) for item in inputs], **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        system: str | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        return_tensors: bool | None = None,
+        return_token_counts: bool | None = None,
+        **options,
+    ):
+        known = self.processor.call_option_names
+        preprocess = {**(processor_kwargs or {}), **{name: options.pop(name) for name in known & options.keys()}}
+        if system is not None:
+            preprocess["system"] = system
+        forward = {**(generate_kwargs or {}), **options}
+        postprocess = {"return_tensors": return_tensors, "return_token_counts": return_token_counts}
+        return preprocess, forward, {name: value for name, value in postprocess.items() if value is not None}
+
+    def preprocess(self, inputs: Any, system: str | None = None, **options) -> dict[str, Any]:
+        item = _as_item(inputs.value if isinstance(inputs, _Item) else inputs)
+        conversations, questions = _conversations(item, system)
+        for name in ("video_metadata", "sampling_rate"):
+            if name in item:
+                options.setdefault(name, item[name])
+        # a chat that ends with the beginning of an answer is continued, as in other pipelines
+        continues = conversations[0][-1]["role"] == "assistant"
+        turn = {"add_generation_prompt": not continues, "continue_final_message": continues}
+        encoded = self.processor.apply_chat_template(
+            conversations[0], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=options, **turn
+        )
+        prompts = self.processor.apply_chat_template(conversations, **turn)
+        suffixes = [self.processor.words_after_media(prompt) for prompt in prompts]
+        return {"encoded": encoded, "suffixes": suffixes, "questions": questions}
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        # media are flat over a batch, which the default collation cannot join: a batch is a list of inputs here
+        iterable = isinstance(inputs, types.GeneratorType)
+        dataset = (PipelineIterator if iterable else PipelineDataset)(inputs, self.preprocess, preprocess_params)
+        loader = DataLoader(dataset, num_workers=0 if iterable else num_workers, batch_size=batch_size, collate_fn=list)
+        for batch in loader:
+            for outputs in self.forward({"batch": batch}, **forward_params)["outputs"]:
+                yield self.postprocess(outputs, **postprocess_params)
+
+    def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
+        options = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **options}
+        if "max_length" in options:
+            options.pop("max_new_tokens")
+        if "batch" not in model_inputs:
+            return self._answer_all(model_inputs, options)
+        items = model_inputs["batch"]
+        single = [index for index, item in enumerate(items) if len(item["suffixes"]) == 1]
+        outputs: list[Any] = [None] * len(items)
+        if len(single) > 1:
+            joined = self.processor.join([items[index]["encoded"] for index in single])
+            joined = self._ensure_tensor_on_device(dict(joined), self.device)
+            rows = self._new_ids(joined, options)
+            per_item = len(rows) // len(single)
+            for order, index in enumerate(single):
+                counts = [int(joined["attention_mask"][order].sum())]
+                new_ids = [list(rows[order * per_item : (order + 1) * per_item])]
+                outputs[index] = {"questions": items[index]["questions"], "new_ids": new_ids, "prompt_tokens": counts}
+        for index, item in enumerate(items):
+            if outputs[index] is None:
+                outputs[index] = self._answer_all(item, options)
+        return {"outputs": outputs}
+
+    def _answer_all(self, item: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Every question about the media of one input; media are encoded once."""
+        encoded, suffixes = dict(item["encoded"]), item["suffixes"]
+        if len(suffixes) == 1:
+            new_ids = [list(self._new_ids(encoded, options))]
+            counts = [encoded["input_ids"].shape[1]]
+            return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
+        ids = encoded.pop("input_ids")
+        encoded.pop("attention_mask")
+        prefix = ids[:, : ids.shape[1] - len(suffixes[0])]
+        rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
+        counts = [row.shape[1] for row in rows]
+        if not prefix.shape[1]:
+            new_ids = [list(self._new_ids({"input_ids": row}, options)) for row in rows]
+            return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
+        embeds = self.model.model.embed_inputs(prefix, **encoded)
+        if any(name in options for name in UNSHARED):
+            new_ids = [self._without_cache(embeds, row[:, prefix.shape[1] :], options) for row in rows]
+        else:
+            cache = DynamicCache(config=self.model.config.get_text_config())
+            self.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+            new_ids = []
+            for row in rows:
+                new_ids.append(list(self._new_ids({"input_ids": row, "past_key_values": cache}, options)))
+                cache.crop(prefix.shape[1] - cache.get_seq_length())  # negative: so many tokens are taken off
+        return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
+
+    def _without_cache(self, embeds: torch.Tensor, words: torch.Tensor, options: dict[str, Any]) -> list[torch.Tensor]:
+        embeds = torch.cat((embeds, self.model.get_input_embeddings()(words)), dim=1)
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        return list(self.model.generate(inputs_embeds=embeds, attention_mask=mask, **options))
+
+    def _new_ids(self, inputs: dict[str, Any], options: dict[str, Any]) -> torch.Tensor:
+        if "attention_mask" not in inputs:
+            inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+        output = self.model.generate(**inputs, **options)
+        output = output if isinstance(output, torch.Tensor) else output.sequences
+        return output[:, inputs["input_ids"].shape[1] :]
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], return_tensors: bool = False, return_token_counts: bool = False
+    ) -> list[dict[str, Any]]:
+        records = []
+        for question, sequences, prompt_tokens in zip(
+            model_outputs["questions"], model_outputs["new_ids"], model_outputs["prompt_tokens"], strict=True
+        ):
+            for ids in sequences:
+                record = {"question": question}
+                if return_tensors:
+                    record["generated_token_ids"] = ids
+                else:
+                    record["answer"] = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+                if return_token_counts:
+                    padding = self.processor.tokenizer.pad_token_id
+                    record.update(prompt_tokens=prompt_tokens, new_tokens=int((ids != padding).sum()))
+                records.append(record)
+        return records
+
+
+class _Item:
+    """One input; hides from the base class what looks like a list of inputs, such as a chat."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+class _Rows(Dataset):
+    """Rows of anything that can be indexed: a `datasets.Dataset`, a `KeyDataset`, a column."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> _Item:
+        return _Item(self.rows[index])
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping) and "role" in value[0]
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, (str, Mapping)) or _is_chat(value)
+
+
+def _as_item(value: Any) -> dict[str, Any]:
+    """A question, chat or dictionary in the form of a dictionary with singular keys."""
+    if isinstance(value, str):
+        return {"question": value}
+    if _is_chat(value):
+        return {"messages": value}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"An input must be a question, a chat or a dictionary, got {type(value).__name__}.")
+    item = {PLURALS.get(name, name): medium for name, medium in value.items()}
+    known = (*MEDIA, "question", "messages", "video_metadata", "sampling_rate")
+    unknown = sorted(set(item) - set(known))
+    if unknown:
+        raise ValueError(f"An input has the unknown keys {unknown}; known are {known}.")
+    return item
+
+
+def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[dict]], list[str]]:
+    """One conversation per question, all with the same media, and the questions."""
+    head = [] if system is None else [{"role": "system", "content": system}]
+    if "messages" in item:
+        messages = list(item["messages"])
+        if any(name in item for name in (*MEDIA, "question")):
+            raise ValueError("A chat holds its media and its question itself: give `messages` alone.")
+        if head and messages[0]["role"] == "system":
+            raise ValueError("The chat has a system message already: leave `system` out.")
+        return [head + messages], [_last_words(messages)]
+    questions = item.get("question")
+    if questions is None:
+        raise ValueError(f"An input has media but no `question`: got the keys {sorted(item)}.")
+    questions = [questions] if isinstance(questions, str) else list(questions)
+    if not questions:
+        raise ValueError("`question` is an empty list: give at least one question.")
+    content = [{"type": kind, kind: medium} for kind in item if kind in MEDIA for medium in _media(kind, item[kind])]
+    return [
+        [*head, {"role": "user", "content": [*content, {"type": "text", "text": question}]}] for question in questions
+    ], questions
+
+
+def _media(kind: str, value: Any) -> list[Any]:
+    """The media of one key: a list holds several, but for the frames of one video."""
+    if not isinstance(value, list):
+        return [value]
+    is_frames = kind == "video" and all(not isinstance(part, (str, bytes)) and _rank(part) in (0, 3) for part in value)
+    is_samples = kind == "audio" and all(isinstance(part, (int, float)) for part in value)
+    return [value] if is_frames or is_samples else value
+
+
+def _rank(part: Any) -> int:
+    # images of PIL have no rank and count as frames; paths and file objects have none either, but a `read`
+    return getattr(part, "ndim", -1 if hasattr(part, "read") or hasattr(part, "__fspath__") else 0)
+
+
+def _last_words(messages: list[dict]) -> str:
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return "".join(part["text"] for part in content if part.get("type") == "text")
+    return ""

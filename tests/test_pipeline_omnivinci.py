@@ -1,0 +1,231 @@
+import io
+from threading import Thread
+
+import goldens
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import TextIteratorStreamer, pipeline
+
+from omnivinci_hf import OmniQAPipeline, load_audio
+
+
+IMAGE = str(goldens.SMALL / "b_image" / "image.png")
+IMAGE_2 = str(goldens.SMALL / "c_two_images" / "image2.png")
+AUDIO = str(goldens.SMALL / "d_audio3" / "audio.wav")
+VIDEO = str(goldens.SMALL / "h_video5" / "video.mp4")
+SILENT = str(goldens.SMALL / "g_video5_silent" / "video.mp4")
+LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def pipe(released_folder):
+    return pipeline("omni-qa", model=str(released_folder), device="cpu", **LENGTH)
+
+
+def by_hand(model, processor, *parts, **options):
+    content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs=options,
+    )
+    ids = model.generate(**inputs, **LENGTH)[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_the_task_gives_the_pipeline(pipe):
+    assert type(pipe) is OmniQAPipeline
+
+
+@pytest.mark.parametrize(
+    "media", [{"video": VIDEO}, {"audio": AUDIO}, {"image": IMAGE}, {"audio": AUDIO, "video": SILENT}, {}], ids=str
+)
+def test_answers_equal_those_of_generate(pipe, model, processor, media):
+    parts = [{"type": kind, kind: medium} for kind, medium in media.items()]
+    expected = by_hand(model, processor, *parts, "What is it?")
+    assert pipe(**media, question="What is it?") == [{"question": "What is it?", "answer": expected}]
+
+
+def test_a_question_alone_can_be_a_string(pipe):
+    assert pipe("Hello?") == pipe(question="Hello?")
+
+
+def test_several_media_of_a_kind(pipe, model, processor):
+    expected = by_hand(model, processor, *({"type": "image", "image": path} for path in (IMAGE, IMAGE_2)), "Compare.")
+    assert pipe(image=[IMAGE, IMAGE_2], question="Compare.")[0]["answer"] == expected
+    assert pipe(images=[IMAGE, IMAGE_2], question="Compare.")[0]["answer"] == expected
+
+
+def test_arrays_tensors_images_and_bytes(pipe):
+    image = Image.open(IMAGE).convert("RGB")
+    expected = pipe(image=IMAGE, question="What?")
+    for kind in (
+        image,
+        np.asarray(image),
+        torch.from_numpy(np.asarray(image).copy()),
+        io.BytesIO(open(IMAGE, "rb").read()),
+    ):
+        assert pipe(image=kind, question="What?") == expected
+    samples = load_audio(AUDIO).samples
+    assert pipe(audio=samples, question="What?", sampling_rate=16000) == pipe(audio=AUDIO, question="What?")
+    assert pipe({"audio": samples, "sampling_rate": 16000, "question": "What?"}) == pipe(audio=AUDIO, question="What?")
+    frames = np.random.default_rng(0).integers(0, 255, (5, 20, 30, 3), dtype=np.uint8)
+    expected = pipe(video=frames, question="What?", video_metadata={"fps": 2})
+    assert pipe(video=list(frames), question="What?", video_metadata={"fps": 2}) == expected
+    with pytest.raises(ValueError, match="a frame rate is needed"):
+        pipe(video=frames, question="What?")
+
+
+def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
+    questions = ["What happens?", "What is heard at the end, and by whom?", "Why?"]
+    expected = [pipe(video=VIDEO, question=question)[0] for question in questions]
+    calls = []
+    encode, process = pipe.model.model.get_video_features, pipe.processor._process
+    monkeypatch.setattr(pipe.model.model, "get_video_features", lambda *a: calls.append("encode") or encode(*a))
+    monkeypatch.setattr(pipe.processor, "_process", lambda *a: calls.append("read") or process(*a))
+    assert pipe(video=VIDEO, question=questions) == expected
+    assert calls == ["read", "encode"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3},
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"num_beams": 2, "num_return_sequences": 2},
+    ],
+    ids=str,
+)
+def test_several_questions_under_any_way_of_generating(pipe, options):
+    questions = ["What happens?", "Why is that so?"]
+    expected = [answer for question in questions for answer in pipe(video=VIDEO, question=question, **options)]
+    assert pipe(video=VIDEO, question=questions, **options) == expected
+
+
+def test_several_questions_without_media(pipe):
+    assert pipe(question=["Hi?", "Who?"]) == pipe(question="Hi?") + pipe(question="Who?")
+
+
+MIXED = [
+    {"video": VIDEO, "question": "What happens?"},
+    {"question": "Hello, who are you, and what do you do?"},
+    {"image": IMAGE, "question": ["What?", "Where?"]},
+    {"audio": AUDIO, "video": SILENT, "question": "What do you hear?"},
+    "Just words",
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_list_gives_what_its_inputs_give_alone(pipe, batch_size):
+    assert pipe(MIXED, batch_size=batch_size) == [pipe(item) for item in MIXED]
+
+
+def test_generators_and_datasets_are_streamed(pipe):
+    expected = [pipe(item) for item in MIXED[:3]]
+    seen = []
+
+    def items():
+        for item in MIXED[:3]:
+            seen.append(item)
+            yield item
+
+    outputs = pipe(items(), batch_size=2)
+    assert not isinstance(outputs, list) and len(seen) <= 1  # Transformers looks at the first
+    assert list(outputs) == expected
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return MIXED[index]
+
+    assert list(pipe(Rows(), batch_size=2)) == expected
+
+
+def test_a_column_of_a_dataset(pipe):
+    from transformers.pipelines.pt_utils import KeyDataset
+
+    rows = [{"item": item, "other": 1} for item in MIXED[:2]]
+    assert list(pipe(KeyDataset(rows, "item"), batch_size=2)) == [pipe(item) for item in MIXED[:2]]
+
+
+def test_chats(pipe, model, processor):
+    chat = [
+        {"role": "user", "content": [{"type": "image", "image": IMAGE}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": "A circle."},
+        {"role": "user", "content": "Which colour?"},
+    ]
+    (answer,) = pipe(chat)
+    assert answer["question"] == "Which colour?"
+    assert pipe([chat, chat[:1]], batch_size=2) == [[answer], pipe(chat[:1])]
+    assert pipe({"messages": chat}) == [answer]
+    assert pipe(chat[:2])[0]["question"] == "What?"  # the answer that was begun is continued
+
+
+def test_a_system_prompt_changes_the_prompt(pipe):
+    plain = pipe(question="Hi?", return_token_counts=True)[0]
+    system = pipe(question="Hi?", system="Be short.", return_token_counts=True)[0]
+    assert plain["prompt_tokens"] != system["prompt_tokens"] and plain["new_tokens"] == 6
+    with pytest.raises(ValueError, match="has a system message already"):
+        pipe([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}], system="z")
+
+
+def test_frame_options_reach_the_processor(pipe):
+    few = pipe(video=SILENT, question="?", num_frames=2, return_token_counts=True)[0]
+    many = pipe(video=SILENT, question="?", processor_kwargs={"num_frames": 4}, return_token_counts=True)[0]
+    assert many["prompt_tokens"] - few["prompt_tokens"] == 2 * 16
+
+
+def test_token_ids_instead_of_words(pipe):
+    (record,) = pipe(question="Hi?", return_tensors=True)
+    assert record["generated_token_ids"].shape == (6,) and "answer" not in record
+
+
+def test_several_sequences_of_one_question(pipe):
+    records = pipe(question="Hi?", do_sample=True, num_return_sequences=3)
+    assert [record["question"] for record in records] == ["Hi?"] * 3
+
+
+def test_a_streamer_gets_the_words(pipe):
+    streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    results = []
+    thread = Thread(target=lambda: results.append(pipe(video=VIDEO, question="What?", streamer=streamer)))
+    thread.start()
+    words = "".join(streamer)
+    thread.join()
+    assert words.strip() == results[0][0]["answer"]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda pipe: pipe(), "Nothing to ask"),
+        (lambda pipe: pipe(video=VIDEO), "media but no `question`"),
+        (lambda pipe: pipe(video=VIDEO, question=[]), "`question` is an empty list"),
+        (lambda pipe: pipe({"vidio": VIDEO, "question": "?"}), r"unknown keys \['vidio'\]"),
+        (lambda pipe: pipe([{"question": "?"}], question="x"), "cannot be combined with several inputs"),
+        (lambda pipe: pipe({"messages": [{"role": "user", "content": "x"}], "question": "y"}), "give `messages` alone"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused(pipe, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pipe)
+
+
+def test_inputs_of_the_wrong_type_are_refused(pipe):
+    with pytest.raises(TypeError, match="Cannot take a int as input"):
+        pipe(3)
+    with pytest.raises(TypeError, match="must be a question, a chat or a dictionary, got int"):
+        pipe([3])
+
+
+def test_an_unknown_option_is_named(pipe):
+    with pytest.raises(ValueError, match="num_frmes"):
+        pipe(question="Hi?", num_frmes=3)
