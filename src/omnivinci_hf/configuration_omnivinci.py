@@ -32,6 +32,9 @@ BOUNDARY_TOKENS = {
 }
 
 
+REMOTE_CODE_ENTRIES = ("auto_map", "custom_pipelines")
+
+
 def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_sec: float | None) -> dict:
     """Fill in the defaults and refuse what cannot be laid out; shared by the model config and the processor."""
     tokens = {**BOUNDARY_TOKENS, **(tokens or {})}
@@ -200,6 +203,9 @@ class OmniVinciConfig(PreTrainedConfig):
         if is_released_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
             config_dict = map_released_config(config_dict, name_or_path)
+        if not cls.__module__.startswith("transformers_modules."):
+            # entries for machines without this package; with it, they would make `pipeline` demand remote code
+            config_dict = {name: value for name, value in config_dict.items() if name not in REMOTE_CODE_ENTRIES}
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -210,7 +216,8 @@ class OmniVinciConfig(PreTrainedConfig):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if is_released_config(config_dict):
             config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
-        return cls.from_dict(config_dict, name_or_path=str(pretrained_model_name_or_path), **options)
+        options.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return cls.from_dict(config_dict, **options)
 
     @property
     def vision_feature_size(self) -> int:

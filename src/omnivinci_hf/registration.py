@@ -59,5 +59,10 @@ def register() -> None:
         except ImportError:
             # without torchvision, Transformers offers some of these as stand-ins that raise at any use
             logger.debug("%s is not available without torchvision.", auto_class)
+    OmniVinciConfig.register_for_auto_class()
+    OmniVinciForConditionalGeneration.register_for_auto_class()
+    OmniVinciProcessor.register_for_auto_class()
+    for part in parts.values():
+        part.register_for_auto_class()
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(TASK, OmniQAPipeline, pt_model=AutoModel, type="multimodal")

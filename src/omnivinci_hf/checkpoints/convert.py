@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..configuration_omnivinci import OmniVinciConfig
@@ -122,6 +123,8 @@ def _write_checkpoint(
     if model.dtype not in SAFETENSORS_NAMES:
         names = ", ".join(str(known).removeprefix("torch.") for known in SAFETENSORS_NAMES)
         raise ValueError(f"`dtype` must be auto, {names}, got {dtype}.")
+    model.add_remote_code_entries()
+    custom_object_save(model, folder)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     OmniVinciProcessor.from_pretrained(src).save_pretrained(folder)
