@@ -306,7 +306,8 @@ def test_quantization_takes_the_language_model_alone(model, released_folder, bat
     assert quantized and all(name.startswith("model.language_model.layers.") for name in quantized)
     assert options.llm_int8_skip_modules is None
     seen = batch["attention_mask"].bool()
-    assert (small(**batch).logits - model(**batch).logits)[seen].abs().mean() < (0.1 if bits == 8 else 2.0)
+    exact = model(**batch).logits[seen]
+    assert (small(**batch).logits[seen] - exact).abs().mean() < (0.05 if bits == 8 else 0.5) * exact.abs().mean()
 
 
 @pytest.mark.parametrize("audio", AUDIO_CONFIGS)
@@ -377,3 +378,45 @@ def test_pooling_fills_up_with_the_mean_of_all_elements_of_the_remainder():
     # frames (0, 1), (2, 3) and (4, 5); the fourth is 4.5 everywhere
     assert pooled.flatten(1).tolist() == [[1.0, 2.0], [4.25, 4.75]]
     assert times.tolist() == [0.5, 5.0]
+
+
+# -- ways of calling -------------------------------------------------------------------------------------------------
+
+
+def test_placeholders_without_media_are_an_error(model, singles):
+    with pytest.raises(ValueError, match="has 16 image placeholders but the image inputs give 0 embeddings"):
+        model(input_ids=singles[2]["input_ids"])
+
+
+@torch.inference_mode()
+def test_a_tuple_on_request(model, singles):
+    output = model(**singles[1], return_dict=False)
+    assert isinstance(output, tuple) and torch.equal(output[0], model(**singles[1]).logits)
+
+
+@torch.no_grad()
+def test_the_loss_over_the_last_positions(model, singles):
+    labels = singles[1]["input_ids"]
+    logits = model(**singles[1]).logits[:, -4:]
+    by_hand = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, -3:])
+    torch.testing.assert_close(model(**singles[1], labels=labels, logits_to_keep=4).loss, by_hand)
+
+
+def test_token_types_of_the_processor_may_be_passed_on(model, processor):
+    inputs = prepare(processor, [IMAGE, "What?"], return_mm_token_type_ids=True)
+    assert len(model.generate(**inputs, **LENGTH, do_sample=False)[0]) == inputs["input_ids"].shape[1] + 6
+
+
+def test_missing_companions_are_named(model, singles):
+    inputs = {**singles[3]}
+    del inputs["audio_num_windows"]
+    with pytest.raises(ValueError, match=r"\['audio_num_windows'\] must be given too"):
+        model(**inputs)
+
+
+@torch.inference_mode()
+def test_images_without_grids_are_single_tiles(model):
+    tiles = torch.rand(3, 3, 56, 56)
+    grids = torch.zeros(3, 2, dtype=torch.long)
+    expected = model.get_image_features(tiles, grids).pooler_output
+    assert torch.equal(model.get_image_features(tiles).pooler_output, expected)

@@ -19,6 +19,10 @@ class OmniVinciVisionTower(SiglipVisionModel):
     def __init__(self, config, num_layers: int | None = None):
         super().__init__(config)
         self.num_layers = config.num_hidden_layers if num_layers is None else num_layers
+        # never run, so never trained: they would only stall distributed training
+        for unused in (*self.encoder.layers[self.num_layers :], self.post_layernorm, getattr(self, "head", None)):
+            if unused is not None:
+                unused.requires_grad_(False)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(num_tiles, 3, size, size)` to `(num_tiles, patches, hidden_size)`, without final layer norm."""
@@ -38,17 +42,38 @@ class _SinusoidPositions:
 
 
 class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
-    """`qwen2_audio_encoder`, the released checkpoint's."""
+    """`qwen2_audio_encoder`, the released checkpoint's.
+
+    Like the other towers it turns `input_features (windows, mel_bins, frames)` into `last_hidden_state (windows,
+    frames / 4, channels)`.
+    """
 
 
 class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
-    """`audioflamingo3_encoder`."""
+    """`audioflamingo3_encoder`; padding is heard, as in the released code, so nothing is masked."""
+
+    def forward(self, input_features: torch.Tensor, **kwargs):
+        num_windows, _, frames = input_features.shape
+        mask = torch.ones(num_windows, frames, dtype=torch.long, device=input_features.device)
+        return super().forward(input_features, input_features_mask=mask, **kwargs)
+
+
+class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
+    """`qwen2_5_omni_audio_encoder`, which reads its windows one after the other in one sequence."""
+
+    def forward(self, input_features: torch.Tensor, **kwargs):
+        num_windows, _, frames = input_features.shape
+        lengths = torch.full((num_windows,), frames, device=input_features.device)
+        flat = input_features.transpose(0, 1).flatten(1)  # (mel_bins, windows * frames)
+        output = super().forward(flat, feature_lens=lengths, **kwargs)
+        output.last_hidden_state = output.last_hidden_state.unflatten(0, (num_windows, -1))
+        return output
 
 
 AUDIO_TOWERS = {
     "qwen2_audio_encoder": OmniVinciQwen2AudioTower,
     "audioflamingo3_encoder": OmniVinciAudioFlamingo3Tower,
-    "qwen2_5_omni_audio_encoder": Qwen2_5OmniAudioEncoder,
+    "qwen2_5_omni_audio_encoder": OmniVinciQwen2_5OmniAudioTower,
 }
 
 
@@ -129,22 +154,6 @@ def merge_scales(tiles: torch.Tensor, grids: list[tuple[int, int]], shape: tuple
     merged = torch.cat(maps).permute(1, 2, 0)  # (height, width, channels)
     merged = merged.unflatten(1, (shape[1], side)).unflatten(0, (shape[0], side))
     return merged.transpose(1, 2).flatten(0, 1)
-
-
-def encode_windows(tower: nn.Module, input_features: torch.Tensor) -> torch.Tensor:
-    """`(windows, mel_bins, frames)` to `(windows, frames / 4, channels)`."""
-    kind = tower.config.model_type
-    if kind == "qwen2_audio_encoder":
-        return tower(input_features).last_hidden_state
-    num_windows, _, frames = input_features.shape
-    if kind == "audioflamingo3_encoder":
-        # padding is heard as in the released code, so nothing is masked
-        mask = torch.ones(num_windows, frames, dtype=torch.long, device=input_features.device)
-        return tower(input_features, input_features_mask=mask).last_hidden_state
-    lengths = torch.full((num_windows,), frames, device=input_features.device)
-    flat = input_features.transpose(0, 1).flatten(1)  # (mel_bins, windows * frames)
-    hidden_states = tower(flat, feature_lens=lengths).last_hidden_state
-    return hidden_states.view(num_windows, frames // 4, -1)
 
 
 def _sinusoids(length: int, channels: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.utils import can_return_tuple
 
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import (
@@ -20,7 +21,6 @@ from .encoders_omnivinci import (
     OmniVinciAudioProjector,
     OmniVinciVisionProjector,
     OmniVinciVisionTower,
-    encode_windows,
     merge_scales,
     pool_frames,
     stitch,
@@ -84,7 +84,6 @@ class OmniVinciPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
-    _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
@@ -139,18 +138,20 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor, **kwargs):
+    def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None, **kwargs):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(num_tiles, 3, size, size)`): tiles of all images, in order.
             image_grids (`torch.Tensor` of shape `(num_images, 2)`): rows and columns of the tiles of each image's
-                largest scale; 0 for an image of one tile.
+                largest scale; 0 for an image of one tile, which all are by default.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
         """
         features = self._encode_tiles(pixel_values)
+        if image_grids is None:
+            image_grids = torch.zeros(len(pixel_values), 2, dtype=torch.long)
         scales, side = self.config.s2_scales, features.shape[1]
         fixed = [(scale // scales[0],) * 2 for scale in scales[:-1]]
         grids = [[*fixed, (rows, columns)] if rows else [(1, 1)] for rows, columns in image_grids.tolist()]
@@ -224,7 +225,8 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             [`BaseModelOutputWithPooling`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`.
         """
-        hidden_states = encode_windows(self.audio_tower, input_features.to(self.audio_projector.linear_2.bias.dtype))
+        input_features = input_features.to(self.audio_projector.linear_2.bias.dtype)
+        hidden_states = self.audio_tower(input_features).last_hidden_state
         windows = self.audio_projector(hidden_states)
         counts = audio_num_windows.tolist()
         if sum(counts) != len(windows):
@@ -263,22 +265,24 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         if pixel_values is not None:
             features["image"] = self.get_image_features(pixel_values, image_grids)
         if pixel_values_videos is not None:
+            _check_companions(video_num_frames=video_num_frames, video_frame_times_ns=video_frame_times_ns)
             features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, video_frame_times_ns)
         if input_features is not None:
+            _check_companions(audio_num_windows=audio_num_windows, audio_durations_ns=audio_durations_ns)
             features["audio"] = self.get_audio_features(
                 input_features, audio_num_windows, audio_durations_ns, audio_num_embeds
             )
-        media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
-        # placeholder ids may lie outside a vocabulary that was not enlarged for them
-        inputs_embeds = self.get_input_embeddings()(_without(input_ids, media_ids))
-        for kind, token_id in zip(("image", "video", "audio"), media_ids, strict=True):
-            mask = input_ids == token_id
+        inputs_embeds = self._embed_words(input_ids)
+        for kind in ("image", "video", "audio"):
+            mask = input_ids == getattr(self.config, f"{kind}_token_id")
+            embeds = features[kind].pooler_output if kind in features else inputs_embeds[0, :0]
+            _check_placeholders(kind, mask, len(embeds))
             if kind in features:
-                embeds = features[kind].pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-                _check_placeholders(kind, mask, len(embeds))
+                embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
                 inputs_embeds = inputs_embeds.masked_scatter(mask[..., None].to(inputs_embeds.device), embeds)
         return inputs_embeds
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -304,7 +308,12 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
-        media = (pixel_values, pixel_values_videos, input_features)
+        has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
+        if has_media and inputs_embeds is not None:
+            raise ValueError("Media cannot be combined with `inputs_embeds`: use `embed_inputs` to put them there.")
+        if inputs_embeds is None and not has_media and _is_continued(input_ids, past_key_values):
+            # words that were generated; an untrained model may generate placeholders too
+            inputs_embeds = self._embed_words(input_ids)
         if inputs_embeds is None:
             inputs_embeds = self.embed_inputs(
                 input_ids,
@@ -318,16 +327,19 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 audio_durations_ns,
                 audio_num_embeds,
             )
-        elif any(medium is not None for medium in media):
-            raise ValueError("Media cannot be combined with `inputs_embeds`: use `embed_inputs` to put them there.")
         return self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
+
+    def _embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
+        # placeholder ids may lie outside a vocabulary that was not enlarged for them
+        return self.get_input_embeddings()(input_ids.masked_fill(input_ids >= self.config.text_config.vocab_size, 0))
 
     def _encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(tiles, 3, size, size)` to `(tiles, side, side, channels)`."""
@@ -390,6 +402,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -409,6 +422,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
         audio_num_embeds: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> OmniVinciCausalLMOutputWithPast:
         """
@@ -416,7 +430,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             labels (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Token ids to predict, -100 where there is no loss. Positions of media placeholders never count.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
-                Compute logits for only so many last positions, or for these; 0 means all.
+                Compute logits, and the loss, for only so many last positions, or for these; 0 means all.
+            mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Taken because processors may return it; the ids say the same.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -434,6 +450,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             audio_num_windows=audio_num_windows,
             audio_durations_ns=audio_durations_ns,
             audio_num_embeds=audio_num_embeds,
+            return_dict=True,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -444,6 +461,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
                 media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
                 is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
                 labels = labels.masked_fill(is_media.to(labels.device), -100)
+            labels = labels[:, kept]
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
             )
@@ -484,8 +502,15 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
 
 
-def _without(input_ids: torch.Tensor, media_ids: list[int]) -> torch.Tensor:
-    return input_ids.masked_fill(torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device)), 0)
+def _is_continued(input_ids: torch.Tensor, past_key_values: Cache | None) -> bool:
+    """Whether these ids follow others that are in the cache."""
+    return past_key_values is not None and (input_ids.shape[1] == 1 or bool(past_key_values.get_seq_length()))
+
+
+def _check_companions(**tensors: torch.Tensor | None) -> None:
+    missing = [name for name, tensor in tensors.items() if tensor is None]
+    if missing:
+        raise ValueError(f"{missing} must be given too; the processor returns them together with the media.")
 
 
 def _check_placeholders(kind: str, mask: torch.Tensor, num_embeds: int) -> None:
