@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 
 import pytest
 from transformers import AutoConfig, Qwen2Config, SiglipVisionConfig
@@ -200,7 +201,7 @@ class TestDerivedSizes:
         ],
     )
     def test_rotated_channels_of_64(self, kind, dim, channels):
-        assert OmniVinciTimeEmbeddingConfig(type=kind, dim=dim).num_channels(64) == channels
+        assert OmniVinciTimeEmbeddingConfig(type=kind, dim=dim, max_time=9.0).num_channels(64) == channels
 
     def test_tied_embeddings_of_the_language_model_are_those_of_the_whole(self):
         assert tiny_config(text_config={**TEXT, "tie_word_embeddings": True}).tie_word_embeddings is True
@@ -297,7 +298,12 @@ class TestBoundaryTokens:
 
     @pytest.mark.parametrize("seconds", [0, -1.5])
     def test_group_duration_must_be_positive(self, seconds):
-        with pytest.raises(ValueError, match=f"`group_duration_sec` must be positive or None, got {seconds}"):
+        with pytest.raises(ValueError, match=f"`group_duration_sec` must be more than 0, got {seconds}"):
+            tiny_config(group_duration_sec=seconds)
+
+    @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), True])
+    def test_group_duration_must_be_a_number(self, seconds):
+        with pytest.raises(ValueError, match=f"`group_duration_sec` must be a finite number, got {seconds}"):
             tiny_config(group_duration_sec=seconds)
 
     def test_frame_end_tokens_and_groups_exclude_each_other(self):
@@ -319,15 +325,16 @@ class TestBoundaryTokens:
         ({"type": "learned", "max_time": None}, "`type`='learned' needs `max_time`"),
         ({"type": "mtct_shortest", "max_time": None}, "`type`='mtct_shortest' needs `max_time`"),
         ({"type": "mtct_longest", "max_time": 0}, "`type`='mtct_longest' needs `max_time` .* got `max_time`=0"),
-        ({"type": "pixel_periodic", "max_time": 0}, "`max_time` must be positive, got 0"),
-        ({"type": "crte", "max_time": -2.5}, "`max_time` must be positive, got -2.5"),
-        ({"theta": 0}, "`theta` must be positive, got 0"),
-        ({"dim": 0}, "`dim` must be a positive even number, got 0"),
-        ({"dim": -2}, "`dim` must be a positive even number, got -2"),
-        ({"dim": 7}, "`dim` must be a positive even number, got 7"),
-        ({"type": "learned", "num_time_bins": 1}, "`num_time_bins` must be at least 2, got 1"),
+        ({"type": "pixel_periodic", "max_time": 0}, "`max_time` must be more than 0, got 0"),
+        ({"type": "crte", "max_time": -2.5}, "`max_time` must be more than 0, got -2.5"),
+        ({"theta": 0}, "`theta` must be more than 0, got 0"),
+        ({"dim": 0}, "`dim` must be at least 2, got 0"),
+        ({"dim": -2}, "`dim` must be at least 2, got -2"),
+        ({"dim": 7}, "`dim` must be even, got 7"),
+        ({"max_tim": 7}, r"A time embedding has no \['max_tim'\]"),
+        ({"type": "learned", "max_time": 9.0, "num_time_bins": 1}, "`num_time_bins` must be at least 2, got 1"),
         (
-            {"type": "mtct_longest", "dim": 2},
+            {"type": "mtct_longest", "max_time": 9.0, "dim": 2},
             "`type`='mtct_longest' needs a `dim` that is a multiple of 4, got `dim`=2",
         ),
     ],
@@ -363,14 +370,14 @@ def test_types_without_a_limit_need_no_max_time(kind):
         ({"max_tiles": 8}, r"`max_tiles`=8 is less than the 9 tiles .*`s2_scales`=\[56, 112, 168\]"),
         ({"vision_feature_layer": 4}, "`vision_feature_layer`=4 does not exist: .*num_hidden_layers`=3"),
         ({"vision_feature_layer": -5}, "`vision_feature_layer`=-5 does not exist: .*num_hidden_layers`=3"),
-        ({"video_pool_sizes": [[1, 2]]}, r"`video_pool_sizes`=\[\[1, 2\]\] must hold triples of positive numbers"),
-        ({"video_pool_sizes": [[1, 1, 1], [2, 0, 2]]}, r"`video_pool_sizes`=.*\[2, 0, 2\]\] must hold triples"),
-        ({"spatial_merge_size": 0}, "`spatial_merge_size` must be positive, got 0"),
+        ({"video_pool_sizes": [[1, 2]]}, r"`video_pool_sizes`=\[\[1, 2\]\] must hold triples of whole numbers"),
+        ({"video_pool_sizes": [[1, 1, 1], [2, 0, 2]]}, "`video_pool_sizes` must be at least 1, got 0"),
+        ({"spatial_merge_size": 0}, "`spatial_merge_size` must be at least 1, got 0"),
         (
             {"audio_merge_size": 3},
             "`audio_merge_size`=3 must divide the 50 embeddings of a window .*max_source_positions`=100",
         ),
-        ({"audio_merge_size": 0}, "`audio_merge_size`=0 must divide"),
+        ({"audio_merge_size": 0}, "`audio_merge_size` must be at least 1, got 0"),
         (
             {
                 "audio_config": {
@@ -382,13 +389,19 @@ def test_types_without_a_limit_need_no_max_time(kind):
             "`audio_config.max_source_positions`=100 must be a multiple of `audio_config.n_window`=30",
         ),
         (
-            {"video_time_embedding": {"type": "crte", "dim": 66}},
+            {"video_time_embedding": {"type": "crte", "max_time": 9.0, "dim": 66}},
             "`video_time_embedding.dim`=66 .*`video_time_embedding.type`='crte' rotates 66 channels, "
             "more than `text_config.hidden_size`=64",
         ),
         (
             {"audio_time_embedding": {"type": "lang_periodic", "dim": 34}},
             "`audio_time_embedding.dim`=34 .*'lang_periodic' rotates 68 channels, .*=64",
+        ),
+        ({"image_token_id": -5}, "`image_token_id` must be at least 0, got -5"),
+        ({"boundary_tokens": {"image_end": 3}}, "`boundary_tokens` must be strings or None, got {'image_end': 3}"),
+        (
+            {"text_config": {**TEXT, "num_key_value_heads": 3}},
+            "`text_config.num_key_value_heads`=3 must divide `text_config.num_attention_heads`",
         ),
         (
             {"image_token_id": 5, "audio_token_id": 5},
@@ -408,3 +421,12 @@ def test_every_hidden_state_of_the_tower_can_be_chosen(layer):
 
 def test_one_scale_switches_tiling_off():
     assert tiny_config(s2_scales=[56], max_tiles=1).s2_scales == [56]
+
+
+def test_a_setting_that_the_type_ignores_is_warned_about(caplog):
+    logging.getLogger("transformers").propagate = True
+    try:
+        OmniVinciTimeEmbeddingConfig(type="rote", max_time=1234.5)
+    finally:
+        logging.getLogger("transformers").propagate = False
+    assert "`type`='rote' ignores `max_time`=1234.5" in caplog.text

@@ -279,3 +279,20 @@ def test_without_a_dtype_in_the_config_that_of_the_files_is_taken(checkpoint, tm
     del config["torch_dtype"]
     (folder / "config.json").write_text(json.dumps(config))
     assert OmniVinciForConditionalGeneration.from_pretrained(folder).dtype == torch.float32
+
+
+def test_damaged_weights_are_named(checkpoint, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint, folder)
+    (folder / "sound_tower" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="sound_tower/model.safetensors is damaged"):
+        OmniVinciForConditionalGeneration.from_pretrained(folder)
+
+
+def test_a_folder_without_tokenizer_is_refused(checkpoint, tmp_path):
+    folder = tmp_path / "mute"
+    shutil.copytree(checkpoint, folder)
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"):
+        (folder / "llm" / name).unlink()
+    with pytest.raises(ValueError, match="has no usable tokenizer in its folder llm"):
+        OmniVinciForConditionalGeneration.from_pretrained(folder)

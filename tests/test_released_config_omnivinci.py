@@ -232,11 +232,22 @@ class TestTimeEmbedding:
         values = map_released_config(patched(released, {"video_encoder": patch, "sound_encoder": patch}))
         assert (values["video_time_embedding"]["dim"], values["audio_time_embedding"]["dim"]) == (128, 128)
 
-    def test_base_of_the_frequencies_differs_between_video_and_sound(self, released):
-        config = mapped(released)
+    def test_base_of_the_frequencies_matters_to_lang_without_max_time_alone(self, released):
+        assert mapped(released).video_time_embedding.theta is None
+        lang = {"time_embed_type": "lang", "max_time": None}
+        config = mapped(released, video_encoder=lang, sound_encoder=lang)
         assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (50000, 10000)
-        config = mapped(released, video_encoder={"trope_theta": 7}, sound_encoder={"trope_theta": 8})
+        config = mapped(released, video_encoder={**lang, "trope_theta": 7}, sound_encoder={**lang, "trope_theta": 8})
         assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (7, 8)
+
+    @pytest.mark.parametrize("value", [False, "False"])
+    def test_flags_may_be_strings(self, released, value):
+        config = mapped(released, mm_use_bos_eos_tokens=value, interleaved_vis_aud_in_video=value)
+        assert config.use_modality_boundary_tokens is False and config.group_duration_sec is None
+
+    def test_a_flag_that_is_none_is_refused(self, released):
+        with pytest.raises(ValueError, match="Expected a boolean in the released config, got 'maybe'"):
+            mapped(released, mm_use_bos_eos_tokens="maybe")
 
     @pytest.mark.parametrize(("encoder", "modality"), [("video_encoder", "video"), ("sound_encoder", "audio")])
     def test_learned_embedding_is_refused(self, released, encoder, modality):  # t_learned

@@ -14,6 +14,8 @@ AXIAL = ("pixel_periodic", "pixel_seconds", "lang_periodic", "lang_seconds")
 
 def build(kind, hidden_size, modality="video", **options):
     torch.manual_seed(0)
+    if kind in ("crte", "learned") or kind.startswith("mtct"):
+        options.setdefault("max_time", 3600.0)
     return build_time_embedding(OmniVinciTimeEmbeddingConfig(type=kind, **options), hidden_size, modality)
 
 
@@ -308,7 +310,7 @@ class TestEveryRotation:
             build("pixel_periodic", 16, dim=10)
 
     def test_the_base_class_has_no_angles(self):
-        module = RotaryTimeEmbedding(OmniVinciTimeEmbeddingConfig(), 4)
+        module = RotaryTimeEmbedding(OmniVinciTimeEmbeddingConfig(type="rote"), 4)
         with pytest.raises(NotImplementedError):
             module(random_embeds(1, 1, 4), video_times(1.0))
 

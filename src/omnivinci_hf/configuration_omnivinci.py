@@ -1,12 +1,15 @@
 """Configuration of OmniVinci: three encoders' worth of sub-configs and the options that join them."""
 
+import math
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
+from transformers.utils import logging
 
 from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_released_config
 
 
+logger = logging.get_logger(__name__)
 TIME_EMBEDDINGS = (
     "none",
     "crte",
@@ -32,7 +35,20 @@ BOUNDARY_TOKENS = {
 }
 
 
+# what Transformers itself puts into the dictionary of a config
+BASE_ENTRIES = {
+    *("model_type", "name_or_path", "_name_or_path", "torch_dtype", "architectures", "transformers_version"),
+    *("attn_implementation", "experts_implementation", "output_attentions", "_commit_hash", "auto_map"),
+}
 REMOTE_CODE_ENTRIES = ("auto_map", "custom_pipelines")
+
+
+def check_number(name: str, value: Any, whole: bool = False, least: float = 0) -> None:
+    """A finite number above `least`, or a whole one of at least that; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a {'whole' if whole else 'finite'} number, got {value!r}.")
+    if value < least or (not whole and value == least):
+        raise ValueError(f"`{name}` must be {'at least' if whole else 'more than'} {least}, got {value}.")
 
 
 def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_sec: float | None) -> dict:
@@ -41,8 +57,11 @@ def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_s
     unknown = sorted(set(tokens) - set(BOUNDARY_TOKENS))
     if unknown:
         raise ValueError(f"`boundary_tokens` has unknown keys {unknown}; known are {sorted(BOUNDARY_TOKENS)}.")
-    if group_duration_sec is not None and group_duration_sec <= 0:
-        raise ValueError(f"`group_duration_sec` must be positive or None, got {group_duration_sec}.")
+    wrong = {name: text for name, text in tokens.items() if text is not None and not isinstance(text, str)}
+    if wrong:
+        raise ValueError(f"`boundary_tokens` must be strings or None, got {wrong}.")
+    if group_duration_sec is not None:
+        check_number("group_duration_sec", group_duration_sec)
     if group_duration_sec is not None and tokens["video_end"]:
         raise ValueError(
             f"`boundary_tokens['video_end']`={tokens['video_end']!r} cannot be combined with "
@@ -57,7 +76,7 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
     How the embeddings of one modality learn the moment that they stand for.
 
     Args:
-        type (`str`, defaults to `"crte"`):
+        type (`str`, defaults to `"none"`):
             - `"none"`: no time embedding.
             - `"crte"`: Constrained Rotary Time Embedding as the paper defines it (arXiv 2510.15870):
               frequencies `2 pi / (max_time * theta ** (i / C))` times the moment in seconds.
@@ -72,36 +91,53 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
         dim (`int`, *optional*):
             Width parameter of the rotation. `crte` and `rote` rotate `dim` channels, the `pixel` and `lang` modes
             `2 * dim` (the released `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
-        max_time (`float`, *optional*, defaults to 3600): `T_max` in seconds.
-        theta (`float`, defaults to 10000): base of the geometric frequencies.
+        max_time (`float`, *optional*): `T_max` in seconds. `crte`, `learned` and the `mtct` modes need it.
+        theta (`float`, *optional*):
+            Base of the geometric frequencies of `crte`, `rote` and, without `max_time`, the `lang` modes; 10000 if
+            None.
         num_time_bins (`int`, defaults to 64): rows of the learned table.
     """
 
     model_type = "omnivinci_time_embedding"
 
-    type: str = "crte"
+    type: str = "none"
     dim: int | None = None
-    max_time: float | int | None = 3600.0
-    theta: float | int = 10000.0
+    max_time: float | int | None = None
+    theta: float | int | None = None
     num_time_bins: int = 64
 
     def __post_init__(self, **kwargs):
+        unknown = sorted(set(kwargs) - BASE_ENTRIES)
+        if unknown:
+            raise ValueError(f"A time embedding has no {unknown}; it has type, dim, max_time, theta and num_time_bins.")
         super().__post_init__(**kwargs)
         if self.type not in TIME_EMBEDDINGS:
             raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {TIME_EMBEDDINGS}.")
         needs_max_time = ("crte", "learned", "mtct_shortest", "mtct_longest")
         if self.type in needs_max_time and not self.max_time:
             raise ValueError(f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}.")
-        if self.max_time is not None and self.max_time <= 0:
-            raise ValueError(f"`max_time` must be positive, got {self.max_time}.")
-        if self.theta <= 0:
-            raise ValueError(f"`theta` must be positive, got {self.theta}.")
-        if self.dim is not None and (self.dim <= 0 or self.dim % 2):
-            raise ValueError(f"`dim` must be a positive even number, got {self.dim}.")
-        if self.type == "learned" and self.num_time_bins < 2:
-            raise ValueError(f"`num_time_bins` must be at least 2, got {self.num_time_bins}.")
+        for name in ("max_time", "theta"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        if self.dim is not None:
+            check_number("dim", self.dim, whole=True, least=2)
+            if self.dim % 2:
+                raise ValueError(f"`dim` must be even, got {self.dim}.")
+        if self.type == "learned":
+            check_number("num_time_bins", self.num_time_bins, whole=True, least=2)
         if self.type.startswith("mtct") and self.dim is not None and self.dim % 4:
             raise ValueError(f"`type`={self.type!r} needs a `dim` that is a multiple of 4, got `dim`={self.dim}.")
+        for name in self._unused():
+            logger.warning_once(f"A time embedding of `type`={self.type!r} ignores `{name}`={getattr(self, name)}.")
+
+    def _unused(self) -> list[str]:
+        uses_theta = self.type in ("crte", "rote") or (self.type.startswith("lang") and self.max_time is None)
+        uses = {
+            "theta": uses_theta,
+            "max_time": self.type not in ("none", "rote"),
+            "dim": self.type not in ("none", "learned"),
+        }
+        return [name for name, used in uses.items() if not used and getattr(self, name) is not None]
 
     def num_channels(self, hidden_size: int) -> int:
         """Number of leading channels that the rotation turns, out of `hidden_size`."""
@@ -254,6 +290,9 @@ class OmniVinciConfig(PreTrainedConfig):
             )
         if self.text_config.model_type != "qwen2":
             raise ValueError(f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported.")
+        _check_divides("vision_config.num_attention_heads", "vision_config.hidden_size", self.vision_config)
+        _check_divides("text_config.num_attention_heads", "text_config.hidden_size", self.text_config)
+        _check_divides("text_config.num_key_value_heads", "text_config.num_attention_heads", self.text_config)
         scales, side = self.s2_scales, self.vision_config.image_size
         if not scales or scales[0] != side:
             raise ValueError(
@@ -276,12 +315,20 @@ class OmniVinciConfig(PreTrainedConfig):
                 f"`vision_feature_layer`={self.vision_feature_layer} does not exist: "
                 f"`vision_config.num_hidden_layers`={layers}."
             )
-        if any(len(size) != 3 or min(size) < 1 for size in self.video_pool_sizes):
-            raise ValueError(f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of positive numbers.")
-        if self.spatial_merge_size < 1:
-            raise ValueError(f"`spatial_merge_size` must be positive, got {self.spatial_merge_size}.")
+        if any(len(size) != 3 for size in self.video_pool_sizes):
+            raise ValueError(f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of whole numbers.")
+        for window in (number for size in self.video_pool_sizes for number in size):
+            check_number("video_pool_sizes", window, whole=True, least=1)
+        for name in ("spatial_merge_size", "audio_merge_size", "max_tiles"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+        for name in ("image_token_id", "video_token_id", "audio_token_id"):
+            check_number(name, getattr(self, name), whole=True)
+        if not isinstance(self.use_modality_boundary_tokens, bool):
+            raise ValueError(
+                f"`use_modality_boundary_tokens` must be True or False, got {self.use_modality_boundary_tokens!r}."
+            )
         window = self.audio_window_frames // 4
-        if self.audio_merge_size < 1 or window % self.audio_merge_size:
+        if window % self.audio_merge_size:
             raise ValueError(
                 f"`audio_merge_size`={self.audio_merge_size} must divide the {window} embeddings of a window "
                 f"(`audio_config.max_source_positions`={self.audio_config.max_source_positions})."
@@ -326,6 +373,12 @@ QWEN2_5_7B = {
     "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
 }
+
+
+def _check_divides(part: str, whole: str, config: PreTrainedConfig) -> None:
+    values = [getattr(config, name.split(".")[1]) for name in (part, whole)]
+    if values[1] % values[0]:
+        raise ValueError(f"`{part}`={values[0]} must divide `{whole}`={values[1]}.")
 
 
 def _sub_config(value, default_type: str, defaults: dict) -> PreTrainedConfig:

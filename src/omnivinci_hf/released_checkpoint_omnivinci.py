@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -61,7 +61,7 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
     state_dict = ReleasedStateDict(name_or_path, hub)
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices
-        config.dtype = TORCH_DTYPES[next(iter(state_dict.values())).get_dtype()]
+        config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)
     with torch.device("meta"):
         expected = cls(config).state_dict()
     if "lm_head.weight" not in expected:
@@ -82,7 +82,10 @@ class ReleasedStateDict(dict):
         super().__init__()
         for component in COMPONENTS:
             for file in _weight_files(str(name_or_path), component, hub_options or {}):
-                opened = safe_open(file, framework="pt")
+                try:
+                    opened = safe_open(file, framework="pt")
+                except SafetensorError as error:
+                    raise ValueError(f"{file} is damaged ({error}); get it again.") from error
                 for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                     self[new_name(f"{component}/{name}")] = opened.get_slice(name)
 

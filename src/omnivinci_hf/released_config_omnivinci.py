@@ -13,6 +13,19 @@ from transformers.utils.hub import cached_file
 
 
 RELEASED_MODEL_TYPE = "vila"
+
+
+def flag(value: Any) -> bool:
+    """A boolean, or one of the strings that released files hold in their place."""
+    if value in (True, False):
+        return bool(value)
+    if value in ("True", "true"):
+        return True
+    if value in ("False", "false", "None"):
+        return False
+    raise ValueError(f"Expected a boolean in the released config, got {value!r}.")
+
+
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
@@ -22,12 +35,12 @@ CONFIG_NAMES = {
     "mm_vision_select_layer": ("vision_feature_layer", int),
     "s2_resize_output_to_scale_idx": ("s2_output_scale_index", int),
     "max_tiles": ("max_tiles", int),
-    "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", bool),
+    "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", flag),
     "torch_dtype": ("dtype", str),
 }
 # released name -> option of OmniVinciProcessor
 PROCESSOR_NAMES = {
-    "load_audio_in_video": ("load_audio_from_video", bool),
+    "load_audio_in_video": ("load_audio_from_video", flag),
     "num_video_frames": ("num_frames", int),
     "audio_sampling_rate": ("sampling_rate", int),
     "audio_hop_length": ("hop_length", int),
@@ -85,7 +98,7 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
     config["boundary_tokens"] = {
         new: _none(encoders[encoder].get(key, default)) for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
     }
-    interleaved = released.get("interleaved_vis_aud_in_video", True)
+    interleaved = flag(released.get("interleaved_vis_aud_in_video", True))
     config["group_duration_sec"] = released.get("interleaved_video_segment_duration", 30) if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
     if released.get("quantization_config") is not None:
@@ -137,6 +150,12 @@ def load_released_tokenizer(name_or_path: str, **hub_options):
     folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, padding_side="left", **hub_options)
     known = tokenizer.get_vocab()
+    if not {"<|im_start|>", "<|im_end|>"} <= known.keys() or not tokenizer("words")["input_ids"]:
+        # Transformers makes an empty tokenizer where files are missing
+        raise ValueError(
+            f"{name_or_path} has no usable tokenizer in its folder llm, only {len(known)} tokens. Are tokenizer.json, "
+            "or vocab.json and merges.txt, missing?"
+        )
     tokenizer.add_tokens([token for token in MEDIA_TOKENS.values() if token not in known], special_tokens=True)
     return tokenizer
 
@@ -166,7 +185,7 @@ def _refuse_unknown_modes(released: dict[str, Any], components: dict[str, dict])
 
 
 def _scales(released: dict[str, Any], side: int) -> list[int]:
-    if not released.get("dynamic_s2"):
+    if not flag(released.get("dynamic_s2") or False):
         return [side]
     scales = released["s2_scales"]
     return sorted(int(scale) for scale in (scales.split(",") if isinstance(scales, str) else scales))
@@ -191,8 +210,11 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) ->
     dim = encoder.get("trope_dim")
     if dim is None:
         dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
-    theta = encoder.get("trope_theta", 50000 if modality == "video" else 10000)
-    return {"type": kind, "dim": dim, "max_time": encoder.get("max_time"), "theta": theta}
+    config = {"type": kind, "dim": dim, "max_time": encoder.get("max_time")}
+    if kind.startswith("lang") and config["max_time"] is None:
+        # otherwise the released code takes its base from `max_time`
+        config["theta"] = encoder.get("trope_theta", 50000 if modality == "video" else 10000)
+    return config
 
 
 def _clean(component: dict[str, Any]) -> dict[str, Any]:

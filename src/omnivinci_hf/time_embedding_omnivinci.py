@@ -54,7 +54,7 @@ class RotaryTimeEmbedding(nn.Module):
         super().__init__()
         self.num_channels = config.num_channels(hidden_size)
         self.max_time = config.max_time
-        self.theta = config.theta
+        self.theta = 10000.0 if config.theta is None else config.theta
         if self.num_channels % 2 or self.num_channels > hidden_size:
             raise ValueError(f"Cannot rotate {self.num_channels} of {hidden_size} channels in pairs.")
 
