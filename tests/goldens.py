@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 SMALL = Path(__file__).parent / "data" / "goldens"
 FULL = Path(os.environ.get("OMNIVINCI_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
+if "OMNIVINCI_GOLDENS" in os.environ and not FULL.is_dir():
+    raise FileNotFoundError(f"OMNIVINCI_GOLDENS={FULL} is no folder")
 FOLDER = FULL if FULL.is_dir() else SMALL
 SMALL_CASES = (
     *("a_text", "b_image", "c_two_images", "d_audio3", "h_video5", "g_video5_silent", "i_video75", "l_multiturn"),

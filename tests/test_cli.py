@@ -106,7 +106,8 @@ def test_wrong_arguments_are_told(capsys, argv, message):
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
 
 
 def test_answer_alone_goes_to_stdout_also_with_options_in_between(tiny, clip):
@@ -206,6 +207,8 @@ def test_convert_pushes_when_asked(monkeypatch, capsys, tiny, tmp_path):
         (["ask", "missing.mp4", "What?", "--model", "nowhere/at/all"], ["missing.mp4"]),
         (["ask", "What?", "--model", "nowhere/at/all"], ["nowhere/at/all does not exist"]),
         (["ask", "What?", "--model", os.path.dirname(__file__)], ["holds no checkpoint"]),
+        (["ask", "What?", "--device-map", "cuda:99"], ["--device-map cuda:99:"]),
+        (["ask", "What?", "--device-map", "moon"], ["--device-map moon:"]),
         (["convert", os.path.dirname(__file__), "out"], ["holds no checkpoint"]),
         (["demo", "--keep", os.path.dirname(__file__)], ["is not an empty folder"]),
     ],

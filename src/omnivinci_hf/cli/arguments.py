@@ -26,8 +26,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is in `--help`."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="omnivinci-hf", description="OmniVinci: ask about images, videos and sounds, and look at what it sees."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import torch
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 from transformers import TextStreamer, set_seed
@@ -33,6 +34,7 @@ def run_ask(arguments: argparse.Namespace) -> None:
     messages = [{"role": "user", "content": content}]
     if arguments.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": arguments.system}]})
+    check_device(arguments.device_map)
     check_model(arguments.model)
     processor = OmniVinciProcessor.from_pretrained(arguments.model)
     inputs = processor.apply_chat_template(
@@ -65,6 +67,16 @@ def run_ask(arguments: argparse.Namespace) -> None:
     )
     if streamer is None:
         print(answer)
+
+
+def check_device(device_map: str) -> None:
+    """Raises ValueError for a device that this machine, or this PyTorch, does not have."""
+    if device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return
+    try:
+        torch.empty(0, device=device_map)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device-map {device_map}: {str(error).splitlines()[0]}") from error
 
 
 def check_model(name: str) -> None:
