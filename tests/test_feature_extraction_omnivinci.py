@@ -120,7 +120,7 @@ class TestCounts:
     )
     def test_hop_160(self, num_samples, seconds, num_frames, num_windows):
         extractor = OmniVinciFeatureExtractor()
-        assert extractor.padded_seconds(num_samples) == seconds
+        assert extractor.padded_samples(num_samples) == seconds * 16000
         assert extractor.num_frames(num_samples) == num_frames
         assert extractor.num_windows(num_samples) == num_windows
 
@@ -140,7 +140,7 @@ class TestCounts:
         outputs = extractor(samples)
         assert len(outputs["input_features"]) == extractor.num_windows(len(samples))
         assert outputs["audio_num_windows"].tolist() == [extractor.num_windows(len(samples))]
-        assert outputs["audio_durations_ns"].tolist() == [extractor.padded_seconds(len(samples)) * 10**9]
+        assert outputs["audio_durations_ns"].tolist() == [extractor.padded_samples(len(samples)) * 62500]
 
 
 class TestBatch:

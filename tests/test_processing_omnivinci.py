@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from omnivinci_hf import MediaError, OmniVinciProcessor, load_audio, load_video
+from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor, load_audio, load_video
 
 
 IMAGE = str(goldens.SMALL / "b_image" / "image.png")
@@ -119,7 +119,7 @@ def test_the_prompt_is_the_released_one(processor):
 
 
 def test_placeholders_in_the_users_words_are_not_media(processor):
-    inputs = chat(processor, "Is <image> or <sound> a token?")
+    inputs = chat(processor, "Is <image> or <sound> a token, or <im<image>age>?")
     assert not torch.isin(inputs["input_ids"], torch.tensor([IMAGE_ID, VIDEO_ID, AUDIO_ID])).any()
 
 
@@ -370,3 +370,50 @@ def test_variables_of_a_template_reach_it(processor):
     assert processor.apply_chat_template(messages, chat_template=template, greeting="Hi") == "Hi, you"
     with pytest.raises(TypeError, match=r"has no option \['greeting'\]"):
         processor.apply_chat_template(messages, greeting="Hi", tokenize=True)
+
+
+def test_a_list_per_text_is_checked_row_by_row(processor):
+    with pytest.raises(ValueError, match="Text 0 has 1 '<image>' placeholders but its list holds 2 image inputs"):
+        processor(text=["<image>A", "<image><image>B"], images=[[IMAGE, IMAGE_2], [IMAGE]])
+
+
+def test_turn_ends_stay_where_padding_and_end_are_the_same_token(released_folder):
+    own = OmniVinciProcessor.from_pretrained(released_folder)
+    own.tokenizer.pad_token = own.tokenizer.eos_token
+    assert own.decode(chat(own, "Hi")["input_ids"][0]).count("<|im_end|>") == 2
+
+
+def test_truncation_takes_the_tokenizers_length_and_side(released_folder):
+    own = OmniVinciProcessor.from_pretrained(released_folder)
+    (whole,) = own(text="What happens in this video, I wonder?")["input_ids"]
+    own.tokenizer.model_max_length, own.tokenizer.truncation_side = 5, "left"
+    assert own(text="What happens in this video, I wonder?", truncation=True)["input_ids"] == [whole[-5:]]
+    with pytest.raises(ValueError, match="`max_length`=5 would cut a medium"):
+        own(text="<image> What happens in this video?", images=IMAGE, truncation=True)
+
+
+@pytest.mark.parametrize("frames, seconds", [(50, 0.5), (150, 1.5), (3000, 30.0)])
+def test_sounds_are_padded_to_whole_windows(processor, frames, seconds):
+    from test_modeling_omnivinci import small_model
+
+    config = small_model().config
+    config.audio_config.max_source_positions = frames // 2
+    own = OmniVinciProcessor.from_model_config(config, processor.tokenizer)
+    inputs = own.feature_extractor([np.zeros(int(1.2 * seconds * 16000), np.float32)])
+    assert inputs["input_features"].shape == (2, 128, frames)
+    assert inputs["audio_durations_ns"].tolist() == [2 * seconds * 10**9]
+
+
+def test_options_of_the_wrong_type_are_refused(released_folder):
+    with pytest.raises(ValueError, match="`load_audio_from_video` must be True or False, got 'False'"):
+        OmniVinciProcessor.from_pretrained(released_folder, load_audio_from_video="False")
+    with pytest.raises(ValueError, match="`video_audio_downmix` must be 'mean' or 'sum', got 'foo'"):
+        OmniVinciProcessor.from_pretrained(released_folder, video_audio_downmix="foo")
+
+
+def test_a_tokenizer_without_modality_boundaries_is_refused(released_folder, processor):
+    config = OmniVinciConfig.from_pretrained(released_folder)
+    plain = copy.deepcopy(processor.tokenizer)
+    plain.get_vocab = lambda: {"a": 0}
+    with pytest.raises(ValueError, match=r"the tokenizer lacks the tokens \['<\|image_bos\|>'"):
+        OmniVinciProcessor.from_model_config(config, plain, use_modality_boundary_tokens=True)

@@ -5,7 +5,8 @@ from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .media_omnivinci import MediaError, load_image
+from .media_limits_omnivinci import MediaError, MediaLimits
+from .media_omnivinci import load_image
 from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
 from .pipeline_omnivinci import OmniQAPipeline
 from .processing_omnivinci import OmniVinciProcessor
@@ -18,6 +19,7 @@ register()
 __all__ = [
     "AudioClip",
     "MediaError",
+    "MediaLimits",
     "OmniQAPipeline",
     "OmniVinciConfig",
     "OmniVinciFeatureExtractor",

@@ -1,17 +1,25 @@
 """Sound: decoded, mixed down and resampled to mono float32."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from numbers import Integral
 
 import av
 import numpy as np
 import soxr
 
-from .media_omnivinci import MediaError, MediaSource, check_complete, is_array, to_numpy
+from .media_limits_omnivinci import MediaError
+from .media_omnivinci import MediaSource, is_array, to_numpy
+from .media_reading_omnivinci import ReadOptions, TimeRange
 
 
-MAX_AUDIO_SEC = 6 * 3600.0
+# A file's time stamps may jump this much before that is a gap: stamps are rounded, and streams are cut at packets.
+GAP_SEC = 0.1
+RATES = (100, 1_000_000)  # per second; others are rubbish in a header
+BLOCK_SAMPLES = 1 << 16  # mixed down and resampled at once
+GROWTH_SAMPLES = 1 << 22
 
 
 @dataclass
@@ -33,19 +41,25 @@ def load_audio(
     input_sampling_rate: int | None = None,
     downmix: str = "mean",
     max_sec: float | None = None,
-    timeout_sec: float = 20.0,
+    start_sec: float = 0.0,
+    end_sec: float | None = None,
+    **reading,
 ) -> AudioClip:
-    """Read sound as mono float32 at `sampling_rate`, all of it or its first `max_sec` seconds.
+    """Read sound as mono float32 at `sampling_rate`.
 
-    `source`: a path, bytes or binary file object of a sound or video file, an [`AudioClip`], a pair
-    `(array, sampling_rate)`, a dict with "array" and "sampling_rate" (as in datasets), or an array or tensor,
-    for which `input_sampling_rate` is needed. Arrays are float or integer PCM, 1-D, or 2-D with the channels
-    along the shorter axis.
-
-    `downmix` "mean" averages the channels. "sum" is FFmpeg's downmix without normalisation, sqrt(2) louder
-    for stereo: what the released checkpoint heard as the sound of videos.
+    Args:
+        source: a path, bytes or binary file object of a sound or video file, an http(s) URL if `allow_urls` is given,
+            an [`AudioClip`], a pair `(array, sampling_rate)`, a dict with "array" and "sampling_rate" (as in datasets),
+            or an array or tensor, for which `input_sampling_rate` is needed. Arrays are float or integer PCM, 1-D, or
+            2-D with the channels along the shorter axis.
+        downmix: "mean" averages the channels. "sum" is FFmpeg's downmix without normalisation, sqrt(2) louder for
+            stereo: what the released checkpoint heard as the sound of videos.
+        max_sec: only so many seconds, from the start.
+        start_sec, end_sec: take this range only, counted from the first sample.
+        reading: fields of [`ReadOptions`].
     """
-    options = SoundOptions(sampling_rate, downmix, max_sec)
+    reading = ReadOptions(**reading)
+    options = SoundOptions(sampling_rate, downmix, max_sec, TimeRange(start_sec, end_sec))
     if isinstance(source, AudioClip):
         source = (source.samples, source.sampling_rate)
     elif isinstance(source, Mapping):
@@ -57,11 +71,15 @@ def load_audio(
     if isinstance(source, tuple):
         if len(source) != 2:
             raise MediaError(f"Sound in a tuple must be (array, sampling_rate), got {len(source)} items.")
-        return _audio_from_array(*source, options)
-    source = MediaSource.of("audio", source)
-    clip = audio_from_container(source, options, timeout_sec)
+        name, clip = "The sound array", _audio_from_array(*source, options, reading)
+    else:
+        source = MediaSource.of("audio", source, reading)
+        name, clip = source.name, audio_from_container(source, options)
+        source.log_damage()
     if clip is None:
-        raise MediaError(f"{source.name} has no sound; give a file with an audio stream.")
+        if options.range != TimeRange():
+            raise MediaError(f"{name} has no sound in the range {options.range}; it is shorter or silent there.")
+        raise MediaError(f"{name} has no sound; give a file with an audio stream.")
     return clip
 
 
@@ -70,6 +88,7 @@ class SoundOptions:
     sampling_rate: int
     downmix: str
     max_sec: float | None
+    range: TimeRange = field(default_factory=TimeRange)
 
     def __post_init__(self):
         if not (isinstance(self.sampling_rate, Integral) and self.sampling_rate > 0):
@@ -79,97 +98,183 @@ class SoundOptions:
         if self.max_sec is not None and not self.max_sec > 0:
             raise ValueError(f"The seconds of sound to keep must be positive, got {self.max_sec!r}.")
 
+    @property
+    def kept_sec(self) -> float:
+        return min(self.range.duration_sec, math.inf if self.max_sec is None else self.max_sec)
+
 
 def audio_from_container(
-    source: MediaSource, options: SoundOptions, timeout_sec: float, origin_sec: float | None = None
+    source: MediaSource, options: SoundOptions, origin_sec: float | None = None
 ) -> AudioClip | None:
-    """The first audio stream, its sample 0 at `origin_sec` of the container's clock if that is given."""
-    sound = None
-    with source.container(timeout_sec) as container:
-        for frame in _audio_frames(container, source.name):
-            if sound is None:
-                known = origin_sec is not None and frame.pts is not None
-                lead_sec = float(frame.pts * frame.time_base) - origin_sec if known else 0.0
-                sound = _SoundBuffer(source.name, frame.sample_rate, options, lead_sec)
-            elif frame.sample_rate != sound.input_rate:
-                raise MediaError(f"{source.name} changes its sampling rate in the middle; convert it first.")
-            sound.add(frame)
-            if sound.is_enough:
-                break
+    """The first audio stream, time 0 at `origin_sec` of the container's clock if that is given, else its own start.
+
+    None if there is no such stream, or nothing of it in the range.
+    """
+    sound, fills_gaps = None, origin_sec is not None or source.reading.on_damage == "warn"
+    for frame, is_new_start in _audio_frames(source, options.range.start_sec, origin_sec):
+        stamp = None if frame.pts is None else float(frame.pts * frame.time_base)
+        if origin_sec is None:
+            origin_sec = stamp
+        place_sec = None if stamp is None or origin_sec is None else stamp - origin_sec
+        if is_new_start:  # what was before it is not in the range
+            sound = _SoundBuffer(source.name, frame.sample_rate, options, source.reading, place_sec or 0.0)
+        elif frame.sample_rate != sound.input_rate:
+            raise MediaError(f"{source.name} changes its sampling rate in the middle; convert it first.")
+        elif fills_gaps and place_sec is not None:
+            sound.fill_until(place_sec)
+        sound.add(frame)
+        if sound.is_enough:
+            break
     return None if sound is None else sound.finish()
 
 
-def _audio_frames(container, name: str) -> Iterator[av.AudioFrame]:
-    """Decoded frames of the first audio stream; none if there is no such stream or it has no packets."""
-    if not container.streams.audio:
-        return
-    stream = container.streams.audio[0]
-    if stream.codec_context is None:
-        raise MediaError(f"{name}: there is no decoder for its sound; convert it, to AAC for example.")
-    num_packets = num_frames = 0
-    for packet in container.demux(stream):  # the last one is empty and drains the decoder
-        num_packets += packet.size > 0
-        for frame in packet.decode():
-            num_frames += 1
-            yield frame
-    check_complete(name, stream, num_packets)
-    if num_packets and not num_frames:
-        raise MediaError(f"{name}: its {num_packets} audio packets hold no sound; get the file again.")
+def _audio_frames(
+    source: MediaSource, start_sec: float, origin_sec: float | None
+) -> Iterator[tuple[av.AudioFrame, bool]]:
+    """Decoded frames of the first audio stream: the first one, and those from a second before `start_sec` on.
+
+    With each comes whether it is the first, or the first after others were left out.
+    """
+    name = source.name
+    with source.container() as container:
+        if not container.streams.audio:
+            return
+        stream = container.streams.audio[0]
+        decoder = stream.codec_context
+        if decoder is None:
+            raise MediaError(f"{name}: there is no decoder for its sound; convert it, to AAC for example.")
+        num_packets = num_frames = num_broken = 0
+        end_sec = skip_until = 0.0
+        is_new_start = True
+        duration_sec = container.duration / av.time_base if container.duration else 0.0
+        with source.reading.progress_bar(name, duration_sec, round(duration_sec), "s") as bar:
+            # The length in a Matroska or Flash header is that of the longest stream, so all must be read.
+            streams = () if container.format.name.startswith(("matroska", "flv")) else (stream,)
+            for packet in chain(source.demux(container, *streams), [None]):  # None drains the decoder
+                if packet is not None:
+                    if packet.pts is not None:
+                        end_sec = max(end_sec, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                    if packet.stream_index != stream.index:
+                        continue
+                    num_packets += 1
+                    if num_frames and packet.pts is not None and packet.pts * packet.time_base < skip_until:
+                        is_new_start = True
+                        continue
+                try:
+                    frames = decoder.decode(packet)
+                except av.error.EOFError:
+                    break
+                except av.error.FFmpegError as error:
+                    if source.reading.on_damage == "raise":
+                        source.report(
+                            f"is damaged or cut short: its sound does not decode at {end_sec:.2f} s ({error})"
+                        )
+                    num_broken, frames = num_broken + 1, []
+                for frame in frames:
+                    num_frames += 1
+                    if num_frames == 1 and frame.pts is not None:
+                        first_sec = float(frame.pts * frame.time_base)
+                        skip_until = start_sec - 1 + (first_sec if origin_sec is None else origin_sec)
+                    yield frame, is_new_start
+                    is_new_start = False
+                bar.update(max(0, int(end_sec) - bar.n))
+        source.check_complete(container, stream, num_packets, end_sec)
+        if num_broken:
+            source.report(f"is damaged: {num_broken} of {num_packets} audio packets do not decode, silence is in place")
+        if num_packets and not num_frames:
+            raise MediaError(f"{name}: its {num_packets} audio packets hold no sound; get the file again.")
 
 
 class _SoundBuffer:
     """Collects sound as mono, resampled on the way so that only the wanted rate is held in memory.
 
-    `lead_sec` of silence goes before it; if negative, that much of its head is cut.
+    `lead_sec` is the place of the first sample: so much silence goes before it; if negative, so much is cut.
     """
 
-    def __init__(self, name: str, input_rate: int, options: SoundOptions, lead_sec: float = 0.0):
-        self.name, self.input_rate, self.options, self.lead_sec = name, input_rate, options, lead_sec
-        self.chunks, self.num_input, self.downmixers, self.stream = [], 0, {}, None
+    def __init__(self, name: str, input_rate: int, options: SoundOptions, reading: ReadOptions, lead_sec: float = 0.0):
+        if not RATES[0] <= input_rate <= RATES[1]:
+            raise MediaError(f"{name} claims {input_rate} samples per second; its header is damaged.")
+        self.name, self.input_rate, self.options, self.reading = name, input_rate, options, reading
+        self.lead_sec = lead_sec - options.range.start_sec
+        self.num_input, self.downmixers, self.stream = 0, {}, None
+        self.waiting, self.waiting_kind, self.num_waiting = [], None, 0  # decoded, not yet mixed down
+        self.position = round(min(self.lead_sec, options.kept_sec) * options.sampling_rate)  # negative: is cut
+        self.samples = np.zeros(0, np.float32)
         if input_rate != options.sampling_rate:
             self.stream = soxr.ResampleStream(input_rate, options.sampling_rate, 1, "float32", "HQ")
 
     @property
+    def end_sec(self) -> float:
+        return self.lead_sec + self.num_input / self.input_rate
+
+    @property
     def is_enough(self) -> bool:
         # A second more than is kept, so that the resampling filter does not see an end there.
-        end_sec = self.lead_sec + self.num_input / self.input_rate
-        return self.options.max_sec is not None and end_sec > self.options.max_sec + 1
+        return self.end_sec > self.options.kept_sec + 1
+
+    def _count(self, num_samples: int) -> None:
+        self.num_input += num_samples
+        kept = min(self.end_sec, self.options.kept_sec)
+        self.reading.media_limits.check(self.name, "max_audio_sec", kept, "seconds of sound")
 
     def add(self, frame: av.AudioFrame) -> None:
-        self.num_input += frame.samples
-        if max(self.lead_sec, 0) + self.num_input / self.input_rate > MAX_AUDIO_SEC:
-            raise MediaError(f"{self.name}: the sound is longer than {MAX_AUDIO_SEC / 3600:g} h; cut it.")
-        mono = self._downmix(frame)
-        self.chunks.append(mono if self.stream is None else self.stream.resample_chunk(mono))
-
-    def _downmix(self, frame: av.AudioFrame) -> np.ndarray:
-        num_channels = frame.layout.nb_channels
-        if self.options.downmix == "mean" or num_channels == 1:
+        self._count(frame.samples)
+        if self.options.downmix == "mean" or frame.layout.nb_channels == 1:
+            kind = (frame.format.name, frame.layout.nb_channels)
+            if kind != self.waiting_kind or self.num_waiting >= BLOCK_SAMPLES:
+                self._mix_down()
+                self.waiting_kind = kind
             samples = frame.to_ndarray()  # (num_channels, num_samples), or (1, both interleaved)
-            if not frame.format.is_planar:
-                samples = samples.reshape(-1, num_channels).T
-            return _pcm_to_float(samples).mean(axis=0)
+            self.waiting.append(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
+            self.num_waiting += frame.samples
+            return
         key = (frame.layout.name, frame.format.name)  # broadcasts change between stereo and 5.1
         if key not in self.downmixers:
             self.downmixers[key] = av.AudioResampler("fltp", "mono", frame.sample_rate)
-        return np.concatenate([part.to_ndarray()[0] for part in self.downmixers[key].resample(frame)])
+        self._mix_down()
+        self._append(np.concatenate([part.to_ndarray()[0] for part in self.downmixers[key].resample(frame)]))
+
+    def fill_until(self, sec: float) -> None:
+        """Silence up to a moment, if there is a gap; later sound keeps its place then."""
+        gap_sec = sec - self.options.range.start_sec - self.end_sec
+        if gap_sec <= GAP_SEC:
+            return
+        self._mix_down()
+        gap = round(min(gap_sec, max(0.0, self.options.kept_sec + 2 - self.end_sec)) * self.input_rate)
+        self._count(gap)
+        for first in range(0, gap, BLOCK_SAMPLES):
+            self._append(np.zeros(min(BLOCK_SAMPLES, gap - first), np.float32))
+
+    def _mix_down(self) -> None:
+        if self.waiting:
+            self._append(_pcm_to_float(np.concatenate(self.waiting, axis=1)).mean(axis=0))
+            self.waiting, self.num_waiting = [], 0
+
+    def _append(self, mono: np.ndarray, is_last: bool = False) -> None:
+        block = mono if self.stream is None else self.stream.resample_chunk(mono, last=is_last)
+        if not np.isfinite(block).all():
+            raise MediaError(f"{self.name} contains NaN or infinite samples; clean it first.")
+        first, last = max(self.position, 0), self.position + len(block)
+        if last > first:
+            if last > len(self.samples):  # a large array grows in place: an hour is never held twice
+                self.samples.resize(last + GROWTH_SAMPLES, refcheck=False)
+            self.samples[first:last] = block[first - self.position :]
+        self.position = last
 
     def finish(self) -> AudioClip | None:
         """The clip, or None if the head that was cut is all of it."""
-        rate, max_sec = self.options.sampling_rate, self.options.max_sec
-        if self.stream is not None:
-            self.chunks.append(self.stream.resample_chunk(np.zeros(0, np.float32), last=True))
-        samples = np.concatenate(self.chunks)
-        if not np.isfinite(samples).all():
-            raise MediaError(f"{self.name} contains NaN or infinite samples; clean it first.")
+        self._mix_down()
+        self._append(np.zeros(0, np.float32), is_last=True)
+        rate, kept_sec = self.options.sampling_rate, self.options.kept_sec
         # soxr rounds to the nearest length, librosa up; as long as librosa's.
-        length = -(-self.num_input * rate // self.input_rate)
-        samples = np.pad(samples[:length], (0, max(0, length - len(samples))))
-        lead = round(self.lead_sec * rate)
-        samples = np.pad(samples, (lead, 0)) if lead > 0 else samples[-lead:]
-        if max_sec is not None:
-            samples = samples[: max(1, round(min(max_sec, MAX_AUDIO_SEC) * rate))]
-        return AudioClip(samples, rate) if len(samples) else None
+        end = round(self.lead_sec * rate) - (-self.num_input * rate // self.input_rate)
+        if kept_sec < math.inf:
+            end = min(end, max(1, round(kept_sec * rate)))
+        if end <= 0:
+            return None
+        self.samples[end:] = 0
+        self.samples.resize(end, refcheck=False)
+        return AudioClip(self.samples, rate)
 
 
 def _pcm_to_float(samples: np.ndarray) -> np.ndarray:
@@ -180,7 +285,7 @@ def _pcm_to_float(samples: np.ndarray) -> np.ndarray:
     return (floats - full_scale if samples.dtype.kind == "u" else floats) / full_scale
 
 
-def _audio_from_array(array, input_rate, options: SoundOptions) -> AudioClip:
+def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOptions) -> AudioClip | None:
     if input_rate is None:
         raise MediaError(
             "Sound given as an array needs its sampling rate: pass `sampling_rate`, a pair "
@@ -202,6 +307,6 @@ def _audio_from_array(array, input_rate, options: SoundOptions) -> AudioClip:
     channels = np.ascontiguousarray(_pcm_to_float(channels))  # (num_channels, num_samples)
     frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=f"{len(channels)}c")
     frame.sample_rate = int(input_rate)
-    sound = _SoundBuffer("The sound array", frame.sample_rate, options)
+    sound = _SoundBuffer("The sound array", frame.sample_rate, options, reading)
     sound.add(frame)
     return sound.finish()

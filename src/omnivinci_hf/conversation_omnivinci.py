@@ -1,10 +1,12 @@
 """Conversations: the prompt that they become and the media that they hold."""
 
+import re
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .media_omnivinci import MediaPart
 from .released_config_omnivinci import MEDIA_TOKENS
 
 
@@ -53,6 +55,14 @@ SOURCE_KEYS = {
 }
 
 
+# options of reading that a part may have for its own medium
+PART_OPTIONS = {
+    "image": (),
+    "video": ("start_sec", "end_sec", "frame_indices", "frame_times", "num_frames", "fps"),
+    "audio": ("start_sec", "end_sec"),
+}
+
+
 def collect_media(message: dict, media: dict[str, list]) -> dict:
     """A copy of a message for the template; its media are appended to `media`."""
     content = message.get("content") or []
@@ -60,14 +70,11 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
     cleaned = []
     for part in parts:
         kind = part.get("type")
-        if kind == "image_url":
-            url = part["image_url"]
-            kind, part = "image", {"url": url["url"] if isinstance(url, dict) else url}
+        if kind in ("image_url", "video_url", "audio_url"):
+            url = part[kind]
+            kind, part = kind.removesuffix("_url"), {"url": url["url"] if isinstance(url, dict) else url}
         if kind == "text":
-            words = part["text"]
-            for token in MEDIA_TOKENS.values():
-                words = words.replace(token, "")
-            cleaned.append({"type": "text", "text": words})
+            cleaned.append({"type": "text", "text": _without_placeholders(part.get("text") or "")})
             continue
         if kind not in media:
             raise ValueError(f"Unknown content type {kind!r} in a message; known are text, image, video and audio.")
@@ -82,15 +89,22 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
     return {**message, "content": cleaned}
 
 
+def _without_placeholders(words: str) -> str:
+    # what is left may form another one: "<im<image>age>"
+    while (cleaned := re.sub("|".join(map(re.escape, MEDIA_TOKENS.values())), "", words)) != words:
+        words = cleaned
+    return words
+
+
 def _source(kind: str, key: str, part: dict) -> Any:
     source = part[key]
     if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
         return "data:application/octet-stream;base64," + source
-    if kind == "video":
-        return source, part.get("video_metadata", part.get("metadata"))
     if kind == "audio" and part.get("sampling_rate") is not None:
-        return source, part["sampling_rate"]
-    return source
+        source = source, part["sampling_rate"]
+    options = {name: part[name] for name in PART_OPTIONS[kind] if part.get(name) is not None}
+    source = MediaPart(source, options) if options else source
+    return (source, part.get("video_metadata", part.get("metadata"))) if kind == "video" else source
 
 
 def flatten(items) -> list:

@@ -65,21 +65,22 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Got sound at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first.")
         sounds = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
         windows = [self._windows(np.asarray(sound, dtype=np.float32)) for sound in sounds]
-        seconds = [self.padded_seconds(len(sound)) for sound in sounds]
+        durations = [self.padded_samples(len(sound)) * 10**9 // self.sampling_rate for sound in sounds]
         data = {
-            "input_features": torch.cat(windows),
+            "input_features": windows[0] if len(windows) == 1 else torch.cat(windows),
             "audio_num_windows": torch.tensor([len(window) for window in windows]),
-            "audio_durations_ns": torch.tensor([second * 10**9 for second in seconds]),
+            "audio_durations_ns": torch.tensor(durations),
         }
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def padded_seconds(self, num_samples: int) -> int:
-        """Length in seconds after padding."""
-        return max(1, math.ceil(num_samples / (self.chunk_length * self.sampling_rate))) * self.chunk_length
+    def padded_samples(self, num_samples: int) -> int:
+        """Length in samples after padding."""
+        chunk = round(self.chunk_length * self.sampling_rate)
+        return max(1, math.ceil(num_samples / chunk)) * chunk
 
     def num_frames(self, num_samples: int) -> int:
         """Mel frames of the padded sound, before the last window is filled up."""
-        return self.padded_seconds(num_samples) * self.sampling_rate // self.hop_length
+        return self.padded_samples(num_samples) // self.hop_length
 
     def num_windows(self, num_samples: int) -> int:
         return math.ceil(self.num_frames(num_samples) / self.window_frames)
@@ -87,23 +88,35 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
     def _windows(self, samples: np.ndarray) -> torch.Tensor:
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"Expected a mono waveform of shape (num_samples,), got shape {samples.shape}.")
-        num_frames, margin = self.num_frames(len(samples)), self.n_fft // 2
-        padded = torch.zeros(self.padded_seconds(len(samples)) * self.sampling_rate + 2 * margin)
-        padded[margin : margin + len(samples)] = torch.from_numpy(samples)
-        padded[:margin] = padded[margin + 1 : 2 * margin + 1].flip(0)
-        padded[-margin:] = padded[-2 * margin - 1 : -margin - 1].flip(0)
-
-        mel = torch.zeros(self.num_windows(len(samples)) * self.window_frames, self.feature_size)
+        num_frames, width = self.num_frames(len(samples)), self.window_frames
+        mel = torch.zeros(self.num_windows(len(samples)), self.feature_size, width)
         filters = torch.from_numpy(self._mel_filters()).float()  # (n_fft // 2 + 1, feature_size)
         window = torch.hann_window(self.n_fft)
-        for first in range(0, num_frames, BLOCK_FRAMES):
-            last = min(first + BLOCK_FRAMES, num_frames)
-            block = padded[first * self.hop_length : (last - 1) * self.hop_length + self.n_fft]
+        block_frames = max(1, BLOCK_FRAMES // width) * width  # whole windows
+        for first in range(0, num_frames, block_frames):
+            last = min(first + block_frames, num_frames)
+            block = self._padded(samples, first * self.hop_length, (last - 1) * self.hop_length + self.n_fft)
             spectrum = torch.stft(block, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
-            mel[first:last] = (spectrum.abs() ** 2).T @ filters
-        log = mel[:num_frames].clamp_(min=1e-10).log10_()
-        log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)
-        return mel.view(-1, self.window_frames, self.feature_size).transpose(1, 2).contiguous()
+            frames = ((spectrum.abs() ** 2).T @ filters).clamp_(min=1e-10).log10_()  # (last - first, feature_size)
+            for start in range(0, last - first, width):
+                part = frames[start : start + width]
+                mel[(first + start) // width, :, : len(part)] = part.T
+        rest = num_frames - (len(mel) - 1) * width  # frames in the last window
+        loudest = torch.max(mel[:-1].amax() if len(mel) > 1 else mel[-1, :, :rest].amax(), mel[-1, :, :rest].amax())
+        mel.clamp_(min=loudest - 8.0).add_(4.0).div_(4.0)
+        mel[-1, :, rest:] = 0
+        return mel
+
+    def _padded(self, samples: np.ndarray, first: int, last: int) -> torch.Tensor:
+        """Part of the sound as it is after padding with zeros and reflecting `n_fft // 2` samples at both ends."""
+        margin = self.n_fft // 2
+        end = self.padded_samples(len(samples))  # of the zeros
+        positions = np.abs(np.arange(first, last) - margin)
+        positions = np.where(positions >= end, 2 * (end - 1) - positions, positions)
+        block = np.zeros(last - first, np.float32)
+        inside = positions < len(samples)
+        block[inside] = samples[positions[inside]]
+        return torch.from_numpy(block)
 
     def _mel_filters(self) -> np.ndarray:
         return mel_filter_bank(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -13,6 +14,8 @@ try:
     from transformers.video_processing_utils import VideoProcessorMixin
 except ImportError:  # before Transformers 5.2x video processors had no base class that works without torchvision
     VideoProcessorMixin = BaseImageProcessor
+
+RESIZE_BACKENDS = ("pil", "torch")
 
 
 def choose_grid(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
@@ -35,8 +38,19 @@ def choose_grid(width: int, height: int, tile_size: int, min_tiles: int, max_til
     return best[1], best[0]
 
 
-def _cut(image: Image.Image, rows: int, columns: int, side: int) -> list[Image.Image]:
-    image = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+def resize(image: Image.Image, width: int, height: int, backend: str = "pil") -> Image.Image:
+    """Bicubic with antialiasing. "torch" is faster and differs from "pil" by 2 of 255 levels at most."""
+    if backend not in RESIZE_BACKENDS:
+        raise ValueError(f"`resize_backend` must be one of {RESIZE_BACKENDS}, got {backend!r}.")
+    if backend == "pil" or image.size == (width, height):
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, height, width), channels last
+    pixels = F.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
+    return Image.fromarray(np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy()))
+
+
+def _cut(image: Image.Image, rows: int, columns: int, side: int, backend: str) -> list[Image.Image]:
+    image = resize(image, columns * side, rows * side, backend)
     return [
         image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
         for row in range(rows)
@@ -46,10 +60,12 @@ def _cut(image: Image.Image, rows: int, columns: int, side: int) -> list[Image.I
 
 def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[float]) -> torch.Tensor:
     """Same-sized RGB images to `(len(images), 3, height, width)` float32."""
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    pixels = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    width, height = images[0].size
+    pixels = torch.empty(len(images), 3, height, width)
+    for number, image in enumerate(images):
+        pixels[number] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-    return pixels.sub_(mean).div_(std)
+    return pixels.div_(255).sub_(mean).div_(std)
 
 
 class OmniVinciImageProcessor(BaseImageProcessor):
@@ -61,6 +77,8 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
         s2_scales (`list[int]`): sides in pixels, ascending; the first is `size`. One entry switches tiling off.
         max_tiles (`int`, defaults to 12): most tiles in the largest scale.
+        resize_backend (`"pil"` or `"torch"`): "pil" gives the released checkpoint's pixels to the bit; "torch" is about
+            three times as fast and differs by 2 of 255 levels at most.
     """
 
     model_input_names = ["pixel_values", "image_grids"]
@@ -72,6 +90,7 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         image_std: list[float] | None = None,
         s2_scales: list[int] | None = None,
         max_tiles: int = 12,
+        resize_backend: str = "pil",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -80,15 +99,19 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         self.image_std = image_std or [0.5, 0.5, 0.5]
         self.s2_scales = s2_scales or [size, 2 * size, 3 * size]
         self.max_tiles = max_tiles
+        self.resize_backend = resize_backend
         least = (self.s2_scales[-1] // size) ** 2
         if max_tiles < least:
             raise ValueError(f"`max_tiles`={max_tiles} is less than the {least} that `s2_scales`={s2_scales} needs.")
 
-    def preprocess(self, images, tile: bool | list[bool] = True, return_tensors="pt", **kwargs) -> BatchFeature:
+    def preprocess(
+        self, images, tile: bool | list[bool] = True, return_tensors="pt", resize_backend=None, **kwargs
+    ) -> BatchFeature:
         """
         Args:
             images: one image or a list; each anything that `load_image` takes.
             tile: whether to cut into Dynamic-S2 tiles, for all images or one by one.
+            resize_backend: for this call.
 
         Returns:
             `pixel_values (num_tiles, 3, size, size)`, the tiles of all images in order, smallest scale first and row
@@ -97,9 +120,10 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         images = images if isinstance(images, (list, tuple)) else [images]
         images = [load_image(image) for image in images]
         flags = [tile] * len(images) if isinstance(tile, bool) else tile
-        tiles, grids = [], []
+        tiles, grids, backend = [], [], resize_backend or self.resize_backend
         for image, flag in zip(images, flags, strict=True):
-            image_tiles, grid = self._tiles(image) if flag and len(self.s2_scales) > 1 else self._squash(image)
+            cut = self._tiles if flag and len(self.s2_scales) > 1 else self._squash
+            image_tiles, grid = cut(image, backend)
             tiles.extend(image_tiles)
             grids.append(grid)
         data = {
@@ -112,16 +136,16 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         """Rows and columns of the tiles of the largest scale."""
         return choose_grid(*image.size, self.size, (self.s2_scales[-1] // self.size) ** 2, self.max_tiles)
 
-    def _squash(self, image: Image.Image) -> tuple[list[Image.Image], tuple[int, int]]:
-        return [image.resize((self.size, self.size), Image.Resampling.BICUBIC)], (0, 0)
+    def _squash(self, image: Image.Image, backend: str) -> tuple[list[Image.Image], tuple[int, int]]:
+        return [resize(image, self.size, self.size, backend)], (0, 0)
 
-    def _tiles(self, image: Image.Image) -> tuple[list[Image.Image], tuple[int, int]]:
+    def _tiles(self, image: Image.Image, backend: str) -> tuple[list[Image.Image], tuple[int, int]]:
         tiles = []
         for scale in self.s2_scales[:-1]:
             count = scale // self.size
-            tiles.extend(_cut(image, count, count, self.size))
+            tiles.extend(_cut(image, count, count, self.size, backend))
         grid = self.grid(image)
-        return tiles + _cut(image, *grid, self.size), grid
+        return tiles + _cut(image, *grid, self.size, backend), grid
 
 
 class OmniVinciVideoProcessor(VideoProcessorMixin):
@@ -134,6 +158,7 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         num_frames (`int`, *optional*, defaults to 64): frames to sample, spread evenly over the clip; a shorter clip
             repeats frames. With `fps` it is the most frames that are taken. None takes all.
         fps (`float`, *optional*): frames to sample per second.
+        resize_backend (`"pil"` or `"torch"`): as in [`OmniVinciImageProcessor`].
     """
 
     model_input_names = ["pixel_values_videos", "video_num_frames", "video_frame_times_ns"]
@@ -146,6 +171,7 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         image_std: list[float] | None = None,
         num_frames: int | None = 64,
         fps: float | None = None,
+        resize_backend: str = "pil",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -154,11 +180,17 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         self.image_std = image_std or [0.5, 0.5, 0.5]
         self.num_frames = num_frames
         self.fps = fps
+        self.resize_backend = resize_backend
 
-    def preprocess(self, videos, return_tensors="pt", **kwargs) -> BatchFeature:
+    def squash(self, frame: Image.Image, resize_backend: str | None = None) -> Image.Image:
+        """One frame to one tile; as `transform` of `load_video` it keeps full-size frames from piling up."""
+        return resize(frame, self.size, self.size, resize_backend or self.resize_backend)
+
+    def preprocess(self, videos, return_tensors="pt", resize_backend=None, **kwargs) -> BatchFeature:
         """
         Args:
-            videos (`list[VideoClip]`): decoded clips, see `load_video`.
+            videos (`list[VideoClip]`): decoded clips, see `load_video`; frames that were squashed stay as they are.
+            resize_backend: for this call.
 
         Returns:
             `pixel_values_videos (frames of all videos, 3, size, size)`, `video_num_frames (num_videos,)` and
@@ -166,16 +198,11 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
             tensors to half precision.
         """
         videos = videos if isinstance(videos, (list, tuple)) else [videos]
-        frames = [self._squash_all(video.frames) for video in videos]
+        frames = [self.squash(frame, resize_backend) for video in videos for frame in video.frames]
         times = np.concatenate([video.times for video in videos])
         data = {
-            "pixel_values_videos": torch.cat(frames),
+            "pixel_values_videos": _to_pixel_values(frames, self.image_mean, self.image_std),
             "video_num_frames": torch.tensor([len(video.frames) for video in videos]),
             "video_frame_times_ns": torch.from_numpy(np.round(times * 1e9).astype(np.int64)),
         }
         return BatchFeature(data, tensor_type=return_tensors)
-
-    def _squash_all(self, frames: list[Image.Image]) -> torch.Tensor:
-        size = (self.size, self.size)
-        squashed = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
-        return _to_pixel_values(squashed, self.image_mean, self.image_std)

@@ -39,7 +39,7 @@ def tell_kind(path: str) -> str:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if not isinstance(error, Image.UnidentifiedImageError):
             return "image"  # and reading it will say what is wrong with it
-    with source.container(timeout_sec=20.0) as container:
+    with source.container() as container:
         cover_art = av.stream.Disposition.attached_pic
         if any(not stream.disposition & cover_art for stream in container.streams.video):
             return "video"

@@ -1,7 +1,7 @@
-"""Where media come from: files, bytes, data URLs or arrays; and images.
+"""Where media come from: files, bytes, data URLs, URLs or arrays; and images.
 
-Nothing here fetches from the network, and nothing stands in for a medium that cannot be read:
-every failure is a [`MediaError`] that names the medium, the cause and a remedy.
+FFmpeg opens nothing but the one regular file or the bytes it is handed, and nothing stands in for a medium that cannot
+be read: every failure is a [`MediaError`] that names the medium, the cause and a remedy.
 """
 
 import base64
@@ -11,56 +11,83 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from transformers.utils import logging
+
+from .media_fetch_omnivinci import fetch
+from .media_limits_omnivinci import MediaError
+from .media_reading_omnivinci import ReadOptions, collect_bytes
 
 
-MAX_PIXELS = 8192 * 8192  # of one image or video frame
+logger = logging.get_logger(__name__)
+
 # Playlists and descriptions (.m3u8, ffconcat, .sdp) open other files and sockets, so only these containers.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,flv,ogg,wav,flac,mp3,aac,asf"
+# No format that runs other programs (EPS starts Ghostscript) or that opens other files.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+CHUNK_BYTES = 1 << 20
+# A file may end this much before the duration in its header without being called cut short.
+END_TOLERANCE_SEC = 0.5
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
-class MediaError(ValueError):
-    """A medium that cannot be used; says which one, what is wrong with it and what to do."""
+@dataclass(frozen=True)
+class MediaPart:
+    """A medium with options of its own, which come before those of the call."""
+
+    source: Any
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """Where a medium's bytes are: a checked regular file, or in memory."""
+    """Where a medium's bytes are: a checked regular file, or in memory. `damage` collects what is missing of it."""
 
     name: str
+    reading: ReadOptions
     path: str | None = None
     data: bytes | None = None
+    damage: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, kind: str, source) -> "MediaSource":
+    def of(cls, kind: str, source, reading: ReadOptions | None = None) -> "MediaSource":
+        reading = reading or ReadOptions()
         if isinstance(source, str) and source[:5].lower() == "data:":
-            name, data = f"{kind} {source[:40]!r}...", _decode_data_url(kind, source)
+            name, data = f"{kind} {source[:40]!r}...", _decode_data_url(kind, source, reading)
+        elif isinstance(source, str) and _HTTP.match(source) and reading.allow_urls:
+            name = f"{kind} {source[:1000]!r}"
+            data = fetch(name, source, reading)
         elif isinstance(source, (str, os.PathLike)):
-            return cls._from_path(kind, os.fspath(source))
+            return cls._from_path(kind, os.fspath(source), reading)
         elif isinstance(source, (bytes, bytearray, memoryview)):
             name, data = f"{kind} given as bytes", bytes(source)
         elif hasattr(source, "read"):
-            name, data = f"{kind} file object {getattr(source, 'name', '')!r}", source.read()
-            if not isinstance(data, bytes):
-                raise MediaError(f"{name} gives {type(data).__name__}, not bytes; open it in binary mode.")
+            name = f"{kind} file object {getattr(source, 'name', '')!r}"
+            data = collect_bytes(name, _parts(name, source), reading)
         else:
             remedy = "give a path, bytes, a binary file object or an array."
             raise MediaError(f"Cannot take a {type(source).__name__} as {kind}; {remedy}")
         if not data:
             raise MediaError(f"{name} is empty; if it is a file that was read before, seek(0) first.")
-        return cls(name, data=data)
+        reading.media_limits.check(name, "max_memory_bytes", len(data), "bytes")
+        return cls(name, reading, data=data)
 
     @classmethod
-    def _from_path(cls, kind: str, path: str) -> "MediaSource":
+    def _from_path(cls, kind: str, path: str, reading: ReadOptions) -> "MediaSource":
         name = f"{kind} {path[:1000]!r}"
+        if _HTTP.match(path):
+            raise MediaError(
+                f"{name}: URLs are not fetched; download the file first and give its path, or give `allow_urls=True`."
+            )
         if _URL.match(path):
             raise MediaError(f"{name}: URLs are not fetched; download the file first and give its path.")
         try:
@@ -75,27 +102,114 @@ class MediaSource:
             raise MediaError(f"{name} is not a regular file (a pipe?); save it as a file first.")
         if status.st_size == 0:
             raise MediaError(f"{name} is an empty file; get it again.")
-        return cls(name, path=os.path.abspath(path))
+        reading.media_limits.check(name, "max_file_bytes", status.st_size, "bytes")
+        return cls(name, reading, path=os.path.abspath(path))
 
     @contextmanager
-    def container(self, timeout_sec: float) -> Iterator[av.container.InputContainer]:
+    def container(self) -> Iterator[av.container.InputContainer]:
         """Open with PyAV; its errors, then or while the container is in use, become `MediaError`."""
         # "file:" and the white lists keep playlists, and names such as "concat:a|b", from opening more.
         target = io.BytesIO(self.data) if self.path is None else "file:" + self.path
         protocols = "none" if self.path is None else "file"
-        options = {"protocol_whitelist": protocols, "format_whitelist": CONTAINERS}
-        timeout = (timeout_sec, timeout_sec)
+        options = {"protocol_whitelist": protocols, "format_whitelist": CONTAINERS, **self.decoder_options}
+        timeout = (self.reading.timeout_sec, self.reading.timeout_sec)
         try:
             with av.open(target, timeout=timeout, options=options, metadata_errors="replace") as container:
                 yield container
+        except (av.error.ExitError, TimeoutError) as error:
+            raise MediaError(
+                f"{self.name}: opening or reading it took longer than {self.reading.timeout_sec:g} s; copy it to a "
+                "faster place, or raise `timeout_sec`."
+            ) from error
         except av.error.FFmpegError as error:
             raise MediaError(
                 f"{self.name} cannot be decoded: {error.strerror}. It is damaged, cut short or of an "
                 "unsupported format; check that it plays, or convert it."
             ) from error
+        except (MemoryError, OverflowError, UnicodeError) as error:
+            raise MediaError(f"{self.name} cannot be decoded ({error}); it is damaged, get it again.") from error
+
+    @property
+    def decoder_options(self) -> dict[str, str]:
+        """FFmpeg refuses larger frames before it takes memory for them."""
+        most = self.reading.media_limits.max_pixels
+        return {"max_pixels": str(int(min(most, 2**31 - 1)))}
+
+    def report(self, what: str) -> None:
+        """Refuse a damaged medium, or note what is wrong with it."""
+        if self.reading.on_damage == "raise":
+            raise MediaError(f'{self.name} {what}; get a complete copy, or keep what is whole: on_damage="warn".')
+        if what not in self.damage:
+            self.damage.append(what)
+
+    def demux(self, container, *streams) -> Iterator[av.Packet]:
+        """Packets with content. Where reading breaks off, that is reported as damage."""
+        checked = set()
+        packets, end_sec = container.demux(*streams), 0.0
+        while True:
+            self.reading.check_cancelled()
+            try:
+                packet = next(packets, None)
+            except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
+                return
+            except av.error.FFmpegError as error:
+                if self.reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
+                    raise
+                self.report(f"breaks off at {end_sec:.2f} s ({error.strerror})")
+                return
+            if packet is None:
+                return
+            if packet.size == 0:  # the end of a stream, or a frame that was dropped when recording
+                continue
+            if packet.stream_index not in checked:
+                checked.add(packet.stream_index)
+                if packet.has_sidedata("encryption_info"):
+                    raise MediaError(f"{self.name} is encrypted (DRM); decrypt it or get an unprotected copy.")
+            if packet.pts is not None:
+                end_sec = max(end_sec, float(packet.pts * packet.time_base))
+            yield packet
+
+    def check_complete(self, container, stream, num_packets: int, end_sec: float) -> None:
+        """Compare the packets of a stream, and their end on the container's clock, with what the headers promise."""
+        names = container.format.name
+        if names.startswith("mov"):  # the index lists every packet
+            promised = sum(entry.size > 0 for entry in stream.index_entries)
+            if num_packets < promised:
+                self.report(f"is cut short: {promised - num_packets} of {promised} {stream.type} packets are missing")
+        elif names.startswith(("matroska", "flv", "flac")) and container.duration is not None:
+            lost = container.duration / av.time_base - end_sec
+            if lost > END_TOLERANCE_SEC:
+                self.report(f"is cut short: {lost:.2f} s are missing")
+        elif names in ("avi", "wav", "mpegts"):
+            lost = self._missing_bytes(names)
+            if lost:
+                self.report(f"is cut short: {lost} bytes are missing at its end")
+
+    def _missing_bytes(self, format_name: str) -> int:
+        """By the size in the header of AVI and WAV; a transport stream consists of whole packets."""
+        with io.BytesIO(self.data) if self.path is None else open(self.path, "rb") as file:
+            head, size = file.read(193), file.seek(0, os.SEEK_END)
+        if format_name == "mpegts":
+            return -size % 188 if head[:1] == head[188:189] == b"G" else 0
+        promised = int.from_bytes(head[4:8], "little")
+        # Recorders that cannot go back to the header leave 0 or a very large number there.
+        return max(0, promised + 8 - size) if head[:4] == b"RIFF" and promised < 0x7FFFF000 else 0
+
+    def log_damage(self) -> None:
+        if self.damage:
+            logger.warning(f"{self.name} {', '.join(self.damage)}. What is whole was kept.")
+            self.damage.clear()
 
 
-def _decode_data_url(kind: str, url: str) -> bytes:
+def _parts(name: str, file) -> Iterator[bytes]:
+    while part := file.read(CHUNK_BYTES):
+        if not isinstance(part, bytes):
+            raise MediaError(f"{name} gives {type(part).__name__}, not bytes; open it in binary mode.")
+        yield part
+
+
+def _decode_data_url(kind: str, url: str, reading: ReadOptions) -> bytes:
+    reading.media_limits.check(f"{kind} {url[:40]!r}...", "max_memory_bytes", len(url) * 3 / 4, "bytes")
     head = _DATA_URL.match(url)
     if head is None:
         raise MediaError(f"{kind} {url[:40]!r}...: write a data: URL as data:<type>;base64,<data>.")
@@ -116,40 +230,32 @@ def to_numpy(array) -> np.ndarray:
     return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
 
-def check_complete(name: str, stream: av.stream.Stream, num_packets: int) -> None:
-    """The index of mp4 and mov lists every packet, so it shows when the end of the file is not there."""
-    if not stream.container.format.name.startswith("mov"):
-        return
-    promised = sum(entry.size > 0 for entry in stream.index_entries)
-    if num_packets < promised:
-        raise MediaError(
-            f"{name} is cut short: {promised - num_packets} of {promised} {stream.type} packets are missing; "
-            "get a complete copy."
-        )
-
-
-def load_image(source) -> Image.Image:
+def load_image(source, **reading) -> Image.Image:
     """Read one image as RGB; the orientation noted by a camera (EXIF) is applied.
 
     `source`: a path, a base64 `data:` URL, bytes, a binary file object, a PIL image, or an array or tensor
-    `(height, width)`, `(height, width, 3 or 4)` or `(3, height, width)`, uint8 or float in [0, 1].
+    `(height, width)`, `(height, width, 3 or 4)` or `(3, height, width)`, uint8 or float in [0, 1]; an http(s) URL, if
+    `allow_urls` is given. `reading`: fields of [`ReadOptions`].
     """
+    reading = ReadOptions(**reading)
     if is_array(source):
         return _image_from_array(to_numpy(source))
     name, image = "image", source
     if not isinstance(source, Image.Image):
-        source = MediaSource.of("image", source)
+        source = MediaSource.of("image", source, reading)
         name, image = source.name, None
     try:
-        image = image or Image.open(source.path or io.BytesIO(source.data))
-        check_pixels(name, *image.size)
+        image = image or Image.open(source.path or io.BytesIO(source.data), formats=IMAGE_FORMATS)
+        check_pixels(name, *image.size, reading)
         return ImageOps.exif_transpose(image).convert("RGB")
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
         raise MediaError(f"{name} is of no known image format; check that it opens in a viewer.") from error
-    # Pillow's decoders raise SyntaxError too (a broken PNG), and ValueError (a closed image).
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{name} is too large ({error}); make it smaller, or raise Image.MAX_IMAGE_PIXELS.") from error
+    # Pillow's decoders raise all of these on broken files, and ValueError for a closed image.
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, OverflowError, MemoryError, EOFError) as error:
         raise MediaError(f"{name} cannot be decoded ({error}); it is damaged or cut short.") from error
 
 
@@ -169,6 +275,7 @@ def _image_from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
-def check_pixels(name: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise MediaError(f"{name} is {width} x {height}, above {MAX_PIXELS} pixels; make it smaller.")
+def check_pixels(name: str, width: int, height: int, reading: ReadOptions) -> None:
+    if width <= 0 or height <= 0:
+        raise MediaError(f"{name} has pictures without a size ({width} x {height}); its header is damaged.")
+    reading.media_limits.check(name, "max_pixels", width * height, f"pixels ({width} x {height})")

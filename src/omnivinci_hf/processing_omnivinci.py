@@ -5,6 +5,8 @@ import inspect
 import json
 import math
 import re
+import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,9 @@ from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatt
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from .layout_omnivinci import LayoutRules, MediumLayout
-from .media_omnivinci import load_image
+from .media_omnivinci import MediaPart, load_image
+from .media_reading_omnivinci import available_processors, run_all
+from .model_card_omnivinci import ModelCardMixin
 from .released_config_omnivinci import (
     HUB_OPTIONS,
     MEDIA_TOKENS,
@@ -54,9 +58,21 @@ CALL_OPTIONS = (
     "max_audio_sec",
     "group_duration_sec",
 )
+# options of one call only: no configuration that was downloaded can open connections or lift limits
+RANGE_OPTIONS = ("start_sec", "end_sec")
+FRAME_OPTIONS = ("frame_indices", "frame_times")
+READ_OPTIONS = (
+    "timeout_sec",
+    "media_limits",
+    "on_damage",
+    "progress",
+    "allow_urls",
+    "allow_redirects",
+    "allow_private_addresses",
+)
 
 
-class OmniVinciProcessor(ProcessorMixin):
+class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
     r"""
     Prepares text, images, videos and sounds for [`OmniVinciForConditionalGeneration`].
 
@@ -127,6 +143,15 @@ class OmniVinciProcessor(ProcessorMixin):
         self.spatial_merge_size = spatial_merge_size
         self.s2_output_scale_index = s2_output_scale_index
         self.patch_size = patch_size
+        for name in ("load_audio_from_video", "align_audio_start", "use_modality_boundary_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        if video_audio_downmix not in ("mean", "sum"):
+            raise ValueError(f"`video_audio_downmix` must be 'mean' or 'sum', got {video_audio_downmix!r}.")
+        if use_modality_boundary_tokens:
+            words = {word for pair in MODALITY_BOUNDARIES.values() for word in pair}
+            if missing := sorted(words - tokenizer.get_vocab().keys()):
+                raise ValueError(f"`use_modality_boundary_tokens`=True, but the tokenizer lacks the tokens {missing}.")
         for name, token in MEDIA_TOKENS.items():
             token_id = tokenizer.convert_tokens_to_ids(token)
             if token_id is None or token_id == tokenizer.unk_token_id:
@@ -148,9 +173,10 @@ class OmniVinciProcessor(ProcessorMixin):
             "max_tiles": config.max_tiles,
             "feature_size": config.audio_config.num_mel_bins,
             "window_frames": config.audio_window_frames,
-            "chunk_length": config.audio_window_frames // 100,
             **options,
         }
+        rate, hop = arguments.get("sampling_rate", 16000), arguments.get("hop_length", 160)
+        arguments.setdefault("chunk_length", config.audio_window_frames * hop / rate)
         parts = {name: part(**_arguments_of(part, arguments)) for name, part in PARTS.items()}
         used = set().union(*(_arguments_of(part, arguments) for part in PARTS.values()))
         rest = {name: value for name, value in arguments.items() if name not in used}
@@ -180,6 +206,7 @@ class OmniVinciProcessor(ProcessorMixin):
         options = {
             "align_audio_start": False,
             "video_audio_downmix": "sum",
+            "chunk_length": 30,  # whatever the hop
             **map_released_processor_options(released),
             **given,
         }
@@ -212,7 +239,10 @@ class OmniVinciProcessor(ProcessorMixin):
             text (`str` or `list[str]`): prompts with `<image>`, `<vila/video>` and `<sound>` where media stand.
             kwargs: options marked with * in the class, `num_frames`, `fps`, `video_metadata` (of arrays: frame rate
                 or times), `sampling_rate` (of sound arrays), `padding`, `padding_side`, `truncation`, `max_length`,
-                `return_tensors`, `return_mm_token_type_ids`; also grouped as `text_kwargs`, `videos_kwargs`, ...
+                `return_tensors`, `return_mm_token_type_ids`; `start_sec`, `end_sec`, `frame_indices`, `frame_times` as
+                in [`load_video`], `resize_backend`; for this call only `media_limits`, `on_damage`, `timeout_sec`,
+                `progress`, `allow_urls`, `allow_redirects`, `allow_private_addresses` as in `ReadOptions`;
+                also grouped as `text_kwargs`, `videos_kwargs`, ...
 
         Returns:
             `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
@@ -259,6 +289,8 @@ class OmniVinciProcessor(ProcessorMixin):
         media = {"image": [], "video": [], "audio": []}
         conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
         template = self._template(chat_template)
+        if tools and "tools" not in template:
+            logger.warning_once("The chat template has no place for `tools`: the model will not see them.")
         variables = {name: kwargs.pop(name) for name in list(kwargs) if re.search(rf"\b{name}\b", template)}
         prompts, spans = render_jinja_template(
             conversations=conversations,
@@ -332,8 +364,9 @@ class OmniVinciProcessor(ProcessorMixin):
             raise ValueError("`text` is needed: a prompt with a placeholder for every medium.")
         texts = [text] if isinstance(text, str) else list(text)
         options = self._options(kwargs)
-        images, videos, audio = flatten(images), flatten_videos(videos), flatten(audio)
         rows = [self._tokenize(prompt, options) for prompt in texts]
+        self._check_rows(rows, {"image": images, "video": videos, "audio": audio})
+        images, videos, audio = flatten(images), flatten_videos(videos), flatten(audio)
         self._check_counts(rows, {"image": images, "video": videos, "audio": audio})
         images, videos, audio = self._load_media(images, videos, audio, options)
 
@@ -341,7 +374,7 @@ class OmniVinciProcessor(ProcessorMixin):
         if images:
             counts = [int((ids == self.image_token_id).sum()) for ids, _ in rows]
             tile = [count == 1 for count in counts for _ in range(count)]
-            image_inputs = self.image_processor(images, tile=tile)
+            image_inputs = self.image_processor(images, tile=tile, resize_backend=options["resize_backend"])
             layouts["image"] = [rules.image(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
         layouts["video"] = [rules.video(clip, options["group_duration_sec"]) for clip in videos]
         layouts["audio"] = [rules.audio(clip) for clip in audio]
@@ -356,7 +389,7 @@ class OmniVinciProcessor(ProcessorMixin):
         data = self._pad(expanded, None if generation_spans is None else masks, options)
         data.update(image_inputs)
         if videos:
-            data.update(self.video_processor(videos))
+            data.update(self.video_processor(videos, resize_backend=options["resize_backend"]))
         if sounds:
             data.update(self.feature_extractor([sound.samples for sound, _ in sounds]))
             data["audio_num_embeds"] = torch.tensor([kept for _, kept in sounds])
@@ -378,13 +411,17 @@ class OmniVinciProcessor(ProcessorMixin):
             sampling_rate=None,
             return_tensors=None,
             return_mm_token_type_ids=False,
+            resize_backend=None,
         )
+        options.update(dict.fromkeys((*RANGE_OPTIONS, *FRAME_OPTIONS, *READ_OPTIONS)))
         unknown = sorted(set(flat) - set(options) - set(TEXT_OPTIONS) - set(IGNORED_OPTIONS))
         if unknown:
             known = sorted({*options, *TEXT_OPTIONS})
             raise TypeError(f"{type(self).__name__} has no option {unknown}; it has {known}.")
         if flat.get("fps") is not None and "num_frames" not in flat:
             options["num_frames"] = None
+        if any(flat.get(name) is not None for name in FRAME_OPTIONS):
+            options["num_frames"] = options["fps"] = None
         options.update({name: value for name, value in flat.items() if name in options})
         check_boundary_tokens(self.boundary_tokens, options["group_duration_sec"])
         options["text"] = {name: flat[name] for name in TEXT_OPTIONS if name in flat}
@@ -397,39 +434,66 @@ class OmniVinciProcessor(ProcessorMixin):
         metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
         if len(metadata) != len(videos):
             raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
-        clips = [
-            load_video(
-                video,
-                num_frames=options["num_frames"],
-                fps=options["fps"],
-                metadata=entry,
-                with_audio=options["load_audio_from_video"],
-                sampling_rate=rate,
-                downmix=options["video_audio_downmix"],
-                align_audio_start=options["align_audio_start"],
-                max_audio_sec=options["max_audio_sec"],
-            )
-            for video, entry in zip(videos, metadata, strict=True)
-        ]
-        sounds = [
-            load_audio(
-                sound,
-                sampling_rate=rate,
-                input_sampling_rate=options["sampling_rate"],
-                max_sec=options["max_audio_sec"],
-            )
-            for sound in flatten(audio)
-        ]
-        return [load_image(image) for image in flatten(images)], clips, sounds
+        images, videos, audio = ([_with_options(medium) for medium in media] for media in
+                                 (flatten(images), videos, flatten(audio)))  # fmt: skip
+        reading = {name: options[name] for name in READ_OPTIONS if options[name] is not None}
+        # One video is decoded by all processors, several are decoded side by side.
+        num_threads = available_processors()
+        reading.update(cancelled=threading.Event(), num_threads=max(1, num_threads // max(1, len(videos))))
+        part_of_file = {name: options[name] for name in RANGE_OPTIONS if options[name] is not None}
+        watching = {
+            **{name: options[name] for name in ("num_frames", "fps", *FRAME_OPTIONS)},
+            "with_audio": options["load_audio_from_video"],
+            "sampling_rate": rate,
+            "downmix": options["video_audio_downmix"],
+            "align_audio_start": options["align_audio_start"],
+            "max_audio_sec": options["max_audio_sec"],
+            "transform": partial(self.video_processor.squash, resize_backend=options["resize_backend"]),
+            **part_of_file,
+            **reading,
+        }
+        hearing = {
+            "sampling_rate": rate,
+            "input_sampling_rate": options["sampling_rate"],
+            "max_sec": options["max_audio_sec"],
+            **part_of_file,
+            **reading,
+        }
+        jobs = [partial(load_image, image, **reading) for image, _ in images]
+        for (video, own), entry in zip(videos, metadata, strict=True):
+            chosen = any(name in own for name in ("num_frames", "fps", *FRAME_OPTIONS))
+            unset = dict.fromkeys(("num_frames", "fps", *FRAME_OPTIONS)) if chosen else {}
+            jobs.append(partial(load_video, video, metadata=entry, **{**watching, **unset, **own}))
+        jobs += [partial(load_audio, sound, **{**hearing, **own}) for sound, own in audio]
+        media = run_all(jobs, num_threads, reading["cancelled"])
+        first_sound = len(images) + len(videos)
+        return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
 
     def _tokenize(self, prompt: str, options) -> tuple[np.ndarray, np.ndarray]:
         settings = {name: value for name, value in options["text"].items() if name == "add_special_tokens"}
         encoding = self.tokenizer(prompt, return_offsets_mapping=True, **settings)
         ids = np.array(encoding["input_ids"], dtype=np.int64)
         offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        if self.tokenizer.pad_token_id == self.tokenizer.eos_token_id:
+            return ids, offsets
         # a literal padding token in the words is dropped, as in the released code
         keep = ids != self.tokenizer.pad_token_id
         return ids[keep], offsets[keep]
+
+    def _check_rows(self, rows, media) -> None:
+        """Where media come as a list per text, each text must hold as many placeholders as its list media."""
+        for kind, items in media.items():
+            nested = isinstance(items, list) and len(items) == len(rows) and all(isinstance(row, list) for row in items)
+            if not nested or len(rows) == 1:
+                continue
+            for index, ((ids, _), own) in enumerate(zip(rows, items, strict=True)):
+                found = int((ids == getattr(self, f"{kind}_token_id")).sum())
+                given = len(flatten_videos(own) if kind == "video" else flatten(own))
+                if found != given:
+                    raise ValueError(
+                        f"Text {index} has {found} {getattr(self, f'{kind}_token')!r} placeholders but its list holds "
+                        f"{given} {kind} inputs; they must match 1:1."
+                    )
 
     def _check_counts(self, rows, media) -> None:
         for kind, items in media.items():
@@ -471,11 +535,10 @@ class OmniVinciProcessor(ProcessorMixin):
 
     def _pad(self, rows: list[np.ndarray], masks: list[np.ndarray] | None, options) -> dict[str, Any]:
         text = options["text"]
-        if text.get("truncation") and text.get("max_length"):
-            for index, row in enumerate(rows):
-                rows[index] = self._truncate(row, text["max_length"])
-                if masks is not None:
-                    masks[index] = masks[index][: len(rows[index])]
+        if text.get("truncation"):
+            kept = [self._kept(row, text.get("max_length") or self.tokenizer.model_max_length) for row in rows]
+            rows = [row[part] for row, part in zip(rows, kept, strict=True)]
+            masks = None if masks is None else [mask[part] for mask, part in zip(masks, kept, strict=True)]
         padding, side = text.get("padding", False), text.get("padding_side") or self.tokenizer.padding_side
         data = self.tokenizer.pad(
             {"input_ids": [row.tolist() for row in rows]},
@@ -496,14 +559,17 @@ class OmniVinciProcessor(ProcessorMixin):
             ]
         return data
 
-    def _truncate(self, row: np.ndarray, max_length: int) -> np.ndarray:
+    def _kept(self, row: np.ndarray, max_length: int) -> slice:
+        """The part of a row that truncation leaves, on the tokenizer's side."""
+        left = self.tokenizer.truncation_side == "left"
+        kept = slice(max(0, len(row) - max_length), None) if left else slice(None, max_length)
         media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]
-        if np.isin(row[max_length:], media_ids).any():
+        if np.isin(row, media_ids).sum() != np.isin(row[kept], media_ids).sum():
             raise ValueError(
                 f"`max_length`={max_length} would cut a medium in a sequence of {len(row)} tokens: raise it, or take "
                 "fewer frames or seconds of sound."
             )
-        return row[:max_length]
+        return kept
 
     @property
     def layout_rules(self) -> LayoutRules:
@@ -530,6 +596,11 @@ class OmniVinciProcessor(ProcessorMixin):
         if isinstance(templates, dict):
             return templates.get(chat_template or "default", chat_template)
         return chat_template or templates
+
+
+def _with_options(medium) -> tuple[Any, dict[str, Any]]:
+    """A medium and the options that its part of the conversation has."""
+    return (medium.source, medium.options) if isinstance(medium, MediaPart) else (medium, {})
 
 
 def _arguments_of(part: type, options: dict[str, Any]) -> dict[str, Any]:

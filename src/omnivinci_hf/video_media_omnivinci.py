@@ -1,32 +1,37 @@
 """Videos: the wanted frames with their true times, decoded by feeding only the packets that they need."""
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from numbers import Integral
+from functools import partial
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, SoundOptions, audio_from_container
-from .media_omnivinci import MediaError, MediaSource, check_complete, check_pixels, is_array, load_image, to_numpy
+from .frame_sampling_omnivinci import FrameChoice, sample_indices
+from .media_limits_omnivinci import MediaError
+from .media_omnivinci import MediaSource, check_pixels, is_array, load_image, to_numpy
+from .media_reading_omnivinci import ReadOptions, TimeRange, run_all
+from .video_table_omnivinci import FrameTable, scan_video, video_stream
 
 
-# A Matroska file may end this much before the duration in its header without being called cut short.
-END_TOLERANCE_SEC = 0.5
+__all__ = ["VideoClip", "load_video", "sample_indices"]
 
 _QUARTER_TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 
 
 @dataclass
 class VideoClip:
-    """Sampled frames of a video.
+    """Sampled frames of a video, or of a range of it.
 
-    `frames` are RGB images; where an index repeats so does the image object. `times` float64
-    `(num_frames,)` are seconds since the first frame of the video, `indices` int64 `(num_frames,)` count
-    all its frames. `duration_sec` is the end of the last frame of the video, `fps` its average rate.
+    `frames` are RGB images; where an index repeats so does the image object. `times` float64 `(num_frames,)` are
+    seconds since the start of the clip: the first frame of the video, or the start of the range, which is at
+    `start_sec` of the video. `indices` int64 `(num_frames,)` and `total_frames` count all frames of the video.
+    `duration_sec` is that of the clip, `fps` the average rate of the video.
     """
 
     frames: list[Image.Image]
@@ -37,32 +42,7 @@ class VideoClip:
     total_frames: int
     audio: AudioClip | None
     name: str
-
-
-def sample_indices(
-    times: np.ndarray, duration_sec: float, *, num_frames: int | None = None, fps: float | None = None
-) -> np.ndarray:
-    """Choose frames of a video that shows a frame at each of `times` and ends at `duration_sec`.
-
-    `num_frames` spreads them evenly from first to last; a shorter video repeats frames, as the released
-    checkpoint expects. `fps` takes the frames at or next after 0, 1/fps, 2/fps, ... , each once; when
-    `num_frames` is given too, that many of these at most. With neither, every frame is taken.
-    """
-    if num_frames is not None and not (isinstance(num_frames, Integral) and num_frames > 0):
-        raise ValueError(f"`num_frames` must be a positive whole number, got {num_frames!r}.")
-    if fps is not None and not 0 < fps < math.inf:
-        raise ValueError(f"`fps` must be a positive number, got {fps!r}.")
-    if len(times) == 0 or not 0 < duration_sec < math.inf:
-        raise ValueError(f"Got {len(times)} frames in {duration_sec} s; both must be positive.")
-    candidates = np.arange(len(times), dtype=np.int64)
-    if fps is not None:
-        # A frame is the first at or after some k / fps where the number of ticks so far grows. The margin
-        # keeps a frame that is due exactly at a tick from missing it by a rounding error.
-        ticks = np.floor(np.asarray(times, dtype=np.float64) * fps + 1e-6)
-        candidates = candidates[np.diff(ticks, prepend=-math.inf) > 0]
-    if num_frames is None or (fps is not None and len(candidates) <= num_frames):
-        return candidates
-    return candidates[np.round(np.linspace(0, len(candidates) - 1, num_frames)).astype(np.int64)]
+    start_sec: float = 0.0
 
 
 def load_video(
@@ -70,233 +50,234 @@ def load_video(
     *,
     num_frames: int | None = None,
     fps: float | None = None,
+    frame_indices=None,
+    frame_times=None,
+    start_sec: float = 0.0,
+    end_sec: float | None = None,
     metadata=None,
     with_audio: bool = False,
     sampling_rate: int = 16000,
     downmix: str = "mean",
     align_audio_start: bool = True,
     max_audio_sec: float | None = None,
-    timeout_sec: float = 20.0,
+    transform: Callable[[Image.Image], Any] | None = None,
+    **reading,
 ) -> VideoClip:
-    """Read the frames chosen by `num_frames` and `fps` ([`sample_indices`]) and, if asked, the sound.
+    """Read the frames that are asked for and, if asked, the sound.
 
-    `source`: a path, bytes or binary file object of a container, or frames: an array or tensor
-    `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, or a list of what [`load_image`]
-    takes. `metadata` (a dict or Transformers' `VideoMetadata`) is for frames only, a file has its own times:
-    `fps`, or `times` (`timestamps`), with `total_num_frames` and `duration` if known; frames with
-    `frames_indices` were sampled already and are taken as they are.
-
-    The sound is that of the first audio stream, read as by [`load_audio`], or None. With `align_audio_start`
-    its sample 0 belongs to the first frame: silence is put before a sound that starts later, the head of one
-    that starts earlier is cut. Without, its first sample comes first, as the released checkpoint heard it.
+    Args:
+        source: a path, bytes or binary file object of a container, an http(s) URL if `allow_urls` is given, or frames:
+            an array or tensor `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, or a list of what
+            [`load_image`] takes.
+        num_frames, fps: spread evenly, or at a rate; see [`sample_indices`].
+        frame_indices, frame_times: instead of these, certain frames: by their places in the video, or those that are
+            shown at some seconds of the video; ascending.
+        start_sec, end_sec: take this range of the video only, picture and sound alike. What is shown at its start
+            belongs to it, and the times of the clip count from there.
+        metadata: a dict or Transformers' `VideoMetadata`, for frames only, a file has its own times: `fps`, or `times`
+            (`timestamps`), with `total_num_frames` and `duration` if known; frames with `frames_indices` were sampled
+            already and are taken as they are.
+        with_audio: read the first audio stream too, as by [`load_audio`]; None if there is none.
+        align_audio_start: sample 0 belongs to the first frame: silence is put before a sound that starts later and into
+            its gaps, the head of one that starts earlier is cut. Without, its first sample comes first, as the
+            released checkpoint heard it.
+        max_audio_sec: only so many seconds of the sound.
+        transform: applied to every frame as soon as it is decoded; its results are the clip's `frames`. A resize here
+            saves holding all frames in full size. It is called from several threads.
+        reading: fields of [`ReadOptions`].
     """
+    choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
+    reading = ReadOptions(**reading)
     if is_array(source) or isinstance(source, (list, tuple)):
-        return _video_from_frames(source, metadata, num_frames, fps)
-    sound = SoundOptions(sampling_rate, downmix, max_audio_sec)
-    source = MediaSource.of("video", source)
-    table = _scan_video(source, timeout_sec)
-    indices = sample_indices(table.times, table.duration_sec, num_frames=num_frames, fps=fps)
-    images = _decode_frames(source, table, set(indices.tolist()), timeout_sec)
+        return _video_from_frames(source, metadata, choice, transform, reading)
+    sound = SoundOptions(sampling_rate, downmix, max_audio_sec, choice.range)
+    source = MediaSource.of("video", source, reading)
+    table = scan_video(source)
+    indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
     origin_sec = table.start_sec if align_audio_start else None
-    audio = audio_from_container(source, sound, timeout_sec, origin_sec) if with_audio else None
+    listen = partial(audio_from_container, source, sound, origin_sec) if with_audio else lambda: None
+    images, audio = _decode(source, table, set(indices.tolist()), transform, listen)
+    indices = indices[[index in images for index in indices.tolist()]]
+    source.log_damage()
+    end_sec = min(table.duration_sec, start_sec + choice.range.duration_sec)
     return VideoClip(
         frames=[images[index] for index in indices.tolist()],
-        times=table.times[indices],
+        times=np.maximum(table.times[indices] - start_sec, 0.0),
         indices=indices,
-        duration_sec=table.duration_sec,
+        duration_sec=end_sec - start_sec,
         fps=len(table.times) / table.duration_sec,
         total_frames=len(table.times),
         audio=audio,
         name=source.name,
+        start_sec=start_sec,
     )
 
 
-@dataclass
-class _FrameTable:
-    """All frames of a video stream in the order of showing, found without decoding."""
-
-    times: np.ndarray  # (total_frames,) seconds since the first frame
-    duration_sec: float
-    start_sec: float  # of the first frame on the container's clock
-    index_of: dict[int, int]  # stamp -> index
-    # In decode order, (stamp, is_keyframe). None where packet stamps do not tell which frame is which, so
-    # that only the order of the decoded frames does.
-    packets: list[tuple[int, bool]] | None
+def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading: ReadOptions) -> np.ndarray:
+    limits = reading.media_limits
+    taken_sec = min(duration_sec - choice.range.start_sec, choice.range.duration_sec)
+    limits.check(name, "max_duration_sec", taken_sec, "seconds")
+    indices = choice.choose(name, times, duration_sec)
+    limits.check(name, "max_frames", len(indices), "frames to take (fewer: `num_frames` or `fps`)")
+    return indices
 
 
-def _scan_video(source: MediaSource, timeout_sec: float) -> _FrameTable:
-    """Demux once. Frame counts and rates in headers are not believed; the packets' stamps are."""
-    with source.container(timeout_sec) as container:
-        stream = _video_stream(container, source.name)
-        packets, end_sec = [], 0.0
-        for packet in container.demux():
-            if packet.size == 0:  # the end of a stream, or a frame that was dropped when recording
-                continue
-            if packet.pts is not None:
-                end_sec = max(end_sec, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index == stream.index:
-                is_key, is_shown = packet.is_keyframe, not packet.is_discard
-                packets.append((packet.pts, packet.dts, packet.duration, is_key, is_shown))
-        check_complete(source.name, stream, len(packets))
-        # Matroska has no index of all frames, but its header states the end of the longest stream.
-        if "matroska" in container.format.name and container.duration is not None:
-            lost = container.duration / av.time_base - end_sec
-            if lost > END_TOLERANCE_SEC:
-                raise MediaError(f"{source.name} is cut short: {lost:.2f} s are missing; get it again.")
-        rates = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        # AVI has no presentation times: FFmpeg guesses them in decode order, wrongly for B-frames.
-        by_order = container.format.name == "avi"
-        table = _frame_table(packets, stream.time_base, rates, by_order) if packets else None
-    if table is None:
-        raise MediaError(f"{source.name} has no video frames; check that it plays.")
-    return table
+def _decode(source: MediaSource, table: FrameTable, wanted: set[int], transform, listen) -> tuple[dict, Any]:
+    """Frames of the `wanted` indices, {index: transformed image}, and what `listen` returns."""
+    images, num_threads = {}, source.reading.num_threads
+    with source.reading.progress_bar(source.name, table.duration_sec, len(wanted), "frame") as bar:
+
+        def deliver(index: int, frame: av.VideoFrame) -> None:
+            source.reading.check_cancelled()
+            image = _upright_image(source, frame)
+            images[index] = image if transform is None else transform(image)
+            bar.update()
+
+        jobs = [listen]
+        if table.packets is not None:
+            intervals = deque(table.intervals(wanted))
+            num_feeders = min(num_threads, len(intervals))
+            frame_threads = num_threads if num_feeders == 1 else 1
+            jobs += [partial(_feed, source, table, wanted, intervals, frame_threads, deliver)] * num_feeders
+        audio, *unsure = run_all(jobs, num_threads, source.reading.cancelled)
+        for index in set().union(*unsure):
+            images.pop(index, None)
+        if len(images) < len(wanted):
+            # No choice, some key frame was none (an intra refresh point), or damage: decode from the start.
+            for index in _decode_in_order(source, table, wanted - images.keys(), deliver):
+                images.pop(index, None)
+    missing = sorted(wanted - images.keys())
+    if missing:
+        span = f"between {table.times[missing[0]]:.2f} and {table.times[missing[-1]]:.2f} s"
+        source.report(f"is damaged or cut short: {len(missing)} of {len(wanted)} wanted frames do not decode, {span}")
+    if not images:
+        raise MediaError(f"{source.name}: none of the {len(wanted)} wanted frames decodes; get the file again.")
+    return images, audio
 
 
-def _video_stream(container, name: str) -> av.VideoStream:
-    cover_art = av.stream.Disposition.attached_pic
-    stream = next((s for s in container.streams.video if not s.disposition & cover_art), None)
-    if stream is None:
-        raise MediaError(f"{name} has no video stream; if it is a sound file, give it as audio.")
-    if stream.codec_context is None:
-        raise MediaError(f"{name}: there is no decoder for its video; convert it, to H.264 for example.")
-    check_pixels(name, stream.codec_context.width, stream.codec_context.height)
-    return stream
+def _open_decoder(container, source: MediaSource, frame_threads: int = 1) -> tuple[av.VideoStream, Any]:
+    stream = video_stream(container, source)
+    decoder = stream.codec_context
+    # A damaged frame is an error; FFmpeg would patch it up and say nothing.
+    decoder.options = {"err_detect": "explode", **source.decoder_options}
+    if frame_threads > 1:
+        decoder.thread_type, decoder.thread_count = "AUTO", frame_threads
+    return stream, decoder
 
 
-def _frame_table(
-    packets: list[tuple], time_base: Fraction, rates: list[Fraction], by_order: bool
-) -> _FrameTable | None:
-    """`packets` in decode order: (pts, dts, duration, is_keyframe, is_shown). None if no frame is shown."""
-    pts, dts, durations, is_key, is_shown = zip(*packets, strict=True)
-    rates = rates or [Fraction(25)]
-    by_order = by_order or None in pts or len(set(pts)) < len(pts)
-    stamps = next((s for s in (pts, dts) if None not in s and len(set(s)) == len(s)), None)
-    if stamps is None:
-        stamps, durations, time_base = range(len(packets)), [1] * len(packets), 1 / rates[0]
-    # What is shown before the first key frame of the file refers to frames that it does not have.
-    first_key = stamps[is_key.index(True)] if True in is_key else min(stamps)
-    shown = sorted(s for s, show in zip(stamps, is_shown, strict=True) if show and s >= first_key)
-    if not shown:
-        return None
-    ticks = np.array(shown, dtype=np.int64) - shown[0]
-    gap = durations[stamps.index(shown[-1])] or (np.median(np.diff(ticks)) if len(ticks) > 1 else None)
-    rate = _constant_rate(ticks, time_base, rates) if len(ticks) > 1 or not gap else 1 / (gap * time_base)
-    if rate is None:
-        times = ticks * time_base.numerator / time_base.denominator
-        duration_sec = float(Fraction(int(ticks[-1]) + gap) * time_base)
-    else:
-        # Neither the rounding of the stamps (1 ms in Matroska) nor a padded last frame gets in here.
-        times = np.arange(len(ticks)) * rate.denominator / rate.numerator
-        duration_sec = len(ticks) * rate.denominator / rate.numerator
-    return _FrameTable(
-        times=times,
-        duration_sec=duration_sec,
-        start_sec=float(shown[0] * time_base),
-        index_of={stamp: index for index, stamp in enumerate(shown)},
-        packets=None if by_order else list(zip(pts, is_key, strict=True)),
-    )
+def _feed(
+    source: MediaSource, table: FrameTable, wanted: set[int], intervals: deque, frame_threads: int, deliver
+) -> set[int]:
+    """Give a decoder only what the wanted frames need; seeking misses frames in some formats.
 
-
-def _constant_rate(ticks: np.ndarray, time_base: Fraction, rates: list[Fraction]) -> Fraction | None:
-    """The frame rate, if all frames keep to one but for the rounding of their stamps to the time base."""
-    for rate in rates:
-        if np.abs(ticks - np.arange(len(ticks)) * float(1 / (rate * time_base))).max() < 1:
-            return rate
-    gaps = np.diff(ticks)
-    return 1 / (int(gaps[0]) * time_base) if (gaps == gaps[0]).all() else None
-
-
-def _decode_frames(source: MediaSource, table: _FrameTable, wanted: set[int], timeout_sec: float) -> dict:
-    """Decode the frames of the `wanted` indices: {index: image}."""
-    images = {} if table.packets is None else _feed_packets(source, table, wanted, timeout_sec)
-    if len(images) < len(wanted):
-        # No choice, or some key frame was none (an intra refresh point): decode from the start.
-        images = _decode_in_order(source, table, wanted, timeout_sec)
-    if len(images) < len(wanted):
-        raise MediaError(
-            f"{source.name}: {len(wanted) - len(images)} of {len(wanted)} wanted frames do not decode; "
-            "the file is damaged or cut short, get a complete copy."
-        )
-    return images
-
-
-def _feed_packets(source: MediaSource, table: _FrameTable, wanted: set[int], timeout_sec: float) -> dict:
-    """Give the decoder only what the wanted frames need; seeking misses frames in some formats."""
-    images = {}
-    with source.container(timeout_sec) as container:
-        stream = _video_stream(container, source.name)
-        decoder = stream.codec_context
-        packets = enumerate(packet for packet in container.demux(stream) if packet.size > 0)
-        for first, last in _packet_intervals(table, wanted):
+    Several threads share `intervals`, each with a decoder of its own. Returns indices of frames that were delivered but
+    are not to be believed, for an error in their interval.
+    """
+    unsure = set()
+    with source.container() as container:
+        stream, decoder = _open_decoder(container, source, frame_threads)
+        packets = enumerate(source.demux(container, stream))
+        while intervals:
+            try:
+                first, last = intervals.popleft()
+            except IndexError:  # another thread was faster
+                break
+            is_clean, delivered = True, set()
             for position, packet in packets:
                 if position < first:
                     continue
+                if position == first:
+                    key_stamp = packet.pts
                 decoder.skip_frame = "DEFAULT" if table.index_of.get(packet.pts) in wanted else "NONREF"
-                frames = decoder.decode(packet)
-                if position == last:
-                    frames += decoder.decode(None)
-                    decoder.flush_buffers()
-                for frame in frames:
+                frames = []
+                try:
+                    frames += decoder.decode(packet)
+                    if position == last:
+                        frames += decoder.decode(None)
+                except av.error.FFmpegError:
+                    # Frames that are shown before the first key frame refer to frames that were not fed.
+                    is_clean &= frame_threads == 1 and packet.pts < key_stamp
+                for frame in frames if is_clean else ():
                     index = table.index_of.get(frame.pts)
                     if index in wanted and not frame.is_corrupt:
-                        images[index] = _upright_image(source.name, frame)
+                        deliver(index, frame)
+                        delivered.add(index)
                 if position == last:
                     break
-    return images
+            if not is_clean:
+                unsure |= delivered
+            decoder.flush_buffers()
+    return unsure
 
 
-def _packet_intervals(table: _FrameTable, wanted: set[int]) -> list[tuple[int, int]]:
-    """Packet positions (first, last) to feed, each from a key frame on; disjoint and ascending."""
-    intervals, keys = [], []
-    for position, (stamp, is_key) in enumerate(table.packets):
-        if is_key:
-            keys.append((position, stamp))
-        if table.index_of.get(stamp) in wanted:
-            # A key frame that is shown after this frame (open GOP) is not where it can start.
-            first = next((key for key, key_stamp in reversed(keys) if key_stamp <= stamp), 0)
-            while intervals and intervals[-1][1] >= first:
-                first = min(first, intervals.pop()[0])
-            intervals.append((first, position))
-    return intervals
+def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], deliver) -> set[int]:
+    """Decode from the start. After an error no frame is believed until the next key frame; where frames are only
+    counted, none at all. Neither is the one before the error: decoders often notice late. Its index is returned.
+    """
+    wanted, order, clean_from, unsure, previous = set(wanted), 0, -math.inf, set(), None
+    with source.container() as container:
+        stream, decoder = _open_decoder(container, source)
+        packets = source.demux(container, stream)
+        while wanted:
+            packet = next(packets, None)
+            if packet is not None and clean_from == math.inf and packet.is_keyframe and table.packets is not None:
+                clean_from = packet.pts
+            try:
+                frames = decoder.decode(packet)
+            except av.error.EOFError:
+                break
+            except av.error.FFmpegError:
+                frames, clean_from = [], math.inf
+                unsure.add(order - 1 if table.packets is None else table.index_of.get(previous))
+            previous = packet and packet.pts
+            for frame in frames:
+                index, order = (order if table.packets is None else table.index_of.get(frame.pts)), order + 1
+                is_whole = clean_from == -math.inf or (frame.pts is not None and frame.pts >= clean_from)
+                if index in wanted and is_whole and not frame.is_corrupt:
+                    deliver(index, frame)
+                    wanted.remove(index)
+            if packet is None:
+                break
+    return unsure
 
 
-def _decode_in_order(source: MediaSource, table: _FrameTable, wanted: set[int], timeout_sec: float) -> dict:
-    images = {}
-    with source.container(timeout_sec) as container:
-        for order, frame in enumerate(container.decode(_video_stream(container, source.name))):
-            index = order if table.packets is None else table.index_of.get(frame.pts)
-            if index in wanted:
-                images[index] = _upright_image(source.name, frame)
-                if len(images) == len(wanted):
-                    break
-    return images
-
-
-def _upright_image(name: str, frame: av.VideoFrame) -> Image.Image:
-    check_pixels(name, frame.width, frame.height)
+def _upright_image(source: MediaSource, frame: av.VideoFrame) -> Image.Image:
+    check_pixels(source.name, frame.width, frame.height, source.reading)
     image, turns = frame.to_image(), round(frame.rotation / 90) % 4
     return image.transpose(_QUARTER_TURNS[turns]) if turns else image
 
 
-def _video_from_frames(frames, metadata, num_frames: int | None, fps: float | None) -> VideoClip:
+def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading: ReadOptions) -> VideoClip:
     if is_array(frames) and frames.ndim != 4:
         raise MediaError(f"A video array must be (T, H, W, 3) or (T, 3, H, W), not {tuple(frames.shape)}.")
     if len(frames) == 0:
         raise MediaError("A video given as frames is empty; give at least one frame.")
+    name = f"video of {len(frames)} frames"
     times, indices, duration_sec, total_frames = _frame_times(len(frames), metadata)
-    chosen = np.arange(len(frames))
     if indices is None:
-        indices = chosen = sample_indices(times, duration_sec, num_frames=num_frames, fps=fps)
-    images = {index: load_image(frames[index]) for index in set(chosen.tolist())}
+        indices = chosen = _choose(name, choice, times, duration_sec, reading)
+    elif choice.is_explicit:
+        raise ValueError("These frames were sampled already (`frames_indices`); no indices or times can be asked for.")
+    else:
+        first, stop, _ = choice.bounds(name, times, duration_sec)
+        chosen = np.arange(first, stop)
+        indices = indices[chosen]
+        reading.media_limits.check(name, "max_frames", len(chosen), "frames")
+    images = {}
+    for index in set(chosen.tolist()):
+        image = load_image(frames[index], media_limits=reading.media_limits)
+        images[index] = image if transform is None else transform(image)
+    start_sec = choice.range.start_sec
     return VideoClip(
         frames=[images[index] for index in chosen.tolist()],
-        times=times[chosen],
+        times=np.maximum(times[chosen] - start_sec, 0.0),
         indices=indices,
-        duration_sec=duration_sec,
+        duration_sec=min(duration_sec, start_sec + choice.range.duration_sec) - start_sec,
         fps=total_frames / duration_sec,
         total_frames=total_frames,
         audio=None,
-        name=f"video of {len(frames)} frames",
+        name=name,
+        start_sec=start_sec,
     )
 
 

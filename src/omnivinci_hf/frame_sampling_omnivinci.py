@@ -1,0 +1,100 @@
+"""Which frames of a video are taken: by number, rate, index or time, of all of it or of a range."""
+
+import math
+from dataclasses import dataclass, field
+from numbers import Integral
+
+import numpy as np
+
+from .media_limits_omnivinci import MediaError
+from .media_reading_omnivinci import TimeRange
+
+
+def sample_indices(
+    times: np.ndarray, duration_sec: float, *, num_frames: int | None = None, fps: float | None = None
+) -> np.ndarray:
+    """Choose frames of a video that shows a frame at each of `times` and ends at `duration_sec`.
+
+    `num_frames` spreads them evenly from first to last; a shorter video repeats frames, as the released
+    checkpoint expects. `fps` takes the frames at or next after 0, 1/fps, 2/fps, ... , each once; when
+    `num_frames` is given too, that many of these at most. With neither, every frame is taken.
+    """
+    _check_sampling(num_frames, fps)
+    if len(times) == 0 or not 0 < duration_sec < math.inf:
+        raise ValueError(f"Got {len(times)} frames in {duration_sec} s; both must be positive.")
+    candidates = np.arange(len(times), dtype=np.int64)
+    if fps is not None:
+        # A frame is the first at or after some k / fps where the number of ticks so far grows. The margin
+        # keeps a frame that is due exactly at a tick from missing it by a rounding error.
+        ticks = np.floor(np.asarray(times, dtype=np.float64) * fps + 1e-6)
+        candidates = candidates[np.diff(ticks, prepend=-math.inf) > 0]
+    if num_frames is None or (fps is not None and len(candidates) <= num_frames):
+        return candidates
+    return candidates[np.round(np.linspace(0, len(candidates) - 1, num_frames)).astype(np.int64)]
+
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """What is taken of a video. See [`load_video`] for the fields."""
+
+    num_frames: int | None = None
+    fps: float | None = None
+    frame_indices: np.ndarray | None = None
+    frame_times: np.ndarray | None = None
+    range: TimeRange = field(default_factory=TimeRange)
+
+    def __post_init__(self):
+        _check_sampling(self.num_frames, self.fps)
+        given = [name for name in ("frame_indices", "frame_times") if getattr(self, name) is not None]
+        if given and (len(given) > 1 or self.num_frames is not None or self.fps is not None):
+            raise ValueError("Give either `frame_indices`, or `frame_times`, or `num_frames` and `fps`.")
+        for name in given:
+            values = np.asarray(getattr(self, name))
+            wanted = "iu" if name == "frame_indices" else "iuf"
+            if values.ndim != 1 or values.dtype.kind not in wanted or not len(values):
+                raise ValueError(f"`{name}` must be a list of {'whole ' * (wanted == 'iu')}numbers, got {values!r}.")
+            if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values).all()):
+                raise ValueError(f"`{name}` must be finite, not negative and ascending, got {values.tolist()}.")
+            object.__setattr__(self, name, values)
+
+    @property
+    def is_explicit(self) -> bool:
+        return self.frame_indices is not None or self.frame_times is not None
+
+    def choose(self, name: str, times: np.ndarray, duration_sec: float) -> np.ndarray:
+        """Indices of the frames of a video with all its `times`."""
+        first, stop, end_sec = self.bounds(name, times, duration_sec)
+        if not self.is_explicit:
+            inside = np.maximum(times[first:stop] - self.range.start_sec, 0.0)
+            return first + sample_indices(
+                inside, end_sec - self.range.start_sec, num_frames=self.num_frames, fps=self.fps
+            )
+        if self.frame_indices is not None:
+            indices, given, allowed = self.frame_indices, self.frame_indices, f"{first} to {stop - 1}"
+        else:
+            given, allowed = self.frame_times, f"{self.range.start_sec:g} to below {end_sec:g} s"
+            # The frame that is shown at that moment. The margin is for times such as 7 / 30 written with few digits.
+            indices = np.searchsorted(times, given + 1e-6, side="right") - 1
+        inside = (indices >= first) & (indices < stop)
+        if self.frame_times is not None:
+            inside &= (given >= self.range.start_sec) & (given < end_sec)
+        if not inside.all():
+            kind = "frame_indices" if self.frame_times is None else "frame_times"
+            raise MediaError(f"{name}: {kind}={given[~inside].tolist()[:10]} are not there; it has {allowed}.")
+        return indices.astype(np.int64)
+
+    def bounds(self, name: str, times: np.ndarray, duration_sec: float) -> tuple[int, int, float]:
+        """First frame of the range (it may have been shown for a while), the one after the last, end in seconds."""
+        if self.range.start_sec >= duration_sec:
+            raise MediaError(f"{name} lasts {duration_sec:g} s; nothing is in the range {self.range}.")
+        end_sec = duration_sec if self.range.end_sec is None else min(duration_sec, self.range.end_sec)
+        first = max(0, int(np.searchsorted(times, self.range.start_sec + 1e-6, side="right")) - 1)
+        stop = len(times) if end_sec == duration_sec else int(np.searchsorted(times, end_sec - 1e-6, side="left"))
+        return first, max(first + 1, stop), end_sec
+
+
+def _check_sampling(num_frames: int | None, fps: float | None) -> None:
+    if num_frames is not None and not (isinstance(num_frames, Integral) and num_frames > 0):
+        raise ValueError(f"`num_frames` must be a positive whole number, got {num_frames!r}.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"`fps` must be a positive number, got {fps!r}.")

@@ -1,0 +1,356 @@
+"""Limits, damage and bombs: each bad medium is a `MediaError` that names it, or a warning where that was asked for."""
+
+import io
+import logging
+import struct
+import time
+import zlib
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from test_media_omnivinci import H264, decode_all, tone, write_video, write_wav
+
+from omnivinci_hf import MediaError, load_audio, load_image, load_video, media_omnivinci
+from omnivinci_hf.audio_media_omnivinci import SoundOptions, _SoundBuffer
+from omnivinci_hf.media_omnivinci import MediaSource
+from omnivinci_hf.media_reading_omnivinci import ReadOptions
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """Messages that were logged."""
+    messages = []
+    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
+    return messages
+
+
+# --- limits
+
+
+def test_every_limit_names_itself_and_the_remedy(mp4):
+    wave = (np.zeros(32000, np.float32), 16000)
+    picture = Image.new("RGB", (10, 10))
+    for limit, value, message, load in (
+        ("max_pixels", 99, r"image has 100 pixels \(10 x 10\)", lambda **o: load_image(picture, **o)),
+        ("max_pixels", 3071, r"3072 pixels \(64 x 48\)", lambda **o: load_video(mp4, **o)),
+        ("max_duration_sec", 4, "5 seconds", lambda **o: load_video(mp4, **o)),
+        (
+            "max_frames",
+            7,
+            "8 frames to take .*",
+            lambda **o: load_video(mp4, num_frames=8, **o),
+        ),
+        ("max_audio_sec", 1, "2 seconds of sound", lambda **o: load_audio(wave, **o)),
+        ("max_audio_sec", 1, "seconds of sound", lambda **o: load_audio(mp4, **o)),
+        ("max_file_bytes", 100, "bytes", lambda **o: load_video(mp4, **o)),
+        ("max_memory_bytes", 100, "bytes", lambda **o: load_video(mp4.read_bytes(), **o)),
+        ("max_memory_bytes", 100, r"bytes \(at least\)", lambda **o: load_video(io.BytesIO(mp4.read_bytes()), **o)),
+        ("max_memory_bytes", 100, "bytes", lambda **o: load_image("data:image/png;base64," + "A" * 200, **o)),
+    ):
+        with pytest.raises(MediaError, match=rf"{message}, above the limit {limit}={value}; .*media_limits=\{{"):
+            load(media_limits={limit: value})
+
+
+def test_limits_apply_to_the_range_that_is_taken(mp4):
+    limits = {"max_duration_sec": 2, "max_audio_sec": 2, "max_frames": 10}
+    clip = load_video(mp4, start_sec=1, end_sec=2.5, num_frames=10, with_audio=True, media_limits=limits)
+    assert clip.audio.duration_sec == 1.5
+    assert load_audio(mp4, max_sec=1.5, media_limits=limits).duration_sec == 1.5
+    with pytest.raises(MediaError, match="max_duration_sec"):
+        load_video(np.zeros((30, 4, 4, 3), np.uint8), metadata={"fps": 10}, media_limits=limits)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"media_limits": {"max_pixel": 1}}, r"`media_limits` has no \['max_pixel'\]; it has max_pixels"),
+        ({"media_limits": 7}, "`media_limits` has no"),
+        ({"media_limits": {"max_pixels": 0}}, "`max_pixels` must be a positive number"),
+        ({"media_limits": {"max_frames": True}}, "`max_frames` must be a positive number"),
+        ({"on_damage": "ignore"}, '`on_damage` must be "raise" or "warn"'),
+        ({"timeout_sec": 0}, "`timeout_sec` must be positive"),
+    ],
+)
+def test_reading_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_image(np.zeros((4, 4, 3), np.uint8), **options)
+
+
+# --- bombs and absurd sizes
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_small_png_of_absurd_size(monkeypatch):
+    head = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(10000))
+    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    for limits in (None, {"max_pixels": 10**12}):  # Pillow has a limit of its own
+        with pytest.raises(MediaError, match="max_pixels=|too large"):
+            load_image(bomb, media_limits=limits)
+
+
+def resized_gif(width, height):
+    file = io.BytesIO()
+    Image.new("P", (8, 8)).save(file, "GIF", save_all=True, append_images=[Image.new("P", (8, 8), 3)], duration=100)
+    data = bytearray(file.getvalue())
+    data[6:10] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def test_a_small_video_of_absurd_size():
+    with pytest.raises(MediaError, match="pixels|without a size"):
+        load_video(resized_gif(30000, 30000))
+
+
+def test_a_video_that_grows_in_the_middle_stays_within_its_limit(tmp_path):
+    """Two streams one after the other, the second larger than allowed: its frames are not decoded."""
+    small = write_video(tmp_path / "small.ts", range(10)).read_bytes()
+    with av.open(str(tmp_path / "large.ts"), "w") as container:
+        stream = container.add_stream(H264, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for number in range(10, 20):
+            frame = av.VideoFrame.from_ndarray(np.zeros((480, 640, 3), np.uint8))
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(MediaError):
+        load_video(small + (tmp_path / "large.ts").read_bytes(), media_limits={"max_pixels": 64 * 48})
+
+
+def test_frames_without_a_size():
+    with pytest.raises(MediaError):
+        load_video(resized_gif(0, 0))
+    with pytest.raises(MediaError, match=r"pictures without a size \(0 x 4\)"):
+        media_omnivinci.check_pixels("clip", 0, 4, ReadOptions())
+
+
+def test_a_small_sound_of_absurd_length(tmp_path):
+    path = tmp_path / "silence.flac"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=8000, layout="mono")
+        for number in range(60):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * 60), np.int16), "s16", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = 8000, Fraction(1, 8000), number * 8000 * 60
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert path.stat().st_size < 1_000_000  # an hour, 115 MB as samples
+    begin = time.monotonic()
+    with pytest.raises(MediaError, match="seconds of sound, above the limit max_audio_sec=600"):
+        load_audio(path, media_limits={"max_audio_sec": 600})
+    assert load_audio(path, max_sec=10).duration_sec == 10
+    assert time.monotonic() - begin < 3
+
+
+def test_absurd_rates_of_sound():
+    with pytest.raises(MediaError, match="claims 3 samples per second"):
+        load_audio((np.zeros(10, np.float32), 3))
+    with pytest.raises(MediaError, match="samples per second; its header is damaged"):
+        _SoundBuffer("x", 2**31, SoundOptions(16000, "mean", None), ReadOptions())
+
+
+def test_programs_are_never_started_for_images():
+    for head in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xd7\xcd\xc6\x9a" + bytes(80)):
+        with pytest.raises(MediaError, match="of no known image format"):
+            load_image(head)
+
+
+# --- not what it should be
+
+
+def test_nan_and_infinite_frames():
+    for value in (np.nan, np.inf):
+        with pytest.raises(MediaError, match=r"in \[0, 1\]"):
+            load_video(np.full((2, 4, 4, 3), value), metadata={"fps": 1})
+
+
+def test_silence_is_good_input(mp4):
+    assert not load_audio((np.zeros(16000, np.int16), 16000)).samples.any()
+
+
+def test_an_encrypted_file(tmp_path):
+    options = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+        "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+    }
+    path = write_video(tmp_path / "locked.mp4", sound=(tone(5), 16000, 0), options=options)
+    for load in (load_video, load_audio):
+        for on_damage in ("raise", "warn"):
+            with pytest.raises(MediaError, match=r"locked.mp4' is encrypted \(DRM\); decrypt it"):
+                load(path, on_damage=on_damage)
+
+
+def test_header_only(mp4, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", options={"movflags": "faststart"}).read_bytes()
+    for data, message in (
+        (whole[: whole.index(b"mdat")], "50 of 50 video packets are missing|cannot be decoded"),
+        (mp4.read_bytes()[:40], "cannot be decoded"),
+        (write_wav(tmp_path / "a.wav", np.zeros((1, 9999), np.int16), 16000).read_bytes()[:44], "cannot be decoded"),
+    ):
+        with pytest.raises(MediaError, match=message):
+            load_video(data)
+
+
+class Slow(io.RawIOBase):
+    def __init__(self, data, delay_sec):
+        self.data, self.delay_sec = io.BytesIO(data), delay_sec
+
+    def read(self, size=-1):
+        time.sleep(self.delay_sec)
+        return self.data.read(10)
+
+
+@pytest.mark.parametrize("load", [load_video, load_audio, load_image])
+@pytest.mark.parametrize("delay_sec", [0.02, 3])
+def test_slow_file_objects_end_within_the_time_limit(load, delay_sec, mp4):
+    begin = time.monotonic()
+    with pytest.raises(MediaError, match="gave only .* save it to a file first, or raise `timeout_sec`"):
+        load(Slow(mp4.read_bytes(), delay_sec), timeout_sec=0.3)
+    assert time.monotonic() - begin < 1.5
+
+
+def test_a_file_object_that_fails_keeps_its_error():
+    class Broken(io.RawIOBase):
+        def read(self, size=-1):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        load_video(Broken())
+
+
+def test_a_time_limit_on_packets_is_a_media_error(mp4):
+    source = MediaSource.of("video", mp4, ReadOptions(timeout_sec=5))
+    with pytest.raises(MediaError, match="took longer than 5 s; copy it to a faster place"), source.container():
+        raise av.error.ExitError(1, "exit")
+
+
+# --- damage
+
+
+def overwrite(data: bytes, start: float, stop: float) -> bytes:
+    first, last = int(len(data) * start), int(len(data) * stop)
+    return data[:first] + np.random.default_rng(0).bytes(last - first) + data[last:]
+
+
+def test_damage_in_the_middle_of_a_video(tmp_path, warnings):
+    path = write_video(tmp_path / "clip.mp4")
+    broken = overwrite(path.read_bytes(), 0.45, 0.5)
+    with pytest.raises(MediaError, match=r"is damaged or cut short: \d+ of 50 wanted frames do not decode, between"):
+        load_video(broken)
+    assert not warnings
+    clip = load_video(broken, on_damage="warn")
+    everything = decode_all(path)
+    assert 25 < len(clip.frames) < 50 and clip.total_frames == 50
+    assert wrong_frames(clip, everything) == []
+    (message,) = warnings
+    assert f"{50 - len(clip.frames)} of 50 wanted frames do not decode" in message and "What is whole" in message
+    assert load_video(broken, frame_indices=[0, 49]).total_frames == 50  # what is not needed is not looked at
+
+
+def test_a_video_of_which_nothing_is_whole(tmp_path, warnings):
+    data = write_video(tmp_path / "clip.mkv", range(12)).read_bytes()
+    with pytest.raises(MediaError, match=r"none of the \d+ wanted frames decodes|no video frames|cannot be decoded"):
+        load_video(overwrite(data, 0.2, 1.0), on_damage="warn")
+
+
+def wrong_frames(clip, everything):
+    """Indices of frames that are not those of the whole file."""
+    return [
+        int(index)
+        for index, frame in zip(clip.indices, clip.frames, strict=True)
+        if (np.asarray(frame) != everything[index]).any()
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "flv"])
+def test_a_cut_video_keeps_its_head_where_asked(suffix, tmp_path, warnings):
+    options = {"movflags": "faststart"} if suffix == "mp4" else None
+    path = write_video(tmp_path / f"clip.{suffix}", options=options)
+    data = path.read_bytes()
+    cut = data[: len(data) * 6 // 10 // 188 * 188 + 50]
+    with pytest.raises(MediaError, match=r"is cut short: [\d.]+ (of|s|bytes)"):
+        load_video(cut)
+    clip, everything = load_video(cut, on_damage="warn"), decode_all(path)
+    assert 15 < len(clip.frames) < 40
+    assert wrong_frames(clip, everything) == []
+    assert len(warnings) == 1 and "is cut short" in warnings[0]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "m4a", "mkv"])
+def test_a_cut_sound_keeps_its_head_where_asked(suffix, tmp_path, warnings):
+    path = tmp_path / f"tone.{suffix}"
+    codec = {"wav": "pcm_s16le", "mkv": "pcm_s16le", "m4a": "aac"}.get(suffix, suffix)
+    options = {"movflags": "faststart"} if suffix == "m4a" else {}
+    with av.open(str(path), "w", container_options=options) as container:
+        stream = container.add_stream(codec, rate=16000, layout="mono")
+        for first in range(0, 160000, 1600):
+            wave = (tone(0.1) * 30000).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), first
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    with pytest.raises(MediaError, match="cut short"):
+        load_audio(data[: len(data) * 6 // 10])
+    clip = load_audio(data[: len(data) * 6 // 10], on_damage="warn")
+    assert 4 < clip.duration_sec < 7 and len(warnings) == 1
+    np.testing.assert_array_equal(clip.samples[:60000], load_audio(data).samples[:60000])
+
+
+def test_gaps_in_a_sound_become_silence_so_that_the_rest_keeps_its_time(tmp_path):
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(H264, rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for second in (0, 1, 3):
+            for number in range(10):
+                frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))
+                frame.pts, frame.time_base = second * 10 + number, Fraction(1, 10)
+                container.mux(video.encode(frame))
+            frame = av.AudioFrame.from_ndarray(np.full((1, 16000), 8000, np.int16), "s16", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), second * 16000
+            container.mux(audio.encode(frame))
+        container.mux(video.encode())
+    aligned = load_video(path, num_frames=1, with_audio=True).audio.samples
+    assert len(aligned) == 64000 and aligned[:32000].all() and not aligned[32000:48000].any() and aligned[48000:].all()
+    plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
+    assert plain.duration_sec == 3 and load_audio(path).duration_sec == 3
+
+
+def test_damaged_sound_is_replaced_by_silence_where_asked(tmp_path, warnings):
+    path = write_video(tmp_path / "clip.mp4", range(10), sound=(tone(5), 16000, 0))
+    with av.open(str(path)) as container:
+        sizes = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in sizes[30:40]:
+        data[position : position + size] = b"\xff" * size
+    with pytest.raises(MediaError, match=r"damaged or cut short: its sound does not decode at \d.\d\d s"):
+        load_audio(bytes(data))
+    whole, clip = load_audio(path), load_audio(bytes(data), on_damage="warn")
+    assert abs(len(clip.samples) - len(whole.samples)) <= 2048
+    np.testing.assert_allclose(clip.samples[45 * 1024 : 70 * 1024], whole.samples[45 * 1024 : 70 * 1024], atol=0.02)
+    assert len(warnings) == 1 and "audio packets do not decode, silence is in place" in warnings[0]
+
+
+def test_damage_goes_through_the_logger(tmp_path, caplog):
+    data = write_video(tmp_path / "clip.mkv").read_bytes()
+    library = logging.getLogger("omnivinci_hf")
+    previous, library.propagate = library.propagate, True
+    try:
+        with caplog.at_level(logging.WARNING, logger=media_omnivinci.logger.name):
+            load_video(data[: len(data) // 2], on_damage="warn")
+    finally:
+        library.propagate = previous
+    assert sum("is cut short" in record.message for record in caplog.records) == 1
