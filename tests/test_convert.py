@@ -227,9 +227,12 @@ def test_push_uploads_the_folder(monkeypatch, converted):
             calls.append(("create", repo_id, options))
             return Url("https://hub/someone/model")
 
+        def file_exists(self, repo_id, path):
+            return path == "README.md"  # so that no card is written
+
         def upload_folder(self, **options):
             calls.append(("upload", options["repo_id"], options["folder_path"]))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("omnivinci_hf.checkpoints.convert.HfApi", Api)
     assert push_checkpoint(converted, "model") == "https://hub/someone/model"
     assert calls == [("create", "model", {"exist_ok": True}), ("upload", "someone/model", str(converted))]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
 from transformers.utils import logging
 
-from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_released_config
+from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_bare_config, map_released_config
 
 
 logger = logging.get_logger(__name__)
@@ -189,6 +189,8 @@ class OmniVinciConfig(PreTrainedConfig):
         "vision_config": AutoConfig,
         "audio_config": AutoConfig,
         "text_config": AutoConfig,
+        "video_time_embedding": OmniVinciTimeEmbeddingConfig,
+        "audio_time_embedding": OmniVinciTimeEmbeddingConfig,
     }
 
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -238,7 +240,7 @@ class OmniVinciConfig(PreTrainedConfig):
         """Build from a dictionary of this class or of the released checkpoint (`model_type` "vila")."""
         if is_released_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
-            config_dict = map_released_config(config_dict, name_or_path)
+            config_dict = map_bare_config(config_dict, name_or_path, config_dict.get("_commit_hash"))
         if not cls.__module__.startswith("transformers_modules."):
             # entries for machines without this package; with it, they would make `pipeline` demand remote code
             config_dict = {name: value for name, value in config_dict.items() if name not in REMOTE_CODE_ENTRIES}
@@ -252,8 +254,15 @@ class OmniVinciConfig(PreTrainedConfig):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if is_released_config(config_dict):
             config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
-        options.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return cls.from_dict(config_dict, **options)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As [`PreTrainedConfig.save_pretrained`]; what the file says for remote code is not kept in the object."""
+        before = {name: self.__dict__[name] for name in REMOTE_CODE_ENTRIES if name in self.__dict__}
+        super().save_pretrained(save_directory, **kwargs)
+        for name in REMOTE_CODE_ENTRIES:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(before)
 
     @property
     def vision_feature_size(self) -> int:

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import DynamicCache, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .model_card_omnivinci import ModelCardMixin
+
 
 MEDIA = ("image", "video", "audio")
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
@@ -24,7 +26,7 @@ UNSHARED = (
 )
 
 
-class OmniQAPipeline(Pipeline):
+class OmniQAPipeline(ModelCardMixin, Pipeline):
     r"""
     Answers questions about any mixture of images, videos and sounds.
 
@@ -77,6 +79,11 @@ class OmniQAPipeline(Pipeline):
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__") and not isinstance(inputs, (list, tuple)):
             return super().__call__(_Rows(inputs), **kwargs)
         return super().__call__([_Item(item) for item in inputs], **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Model, processor and the code of both with this pipeline's; `kwargs` go to the model's `save_pretrained`."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(
         self,

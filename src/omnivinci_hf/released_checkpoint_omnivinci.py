@@ -1,5 +1,6 @@
 """Weights of the released five-folder layout, read lazily under this package's names."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -12,7 +13,14 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .released_config_omnivinci import COMPONENTS, HUB_OPTIONS, component_file, is_released_config
+from .released_config_omnivinci import (
+    COMPONENTS,
+    HUB_OPTIONS,
+    MEDIA_TOKENS,
+    component_file,
+    is_released_config,
+    media_token_ids,
+)
 
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -58,6 +66,11 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
         fields = {field.name for field in dataclasses.fields(cls.config_class)} - {"dtype"}
         overrides = {name: options.pop(name) for name in fields & options.keys()}
         config = cls.config_class.from_pretrained(name_or_path, **hub, **overrides)
+    elif all(getattr(config, name) == getattr(cls.config_class, name) for name in MEDIA_TOKENS):
+        # from an `AutoConfig`, which may have been unable to read the tokenizer
+        config = copy.deepcopy(config)
+        for name, token_id in media_token_ids(name_or_path, **hub).items():
+            setattr(config, name, token_id)
     state_dict = ReleasedStateDict(name_or_path, hub)
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices

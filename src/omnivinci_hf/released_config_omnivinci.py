@@ -5,9 +5,11 @@ encoder descriptions, one folder per component. This file is the only one that k
 """
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
@@ -104,8 +106,7 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
     if released.get("quantization_config") is not None:
         config["quantization_config"] = released["quantization_config"]
     if name_or_path:
-        tokenizer = load_released_tokenizer(name_or_path, **hub_options)
-        config.update({name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()})
+        config.update(media_token_ids(name_or_path, **hub_options))
     # what `from_dict` and Transformers themselves put into the dictionary
     for name in (
         "name_or_path",
@@ -143,6 +144,28 @@ def component_file(name_or_path: str, component: str, name: str, hub_options: Ma
     hub_options = dict(hub_options)
     folder = "/".join(filter(None, (hub_options.pop("subfolder", None), component)))
     return cached_file(name_or_path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False, **hub_options)
+
+
+def map_bare_config(released: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
+    """[`map_released_config`] for `AutoConfig`, which passes the file on but not how it was found.
+
+    The placeholder ids keep their defaults where the tokenizer cannot be read without a token, a subfolder or another
+    cache; `from_pretrained` of the model knows these and sets the ids.
+    """
+    hub_options = {}
+    if name_or_path and not os.path.isdir(name_or_path):
+        hub_options["revision"] = commit
+        if commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str):
+            return map_released_config(released)  # it lies in another cache, so nothing is put into this one
+    try:
+        return map_released_config(released, name_or_path, **hub_options)
+    except OSError:
+        return map_released_config(released)
+
+
+def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
+    tokenizer = load_released_tokenizer(name_or_path, **hub_options)
+    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
 
 
 def load_released_tokenizer(name_or_path: str, **hub_options):

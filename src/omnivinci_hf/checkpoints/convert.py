@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, ModelCard, split_torch_state_dict_into_shards
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..configuration_omnivinci import OmniVinciConfig
+from ..model_card_omnivinci import RELEASED, SMALL_LIMIT, render_model_card
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 from ..released_checkpoint_omnivinci import ReleasedStateDict, is_released_checkpoint
@@ -67,13 +68,25 @@ def convert_checkpoint(
 
 
 def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
-    """Upload a converted folder to the Hub, where the repository is created if need be; returns its address."""
-    from huggingface_hub import HfApi
+    """Upload a converted folder to the Hub, where the repository is created if need be; returns its address.
 
+    A model card is written unless the folder or the repository has one.
+    """
     api = HfApi()
     url = api.create_repo(repo_id, exist_ok=True)
+    card = Path(folder) / "README.md"
+    if not card.exists() and not api.file_exists(url.repo_id, card.name):
+        _card_of_converted(folder, url.repo_id).save(card)
     api.upload_folder(repo_id=url.repo_id, folder_path=str(folder), commit_message="Upload OmniVinci checkpoint")
     return str(url)
+
+
+def _card_of_converted(folder: str | os.PathLike, repo_id: str) -> ModelCard:
+    with torch.device("meta"):
+        num_parameters = OmniVinciForConditionalGeneration(OmniVinciConfig.from_pretrained(folder)).num_parameters()
+    # the only model that was ever released in that layout; what is much smaller is somebody's test
+    base_model = RELEASED if num_parameters >= SMALL_LIMIT else None
+    return render_model_card("converted", repo_id, base_model=base_model, num_parameters=num_parameters)
 
 
 def _check_destination(src: str | os.PathLike, dst: Path, overwrite: bool) -> None:
