@@ -9,7 +9,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor
+from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor, modeling_omnivinci
 from omnivinci_hf.encoders_omnivinci import OmniVinciVisionProjector, pool_frames
 
 
@@ -172,10 +172,10 @@ def test_counts_that_contradict_the_tensors_are_named(model, batch):
         model.get_audio_features(batch["input_features"][1:], batch["audio_num_windows"], batch["audio_durations_ns"])
 
 
-def test_embeddings_and_media_together_are_refused(model, singles):
+def test_media_need_placeholders_among_given_embeddings(model, singles):
     embeds = torch.zeros(1, 4, 64)
-    with pytest.raises(ValueError, match="Media cannot be combined with `inputs_embeds`"):
-        model(inputs_embeds=embeds, pixel_values=singles[2]["pixel_values"])
+    with pytest.raises(ValueError, match="has 0 image placeholders but the image inputs give 16 embeddings"):
+        model(inputs_embeds=embeds, pixel_values=singles[2]["pixel_values"], image_grids=singles[2]["image_grids"])
     with pytest.raises(ValueError, match="either `input_ids` or `inputs_embeds`"):
         model(input_ids=singles[1]["input_ids"], inputs_embeds=embeds)
 
@@ -383,9 +383,19 @@ def test_pooling_fills_up_with_the_mean_of_all_elements_of_the_remainder():
 # -- ways of calling -------------------------------------------------------------------------------------------------
 
 
-def test_placeholders_without_media_are_an_error(model, singles):
-    with pytest.raises(ValueError, match="has 16 image placeholders but the image inputs give 0 embeddings"):
-        model(input_ids=singles[2]["input_ids"])
+def test_placeholders_of_a_missing_modality_are_an_error(model, singles):
+    inputs = {name: value for name, value in singles[4].items() if name not in ("pixel_values", "image_grids")}
+    with pytest.raises(ValueError, match=r"has \d+ image placeholders but the image inputs give 0 embeddings"):
+        model(**inputs)
+
+
+@torch.inference_mode()
+def test_placeholders_without_any_media_are_warned_of(model, singles, monkeypatch):
+    # no error: Transformers' own checks call models with ids alone
+    warnings = []
+    monkeypatch.setattr(modeling_omnivinci.logger, "warning_once", warnings.append)
+    assert torch.isfinite(model(input_ids=singles[2]["input_ids"]).logits).all()
+    assert len(warnings) == 1 and "placeholders of ['image'] but no media were given" in warnings[0]
 
 
 @torch.inference_mode()

@@ -8,7 +8,9 @@ from torch import nn
 from transformers import AudioFlamingo3Encoder, Qwen2AudioEncoder, SiglipVisionModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
+from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_omnivinci import OmniVinciConfig
 
@@ -24,12 +26,19 @@ class OmniVinciVisionTower(SiglipVisionModel):
             if unused is not None:
                 unused.requires_grad_(False)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(num_tiles, 3, size, size)` to `(num_tiles, patches, hidden_size)`, without final layer norm."""
-        hidden_states = self.embeddings(pixel_values)
-        for layer in self.encoder.layers[: self.num_layers]:
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
+        """`(num_tiles, 3, size, size)` to `last_hidden_state (num_tiles, patches, hidden_size)`, without final layer
+        norm. Where hidden states or attentions are asked for, the layers after it run too and are returned with them.
+        """
+        flags = ("output_hidden_states", "output_attentions")
+        record = any(kwargs.get(flag, getattr(self.config, flag, False)) for flag in flags)
+        hidden_states = features = self.embeddings(pixel_values)
+        for number, layer in enumerate(self.encoder.layers if record else self.encoder.layers[: self.num_layers], 1):
             hidden_states = layer(hidden_states, attention_mask=None)
-        return hidden_states
+            if number == self.num_layers:
+                features = hidden_states
+        return BaseModelOutput(last_hidden_state=features)
 
 
 class _SinusoidPositions:
@@ -60,6 +69,10 @@ class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
 
 class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
     """`qwen2_5_omni_audio_encoder`, which reads its windows one after the other in one sequence."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.audio_bos_eos_token.requires_grad_(False)  # never run, see OmniVinciVisionTower
 
     def forward(self, input_features: torch.Tensor, **kwargs):
         num_windows, _, frames = input_features.shape

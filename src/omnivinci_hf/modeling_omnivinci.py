@@ -1,7 +1,9 @@
 """OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
 
 import copy
+import json
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +14,13 @@ from transformers import (
     Qwen2Model,
 )
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    ModelOutput,
+)
+from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
 
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import (
@@ -25,10 +32,13 @@ from .encoders_omnivinci import (
     pool_frames,
     stitch,
 )
+from .model_card_omnivinci import ModelCardMixin
 from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
+from .released_config_omnivinci import component_file
 from .time_embedding_omnivinci import build_time_embedding
 
 
+logger = logging.get_logger(__name__)
 # what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
 NOT_QUANTIZED = [
     "model.vision_tower",
@@ -67,7 +77,7 @@ class OmniVinciCausalLMOutputWithPast(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class OmniVinciPreTrainedModel(PreTrainedModel):
+class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
     config_class = OmniVinciConfig
     base_model_prefix = "model"
     input_modalities = ("image", "video", "audio", "text")
@@ -93,25 +103,52 @@ class OmniVinciPreTrainedModel(PreTrainedModel):
 
         Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
         `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
-        `llm_int8_skip_modules` is set.
+        `llm_int8_skip_modules` is set. Weights are read from safetensors files only, never from pickles.
 
         Raises:
             ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
+            OSError: when there are no safetensors weights.
         """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("`use_safetensors=False` is not supported: pickled weights are never read.")
+        kwargs["use_safetensors"] = True
         quantization = kwargs.get("quantization_config")
         if getattr(quantization, "llm_int8_skip_modules", False) is None:
             quantization = copy.deepcopy(quantization)
             quantization.llm_int8_skip_modules = list(NOT_QUANTIZED)
             kwargs["quantization_config"] = quantization
+        if pretrained_model_name_or_path is not None and state_dict is None:
+            adapter, base = _adapter_and_base(str(pretrained_model_name_or_path), kwargs)
+            if adapter is not None and is_released_checkpoint(base, kwargs):
+                return cls._load_adapted(adapter, base, config, kwargs)
         if (
             pretrained_model_name_or_path is None
             or state_dict is not None
             or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
         ):
-            return super().from_pretrained(
-                pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
-            )
+            try:
+                return super().from_pretrained(
+                    pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
+                )
+            except OSError as error:
+                if "do not set `use_safetensors=True`" not in str(error):
+                    raise
+                raise OSError(
+                    f"{pretrained_model_name_or_path} has no safetensors weights, and pickled ones are never read: "
+                    "have them saved anew with `save_pretrained`."
+                ) from error
         return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+
+    @classmethod
+    def _load_adapted(cls, adapter: str, base: str, config, options: dict):
+        """The released layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
+        adapter_name = options.pop("adapter_name", "default")
+        adapter_options = dict(options.pop("adapter_kwargs", None) or {})
+        adapter_options.pop("_adapter_model_path", None)
+        loaded = load_released_checkpoint(cls, base, config, options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.load_adapter(adapter, adapter_name=adapter_name, adapter_kwargs=adapter_options)
+        return loaded
 
 
 class OmniVinciModel(OmniVinciPreTrainedModel):
@@ -138,21 +175,24 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.set_input_embeddings(value)
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None, **kwargs):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(num_tiles, 3, size, size)`): tiles of all images, in order.
             image_grids (`torch.Tensor` of shape `(num_images, 2)`): rows and columns of the tiles of each image's
                 largest scale; 0 for an image of one tile, which all are by default.
+            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
         """
-        features = self._encode_tiles(pixel_values)
+        output = self._encode_tiles(pixel_values, **kwargs)
+        features = _as_squares(output.last_hidden_state)
         if image_grids is None:
             image_grids = torch.zeros(len(pixel_values), 2, dtype=torch.long)
-        scales, side = self.config.s2_scales, features.shape[1]
+        scales = self.config.s2_scales
         fixed = [(scale // scales[0],) * 2 for scale in scales[:-1]]
         grids = [[*fixed, (rows, columns)] if rows else [(1, 1)] for rows, columns in image_grids.tolist()]
         counts = [sum(rows * columns for rows, columns in grid) for grid in grids]
@@ -168,10 +208,9 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 blocks.append(merge_scales(tiles, grid, shapes[-1]))
         projected = self.vision_projector(torch.cat(blocks)).split([rows * columns for rows, columns in shapes])
         embeds = [stitch(tiles, *shape).flatten(0, 1) for tiles, shape in zip(projected, shapes, strict=True)]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=features.view(len(features), side * side, -1), pooler_output=torch.cat(embeds)
-        )
+        return _with_embeds(output, embeds)
 
+    @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: torch.Tensor,
@@ -184,12 +223,14 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape `(num_frames, 3, size, size)`): frames of all videos.
             video_num_frames (`torch.Tensor` of shape `(num_videos,)`).
             video_frame_times_ns (`torch.Tensor` of shape `(num_frames,)`): moments in nanoseconds.
+            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`.
         """
-        features = self._encode_tiles(pixel_values_videos)
+        output = self._encode_tiles(pixel_values_videos, **kwargs)
+        features = _as_squares(output.last_hidden_state)
         counts = video_num_frames.tolist()
         if not sum(counts) == len(features) == len(video_frame_times_ns):
             raise ValueError(
@@ -203,8 +244,9 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             for size in self.config.video_pool_sizes:
                 pooled, pooled_times = pool_frames(video, moments, size)
                 embeds.append(self.video_time_embedding(pooled.flatten(1, 2), pooled_times[:, None]).flatten(0, 1))
-        return BaseModelOutputWithPooling(last_hidden_state=features.flatten(1, 2), pooler_output=torch.cat(embeds))
+        return _with_embeds(output, embeds)
 
+    @can_return_tuple
     def get_audio_features(
         self,
         input_features: torch.Tensor,
@@ -220,14 +262,15 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             audio_durations_ns (`torch.Tensor` of shape `(num_sounds,)`): padded lengths in nanoseconds.
             audio_num_embeds (`torch.Tensor` of shape `(num_sounds,)`, *optional*): how many embeddings of each sound
                 to keep, from its start. All by default.
+            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`.
         """
         input_features = input_features.to(self.audio_projector.linear_2.bias.dtype)
-        hidden_states = self.audio_tower(input_features).last_hidden_state
-        windows = self.audio_projector(hidden_states)
+        output = self.audio_tower(input_features, return_dict=True, **kwargs)
+        windows = self.audio_projector(output.last_hidden_state)
         counts = audio_num_windows.tolist()
         if sum(counts) != len(windows):
             raise ValueError(
@@ -241,11 +284,11 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             # the released code computes the middle of each embedding in double and keeps it in single precision
             times = ((steps + 0.5) * (duration_ns / 1e9) / sound.shape[1]).float()
             embeds.append(self.audio_time_embedding(sound, times[None])[0, :keep])
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=torch.cat(embeds))
+        return _with_embeds(output, embeds)
 
     def embed_inputs(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_grids: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -255,27 +298,42 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
         audio_num_embeds: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_length: int = 0,
     ) -> torch.Tensor:
-        """Word embeddings `(batch_size, seq_len, hidden_size)` with those of the media in their places.
+        """Word embeddings `(batch_size, seq_len - past_length, hidden_size)` with those of the media in their places.
+
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`, *optional*):
+                In place of `input_ids`: embeddings of the words, and of the placeholder tokens where media shall stand.
+            past_length (`int`, defaults to 0):
+                So many first positions are in a cache and left out. Media that stand there may be given or not.
 
         Raises:
             ValueError: when the placeholders of a modality do not match its embeddings in number.
         """
+        masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in ("image", "video", "audio")}
+        wanted = {kind: not past_length or bool(mask[:, past_length:].any()) for kind, mask in masks.items()}
         features = {}
-        if pixel_values is not None:
+        if pixel_values is not None and wanted["image"]:
             features["image"] = self.get_image_features(pixel_values, image_grids)
-        if pixel_values_videos is not None:
+        if pixel_values_videos is not None and wanted["video"]:
             _check_companions(video_num_frames=video_num_frames, video_frame_times_ns=video_frame_times_ns)
             features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, video_frame_times_ns)
-        if input_features is not None:
+        if input_features is not None and wanted["audio"]:
             _check_companions(audio_num_windows=audio_num_windows, audio_durations_ns=audio_durations_ns)
             features["audio"] = self.get_audio_features(
                 input_features, audio_num_windows, audio_durations_ns, audio_num_embeds
             )
-        inputs_embeds = self._embed_words(input_ids)
-        for kind in ("image", "video", "audio"):
-            mask = input_ids == getattr(self.config, f"{kind}_token_id")
-            embeds = features[kind].pooler_output if kind in features else inputs_embeds[0, :0]
+        if inputs_embeds is None:
+            inputs_embeds = self._embed_words(input_ids)
+        inputs_embeds = inputs_embeds[:, past_length:]
+        for kind, mask in masks.items():
+            # second of the fields, whether `return_dict` made it an object or a tuple
+            embeds = features[kind][1] if kind in features else inputs_embeds[0, :0]
+            if past_length and len(embeds) == mask.sum():
+                embeds = embeds[(mask.nonzero()[:, 1] >= past_length).to(embeds.device)]
+            mask = mask[:, past_length:]
             _check_placeholders(kind, mask, len(embeds))
             if kind in features:
                 embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -303,18 +361,18 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """
-        Media as in [`~OmniVinciModel.embed_inputs`], the rest as in `Qwen2Model`. With `inputs_embeds` no media may be
-        given: they are in there already.
+        Media as in the `get_..._features`, the rest as in `Qwen2Model`. Media given with `inputs_embeds` take the
+        places where these hold the embeddings of placeholder tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
         has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-        if has_media and inputs_embeds is not None:
-            raise ValueError("Media cannot be combined with `inputs_embeds`: use `embed_inputs` to put them there.")
-        if inputs_embeds is None and not has_media and _is_continued(input_ids, past_key_values):
-            # words that were generated; an untrained model may generate placeholders too
+        if inputs_embeds is None and not has_media:
+            # words that were generated may hold placeholders too, if the model is untrained
+            if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
+                self._warn_of_missing_media(input_ids)
             inputs_embeds = self._embed_words(input_ids)
-        if inputs_embeds is None:
+        if inputs_embeds is None or has_media:
             inputs_embeds = self.embed_inputs(
                 input_ids,
                 pixel_values,
@@ -326,6 +384,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 audio_num_windows,
                 audio_durations_ns,
                 audio_num_embeds,
+                inputs_embeds,
             )
         return self.language_model(
             attention_mask=attention_mask,
@@ -337,16 +396,33 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             **kwargs,
         )
 
+    def _warn_of_missing_media(self, input_ids: torch.Tensor) -> None:
+        kinds = [kind for kind in ("image", "video", "audio") if self._placeholders(kind, input_ids, None).any()]
+        if kinds:
+            logger.warning_once(
+                f"`input_ids` has placeholders of {kinds} but no media were given: they are read as mere words. Pass "
+                "on everything that the processor returned."
+            )
+
     def _embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
         # placeholder ids may lie outside a vocabulary that was not enlarged for them
         return self.get_input_embeddings()(input_ids.masked_fill(input_ids >= self.config.text_config.vocab_size, 0))
 
-    def _encode_tiles(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(tiles, 3, size, size)` to `(tiles, side, side, channels)`."""
+    def _placeholders(
+        self, kind: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Where the embeddings of a modality belong, `(batch_size, seq_len)`."""
+        token_id = getattr(self.config, f"{kind}_token_id")
+        if inputs_embeds is None:
+            return input_ids == token_id
+        if token_id >= self.config.text_config.vocab_size:
+            return torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        token = self.get_input_embeddings()(torch.tensor([token_id], device=inputs_embeds.device))
+        return (inputs_embeds == token).all(-1)
+
+    def _encode_tiles(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
         dtype = self.vision_projector.norm.weight.dtype
-        features = self.vision_tower(pixel_values.to(dtype))
-        side = math.isqrt(features.shape[1])
-        return features.unflatten(1, (side, side))
+        return self.vision_tower(pixel_values.to(dtype), return_dict=True, **kwargs)
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixin):
@@ -476,6 +552,20 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
     def prepare_inputs_for_generation(
         self, input_ids, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
     ):
+        """As usual, and: a conversation may be continued from a kept cache.
+
+        `generate` then takes the ids and mask of the whole conversation and `past_key_values` of its beginning. Media
+        that are in the cache may be given again or left out; they are not put into place again, and not even encoded
+        unless new media of their kind came along.
+        """
+        cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
+        if is_first_iteration and inputs_embeds is None and cache is not None and new_length is not None:
+            media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if kwargs.get(name) is not None}
+            past_length = input_ids.shape[1] - new_length
+            if past_length > 0:
+                inputs_embeds = self.model.embed_inputs(input_ids, **media, past_length=past_length)
+            else:
+                kwargs.update(media)
         if not is_first_iteration and inputs_embeds is not None and not use_cache:
             # every step runs the whole sequence: the encoded prompt, then the words that were generated since
             words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
@@ -492,14 +582,71 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
         return inputs
 
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        size, cache = generation_config.prefill_chunk_size, model_kwargs.get("past_key_values")
+        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        embeds = model_kwargs.get("inputs_embeds")
+        if size is None or cache is None or not is_first_iteration or (embeds is None and not media):
+            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        # Transformers cuts the ids alone into chunks: with media, the embeddings are cut
+        past_length = int(cache.get_seq_length())
+        if media:
+            ids = input_ids if embeds is None else None
+            embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=past_length, **media)
+        else:
+            embeds = embeds[:, past_length:]
+        per_position = ("attention_mask", "position_ids")
+        kwargs = {name: value for name, value in model_kwargs.items() if name not in (*MEDIA_INPUTS, *per_position)}
+        for chunk in embeds.split(size, dim=1):
+            end = past_length + chunk.shape[1]
+            kwargs["inputs_embeds"] = chunk
+            if (mask := model_kwargs.get("attention_mask")) is not None:
+                kwargs["attention_mask"] = mask[:, :end]
+            if (positions := model_kwargs.get("position_ids")) is not None:
+                kwargs["position_ids"] = positions[:, past_length:end]
+            inputs = self.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
+            outputs = self(**inputs, return_dict=True)
+            past_length = end
+        return outputs
+
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
         media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
         if expand_size > 1 and media:
-            model_kwargs["inputs_embeds"] = self.model.embed_inputs(input_ids, **media)
+            embeds = model_kwargs.get("inputs_embeds")
+            ids = input_ids if embeds is None else None
+            model_kwargs["inputs_embeds"] = self.model.embed_inputs(ids, inputs_embeds=embeds, **media)
         else:
             model_kwargs.update(media)
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+
+
+def _adapter_and_base(name_or_path: str, options: dict) -> tuple[str | None, str]:
+    """A PEFT adapter and the model that it belongs to, where either the options or the files name one."""
+    adapter = (options.get("adapter_kwargs") or {}).get("_adapter_model_path")
+    if adapter is not None:
+        return adapter, name_or_path
+    file = component_file(name_or_path, "", "adapter_config.json", {}) if os.path.isdir(name_or_path) else None
+    if file is None or os.path.isfile(os.path.join(name_or_path, "config.json")):
+        return None, name_or_path
+    with open(file, encoding="utf-8") as stream:
+        return name_or_path, json.load(stream)["base_model_name_or_path"] or name_or_path
+
+
+def _as_squares(features: torch.Tensor) -> torch.Tensor:
+    """`(tiles, patches, channels)` to `(tiles, side, side, channels)`."""
+    side = math.isqrt(features.shape[1])
+    return features.unflatten(1, (side, side))
+
+
+def _with_embeds(output: BaseModelOutput, embeds: list[torch.Tensor]) -> BaseModelOutputWithPooling:
+    """A tower's output and what became of it: the embeddings of all media."""
+    return BaseModelOutputWithPooling(
+        last_hidden_state=output.last_hidden_state,
+        pooler_output=torch.cat(embeds),
+        hidden_states=output.hidden_states,
+        attentions=output.attentions,
+    )
 
 
 def _is_continued(input_ids: torch.Tensor, past_key_values: Cache | None) -> bool:

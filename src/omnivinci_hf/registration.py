@@ -1,15 +1,18 @@
 """Registers the classes with Transformers' Auto classes; nothing there is patched."""
 
-import transformers
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+
+# not from the top: without torchvision, Transformers has stand-ins there that raise at any use
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.utils import logging
 
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
@@ -19,7 +22,6 @@ from .pipeline_omnivinci import OmniQAPipeline
 from .processing_omnivinci import OmniVinciProcessor
 
 
-logger = logging.get_logger(__name__)
 TASK = "omni-qa"
 
 
@@ -49,16 +51,12 @@ def register() -> None:
     for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
         auto_class.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
     parts = {
-        "AutoImageProcessor": OmniVinciImageProcessor,
-        "AutoVideoProcessor": OmniVinciVideoProcessor,
-        "AutoFeatureExtractor": OmniVinciFeatureExtractor,
+        AutoImageProcessor: OmniVinciImageProcessor,
+        AutoVideoProcessor: OmniVinciVideoProcessor,
+        AutoFeatureExtractor: OmniVinciFeatureExtractor,
     }
     for auto_class, part in parts.items():
-        try:
-            getattr(transformers, auto_class).register(OmniVinciConfig, part, exist_ok=True)
-        except ImportError:
-            # without torchvision, Transformers offers some of these as stand-ins that raise at any use
-            logger.debug("%s is not available without torchvision.", auto_class)
+        auto_class.register(OmniVinciConfig, part, exist_ok=True)
     OmniVinciConfig.register_for_auto_class()
     OmniVinciForConditionalGeneration.register_for_auto_class()
     OmniVinciProcessor.register_for_auto_class()
