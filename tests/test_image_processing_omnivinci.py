@@ -29,7 +29,7 @@ def squashed(image, width, height):
 def clip(frames, times):
     times = np.asarray(times, dtype=np.float64)
     indices = np.arange(len(frames))
-    return VideoClip(frames, times, indices, float(times[-1]) + 1, 1.0, len(frames), None, "clip")
+    return VideoClip(frames, times, indices, float(times[-1]) + 1, 1.0, len(frames), None, "clip", (8, 8))
 
 
 class TestChooseGrid:

@@ -417,3 +417,22 @@ def test_a_tokenizer_without_modality_boundaries_is_refused(released_folder, pro
     plain.get_vocab = lambda: {"a": 0}
     with pytest.raises(ValueError, match=r"the tokenizer lacks the tokens \['<\|image_bos\|>'"):
         OmniVinciProcessor.from_model_config(config, plain, use_modality_boundary_tokens=True)
+
+
+def test_the_sound_of_a_video_can_be_given_separately(processor):
+    clip = load_video(VIDEO, with_audio=True)
+    frames, samples = np.stack([np.asarray(frame) for frame in clip.frames]), clip.audio.samples
+    expected = chat(processor, video(), "What?")
+    part = video(frames, video_metadata={"fps": clip.fps}, audio=samples, sampling_rate=16000)
+    assert same(chat(processor, part, "What?"), expected)
+    metadata = {"fps": clip.fps, "audio": samples, "sampling_rate": 16000}
+    assert same(chat(processor, video(frames, video_metadata=metadata), "What?"), expected)
+    assert same(
+        chat(processor, video(SILENT, audio=AUDIO), "x"), chat(processor, video(SILENT, audio=load_audio(AUDIO)), "x")
+    )
+    assert "input_features" in chat(processor, video(SILENT, audio=AUDIO), "x")
+
+
+def test_paths_of_frames_are_one_video(processor):
+    inputs = chat(processor, video([IMAGE, IMAGE_2, IMAGE], video_metadata={"fps": 1}), "x", num_frames=None)
+    assert inputs["video_num_frames"].tolist() == [3]

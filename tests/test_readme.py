@@ -20,7 +20,7 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
     shutil.copyfile(goldens.SMALL / "h_video5" / "video.mp4", "clip.mp4")
     shutil.copyfile(goldens.SMALL / "d_audio3" / "audio.wav", "speech.wav")
     Image.open(goldens.SMALL / "b_image" / "image.png").convert("RGB").save("photo.jpg")
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 8
     namespace = {}
     for snippet in SNIPPETS:
         snippet = snippet.replace('"nvidia/omnivinci"', repr(str(released_folder)))

@@ -58,7 +58,10 @@ SOURCE_KEYS = {
 # options of reading that a part may have for its own medium
 PART_OPTIONS = {
     "image": (),
-    "video": ("start_sec", "end_sec", "frame_indices", "frame_times", "num_frames", "fps"),
+    "video": (
+        *("start_sec", "end_sec", "frame_indices", "frame_times", "num_frames", "fps"),
+        *("audio", "sampling_rate"),  # its sound, where it is not that of the file
+    ),
     "audio": ("start_sec", "end_sec"),
 }
 
@@ -99,11 +102,11 @@ def _without_placeholders(words: str) -> str:
 def _source(kind: str, key: str, part: dict) -> Any:
     source = part[key]
     if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
-        return "data:application/octet-stream;base64," + source
+        source = "data:application/octet-stream;base64," + source
     if kind == "audio" and part.get("sampling_rate") is not None:
         source = source, part["sampling_rate"]
     options = {name: part[name] for name in PART_OPTIONS[kind] if part.get(name) is not None}
-    source = MediaPart(source, options) if options else source
+    source = MediaPart(source, options)
     return (source, part.get("video_metadata", part.get("metadata"))) if kind == "video" else source
 
 

@@ -109,7 +109,7 @@ def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[st
         facts["tile_rows"], facts["tile_columns"] = layout.grid if layout.grid[0] else (1, 1)
     elif layout.kind == "video":
         clip = layout.clip
-        facts["width"], facts["height"] = clip.frames[0].size
+        facts["width"], facts["height"] = clip.size
         facts.update(duration_sec=clip.duration_sec, fps=clip.fps, total_frames=clip.total_frames)
         indices, times = clip.indices.tolist(), clip.times.tolist()
         facts["frames"] = [{"index": index, "time_sec": time} for index, time in zip(indices, times, strict=True)]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import threading
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -275,7 +276,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         """As [`ProcessorMixin.apply_chat_template`], for one conversation or a list of them.
 
         A content part holds its medium under `path`, `url` or its type's name (`{"type": "video", "video": frames,
-        "video_metadata": {"fps": 25}}`, `{"type": "audio", "audio": samples, "sampling_rate": 48000}`). Options of
+        "video_metadata": {"fps": 25}}`, `{"type": "audio", "audio": samples, "sampling_rate": 48000}`). A video part
+        may bring its sound along under `audio` (and `sampling_rate`), as frames have none of their own. Options of
         [`~OmniVinciProcessor.__call__`] go into `processor_kwargs` or stand beside the others. Placeholder strings in
         the words of a message are removed, so that they cannot pass for media.
         """
@@ -463,7 +465,13 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         for (video, own), entry in zip(videos, metadata, strict=True):
             chosen = any(name in own for name in ("num_frames", "fps", *FRAME_OPTIONS))
             unset = dict.fromkeys(("num_frames", "fps", *FRAME_OPTIONS)) if chosen else {}
-            jobs.append(partial(load_video, video, metadata=entry, **{**watching, **unset, **own}))
+            given = own if "audio" in own else entry if isinstance(entry, Mapping) else {}
+            sound = {**hearing, **{name: own[name] for name in RANGE_OPTIONS if name in own}}
+            if given.get("sampling_rate") is not None:
+                sound["input_sampling_rate"] = given["sampling_rate"]
+            own = {name: value for name, value in own.items() if name not in ("audio", "sampling_rate")}
+            listen = None if given.get("audio") is None else partial(load_audio, given["audio"], **sound)
+            jobs.append(partial(_watch, video, listen, metadata=entry, **{**watching, **unset, **own}))
         jobs += [partial(load_audio, sound, **{**hearing, **own}) for sound, own in audio]
         media = run_all(jobs, num_threads, reading["cancelled"])
         first_sound = len(images) + len(videos)
@@ -601,6 +609,14 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
 def _with_options(medium) -> tuple[Any, dict[str, Any]]:
     """A medium and the options that its part of the conversation has."""
     return (medium.source, medium.options) if isinstance(medium, MediaPart) else (medium, {})
+
+
+def _watch(video, listen, with_audio: bool, **options):
+    """The clip with its own sound, or with the one that `listen` returns."""
+    clip = load_video(video, with_audio=with_audio and listen is None, **options)
+    if listen is not None:
+        clip.audio = listen()
+    return clip
 
 
 def _arguments_of(part: type, options: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class VideoClip:
     `frames` are RGB images; where an index repeats so does the image object. `times` float64 `(num_frames,)` are
     seconds since the start of the clip: the first frame of the video, or the start of the range, which is at
     `start_sec` of the video. `indices` int64 `(num_frames,)` and `total_frames` count all frames of the video.
-    `duration_sec` is that of the clip, `fps` the average rate of the video.
+    `duration_sec` is that of the clip, `fps` the average rate of the video, `size` its width and height in pixels.
     """
 
     frames: list[Image.Image]
@@ -42,6 +42,7 @@ class VideoClip:
     total_frames: int
     audio: AudioClip | None
     name: str
+    size: tuple[int, int]
     start_sec: float = 0.0
 
 
@@ -96,7 +97,8 @@ def load_video(
     indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
     origin_sec = table.start_sec if align_audio_start else None
     listen = partial(audio_from_container, source, sound, origin_sec) if with_audio else lambda: None
-    images, audio = _decode(source, table, set(indices.tolist()), transform, listen)
+    sizes = []
+    images, audio = _decode(source, table, set(indices.tolist()), _noting_size(sizes, transform), listen)
     indices = indices[[index in images for index in indices.tolist()]]
     source.log_damage()
     end_sec = min(table.duration_sec, start_sec + choice.range.duration_sec)
@@ -109,8 +111,19 @@ def load_video(
         total_frames=len(table.times),
         audio=audio,
         name=source.name,
+        size=sizes[0],
         start_sec=start_sec,
     )
+
+
+def _noting_size(sizes: list[tuple[int, int]], transform: Callable[[Image.Image], Any] | None):
+    """`transform`, with the size of what it is given noted, since its result may have another."""
+
+    def noting(image: Image.Image) -> Any:
+        sizes.append(image.size)
+        return image if transform is None else transform(image)
+
+    return noting
 
 
 def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading: ReadOptions) -> np.ndarray:
@@ -129,8 +142,7 @@ def _decode(source: MediaSource, table: FrameTable, wanted: set[int], transform,
 
         def deliver(index: int, frame: av.VideoFrame) -> None:
             source.reading.check_cancelled()
-            image = _upright_image(source, frame)
-            images[index] = image if transform is None else transform(image)
+            images[index] = transform(_upright_image(source, frame))
             bar.update()
 
         jobs = [listen]
@@ -263,10 +275,11 @@ def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading
         chosen = np.arange(first, stop)
         indices = indices[chosen]
         reading.media_limits.check(name, "max_frames", len(chosen), "frames")
-    images = {}
-    for index in set(chosen.tolist()):
-        image = load_image(frames[index], media_limits=reading.media_limits)
-        images[index] = image if transform is None else transform(image)
+    sizes = []
+    transform = _noting_size(sizes, transform)
+    images = {
+        index: transform(load_image(frames[index], media_limits=reading.media_limits)) for index in set(chosen.tolist())
+    }
     start_sec = choice.range.start_sec
     return VideoClip(
         frames=[images[index] for index in chosen.tolist()],
@@ -277,6 +290,7 @@ def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading
         total_frames=total_frames,
         audio=None,
         name=name,
+        size=sizes[0],
         start_sec=start_sec,
     )
 

@@ -1,6 +1,7 @@
 """The command line: `omnivinci-hf`, also `python -m omnivinci_hf`."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
     try:
+        # where it is installed, it reports the optional kernels that it lacks as soon as anything imports it
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         with _terminated_as_exception():
             # everything heavy is imported here, after the arguments were found good
             from . import commands
