@@ -22,6 +22,18 @@ TIME_EMBEDDINGS = (
     "mtct_shortest",
     "mtct_longest",
 )
+# tensors of media, as the processor returns them and the model takes them: flat over the batch, in order
+MEDIA_INPUTS = (
+    "pixel_values",
+    "image_grids",
+    "pixel_values_videos",
+    "video_num_frames",
+    "video_frame_times_ns",
+    "input_features",
+    "audio_num_windows",
+    "audio_durations_ns",
+    "audio_num_embeds",
+)
 AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
 BOUNDARY_TOKENS = {
     "image_start": None,

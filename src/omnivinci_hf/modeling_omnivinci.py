@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
 
-from .configuration_omnivinci import OmniVinciConfig
+from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
 from .encoders_omnivinci import (
     AUDIO_TOWERS,
     OmniVinciAudioProjector,
@@ -33,17 +33,6 @@ from .time_embedding_omnivinci import build_time_embedding
 
 
 logger = logging.get_logger(__name__)
-MEDIA_INPUTS = (
-    "pixel_values",
-    "image_grids",
-    "pixel_values_videos",
-    "video_num_frames",
-    "video_frame_times_ns",
-    "input_features",
-    "audio_num_windows",
-    "audio_durations_ns",
-    "audio_num_embeds",
-)
 
 
 @dataclass

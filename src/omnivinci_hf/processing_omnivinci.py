@@ -18,7 +18,7 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .audio_media_omnivinci import load_audio
-from .configuration_omnivinci import OmniVinciConfig, check_boundary_tokens
+from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig, check_boundary_tokens
 from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatten_videos
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
@@ -95,19 +95,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         patch_size (`int`): side of a patch of the vision tower in pixels.
     """
 
-    model_input_names = [
-        "input_ids",
-        "attention_mask",
-        "pixel_values",
-        "image_grids",
-        "pixel_values_videos",
-        "video_num_frames",
-        "video_frame_times_ns",
-        "input_features",
-        "audio_num_windows",
-        "audio_durations_ns",
-        "audio_num_embeds",
-    ]
+    model_input_names = ["input_ids", "attention_mask", *MEDIA_INPUTS]
 
     def __init__(
         self,
