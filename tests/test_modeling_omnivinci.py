@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
     BitsAndBytesConfig,
+    DynamicCache,
 )
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor, modeling_omnivinci
@@ -430,3 +431,14 @@ def test_images_without_grids_are_single_tiles(model):
     grids = torch.zeros(3, 2, dtype=torch.long)
     expected = model.get_image_features(tiles, grids).pooler_output
     assert torch.equal(model.get_image_features(tiles).pooler_output, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 2}], ids=["greedy", "lookup"])
+@torch.no_grad()
+def test_generation_goes_on_from_a_kept_cache(model, singles, options):
+    inputs = dict(singles[2])
+    cache = DynamicCache(config=model.config.get_text_config())
+    ids = inputs["input_ids"]
+    media = {name: inputs[name] for name in ("pixel_values", "image_grids")}
+    model(input_ids=ids[:, :-6], past_key_values=cache, **media)
+    assert generate(model, {**inputs, "past_key_values": cache}, **options) == generate(model, inputs)

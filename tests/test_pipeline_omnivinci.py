@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import TextIteratorStreamer, pipeline
+from transformers import GenerationConfig, TextIteratorStreamer, pipeline
 
-from omnivinci_hf import OmniQAPipeline, load_audio
+from omnivinci_hf import OmniQAPipeline, OmniVinciForConditionalGeneration, OmniVinciProcessor, load_audio
 
 
 IMAGE = str(goldens.SMALL / "b_image" / "image.png")
@@ -99,6 +99,12 @@ def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
         {"cache_implementation": "static"},
         {"use_cache": False},
         {"num_beams": 2, "num_return_sequences": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"num_beams": 2, "repetition_penalty": 3.0},
+        {"repetition_penalty": 3.0},
+        {"generation_config": GenerationConfig(num_beams=3, max_new_tokens=5, pad_token_id=456)},
+        {"processor_kwargs": {"padding": "max_length", "max_length": 400}},
+        {"return_mm_token_type_ids": True},
     ],
     ids=str,
 )
@@ -229,3 +235,74 @@ def test_inputs_of_the_wrong_type_are_refused(pipe):
 def test_an_unknown_option_is_named(pipe):
     with pytest.raises(ValueError, match="num_frmes"):
         pipe(question="Hi?", num_frmes=3)
+
+
+def test_answers_that_end_early_leave_the_cache_clean(pipe):
+    questions = ["What happens?", "Why is that so, and who is there?", "Where?"]
+    free = pipeline("omni-qa", model=pipe.model, processor=pipe.processor, device="cpu", do_sample=False)
+    first = free(video=VIDEO, question=questions[0], max_new_tokens=3, return_tensors=True)[0]["generated_token_ids"]
+    options = {"max_new_tokens": 8, "eos_token_id": int(first[1]), "pad_token_id": 456, "return_token_counts": True}
+    expected = [free(video=VIDEO, question=question, **options)[0] for question in questions]
+    assert expected[0]["new_tokens"] < 8
+    assert free(video=VIDEO, question=questions, **options) == expected
+
+
+def test_lengths_of_generate_are_kept(pipe):
+    free = pipeline("omni-qa", model=pipe.model, processor=pipe.processor, device="cpu", do_sample=False)
+    count = {"eos_token_id": 479, "return_token_counts": True}
+    tokens = free(question="Hi?", max_new_tokens=3, **count)[0]
+    assert tokens["new_tokens"] == 3
+    assert free(question="Hi?", max_length=tokens["prompt_tokens"] + 5, **count)[0]["new_tokens"] == 5
+    config = GenerationConfig(max_new_tokens=2, eos_token_id=479)
+    assert free(question="Hi?", generation_config=config, return_token_counts=True)[0]["new_tokens"] == 2
+
+
+def test_generators_of_chats_and_other_iterables(pipe):
+    chat = [{"role": "user", "content": "Hi?"}]
+    expected = pipe(chat)
+    assert list(pipe(one for one in [chat, chat])) == [expected, expected]
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from MIXED[1:3]
+
+    assert list(pipe(Stream(), batch_size=2)) == [pipe(item) for item in MIXED[1:3]]
+    outputs = pipe(map(dict, MIXED[1:3]))
+    assert not isinstance(outputs, list) and list(outputs) == [pipe(item) for item in MIXED[1:3]]
+    assert pipe([]) == []
+
+
+def test_empty_columns_are_no_media(pipe):
+    assert pipe({"image": IMAGE, "audio": None, "question": "a"}) == pipe(image=IMAGE, question="a")
+
+
+def test_an_inputs_own_rate_comes_before_that_of_the_call(pipe):
+    samples = load_audio(AUDIO).samples
+    own = {"audio": samples, "sampling_rate": 16000, "question": "What?"}
+    assert pipe(own, sampling_rate=8000) == pipe(own)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda pipe: pipe(image=IMAGE, images=[IMAGE], question="a"), r"has \['images'\] beside the singular"),
+        (lambda pipe: pipe(image=IMAGE, question=["a", "b"], streamer=object()), "ask one question at a time"),
+    ],
+)
+def test_more_calls_that_make_no_sense_are_refused(pipe, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pipe)
+
+
+def test_stop_strings_find_the_tokenizer(pipe):
+    assert pipe(question="Hi?", stop_strings=["never said"])[0]["answer"]
+
+
+def test_an_adapted_model_answers_several_questions(released_folder):
+    peft = pytest.importorskip("peft")
+    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder)
+    processor = OmniVinciProcessor.from_pretrained(released_folder)
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
+    own = pipeline("omni-qa", model=tuned, processor=processor, device="cpu", **LENGTH)
+    expected = own(image=IMAGE, question="a") + own(image=IMAGE, question="b")
+    assert own(image=IMAGE, question=["a", "b"]) == expected

@@ -8,6 +8,7 @@ import torch
 from test_modeling_omnivinci import AUDIO, IMAGE, prepare
 from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig
 
+from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciModel
 from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
 
 
@@ -113,3 +114,11 @@ AutoModel.from_pretrained({str(folders / "released")!r}, quantization_config=Bit
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode and "pip install" in done.stderr.splitlines()[-1] and "bitsandbytes" in done.stderr
+
+
+def test_the_default_holds_for_a_dictionary_and_for_the_model_without_head(released_folder):
+    config = {"load_in_8bit": True, "quant_method": "bitsandbytes"}
+    for model_class in (OmniVinciForConditionalGeneration, OmniVinciModel):
+        model = model_class.from_pretrained(released_folder, quantization_config=dict(config))
+        quantized = [name for name, module in model.named_modules() if "8bit" in type(module).__name__]
+        assert quantized and all("language_model.layers" in name for name in quantized)

@@ -460,6 +460,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         unless new media of their kind came along.
         """
         cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
+        if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
+            # assisted decoding does not say what is new
+            new_length = kwargs["next_sequence_length"] = input_ids.shape[1] - cached
         if is_first_iteration and inputs_embeds is None and cache is not None and new_length is not None:
             media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if kwargs.get(name) is not None}
             past_length = input_ids.shape[1] - new_length

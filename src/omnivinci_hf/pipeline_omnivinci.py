@@ -1,5 +1,6 @@
 """`pipeline("omni-qa")`: questions about images, videos and sounds."""
 
+import copy
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,15 +16,16 @@ from .model_card_omnivinci import ModelCardMixin
 MEDIA = ("image", "video", "audio")
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
 DEFAULT_MAX_NEW_TOKENS = 256
-# options of `generate` under which the cache of a shared prefix cannot be handed on from question to question
-UNSHARED = (
-    "num_beams",
-    "num_return_sequences",
-    "cache_implementation",
-    "use_cache",
-    "assistant_model",
-    "custom_generate",
-)
+# settings of `generate` under which the cache of a shared prefix cannot be handed on from question to question
+UNSHARED = {
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "cache_implementation": (None,),
+    "use_cache": (None, True),
+    "assistant_model": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "custom_generate": (None,),
+}
 
 
 class OmniQAPipeline(ModelCardMixin, Pipeline):
@@ -70,20 +72,18 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
             raise ValueError(f"{sorted(keys)} cannot be combined with several inputs: put them into each of them.")
         elif keys:
             inputs = {**_as_item(inputs), **keys}
+        if isinstance(inputs, list) and not inputs:
+            return []
         if _is_one(inputs):
             return super().__call__(_Item(inputs), **kwargs)
-        if isinstance(inputs, (types.GeneratorType, Dataset)):
-            return super().__call__(inputs, **kwargs)
-        if not isinstance(inputs, Iterable):
+        if not isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
             raise TypeError(f"Cannot take a {type(inputs).__name__} as input: give a question, a dictionary or a list.")
-        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__") and not isinstance(inputs, (list, tuple)):
+        if isinstance(inputs, (list, tuple)):
+            return super().__call__([_Item(item) for item in inputs], **kwargs)
+        if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
             return super().__call__(_Rows(inputs), **kwargs)
-        return super().__call__([_Item(item) for item in inputs], **kwargs)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """Model, processor and the code of both with this pipeline's; `kwargs` go to the model's `save_pretrained`."""
-        self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
+        # whatever else can be gone through, data sets without a length among it, is streamed
+        return super().__call__((_Item(item) for item in inputs), **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -94,7 +94,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         return_token_counts: bool | None = None,
         **options,
     ):
-        known = self.processor.call_option_names
+        known = self.processor.call_option_names - {"max_length"}  # that is an option of `generate` here
         preprocess = {**(processor_kwargs or {}), **{name: options.pop(name) for name in known & options.keys()}}
         if system is not None:
             preprocess["system"] = system
@@ -105,9 +105,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
     def preprocess(self, inputs: Any, system: str | None = None, **options) -> dict[str, Any]:
         item = _as_item(inputs.value if isinstance(inputs, _Item) else inputs)
         conversations, questions = _conversations(item, system)
-        for name in ("video_metadata", "sampling_rate"):
-            if name in item:
-                options.setdefault(name, item[name])
+        options.update({name: item[name] for name in ("video_metadata", "sampling_rate") if name in item})
         # a chat that ends with the beginning of an answer is continued, as in other pipelines
         continues = conversations[0][-1]["role"] == "assistant"
         turn = {"add_generation_prompt": not continues, "continue_final_message": continues}
@@ -128,9 +126,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
                 yield self.postprocess(outputs, **postprocess_params)
 
     def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
-        options = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS, **options}
-        if "max_length" in options:
-            options.pop("max_new_tokens")
+        options = self._generate_options(options)
         if "batch" not in model_inputs:
             return self._answer_all(model_inputs, options)
         items = model_inputs["batch"]
@@ -153,34 +149,63 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
     def _answer_all(self, item: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Every question about the media of one input; media are encoded once."""
         encoded, suffixes = dict(item["encoded"]), item["suffixes"]
+        if len(suffixes) > 1 and options.get("streamer") is not None:
+            raise ValueError("A `streamer` ends with the first answer: ask one question at a time.")
         if len(suffixes) == 1:
             new_ids = [list(self._new_ids(encoded, options))]
             counts = [encoded["input_ids"].shape[1]]
             return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
-        ids = encoded.pop("input_ids")
-        encoded.pop("attention_mask")
-        prefix = ids[:, : ids.shape[1] - len(suffixes[0])]
+        ids, mask = encoded.pop("input_ids"), encoded.pop("attention_mask")
+        encoded = {name: encoded[name] for name in encoded if name in self.processor.model_input_names}
+        ids = ids[mask.bool()][None]  # without padding
+        length = ids.shape[1] - len(suffixes[0])
+        if length < 0 or ids[0, length:].tolist() != suffixes[0]:
+            raise ValueError("Several questions cannot be asked about a truncated prompt: leave `truncation` out.")
+        prefix = ids[:, :length]
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
-        counts = [row.shape[1] for row in rows]
-        if not prefix.shape[1]:
-            new_ids = [list(self._new_ids({"input_ids": row}, options)) for row in rows]
-            return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
-        embeds = self.model.model.embed_inputs(prefix, **encoded)
-        if any(name in options for name in UNSHARED):
-            new_ids = [self._without_cache(embeds, row[:, prefix.shape[1] :], options) for row in rows]
-        else:
-            cache = DynamicCache(config=self.model.config.get_text_config())
-            self.model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+        if length and self._shares_cache(options):
+            model = self._bare_model
+            cache = DynamicCache(config=model.config.get_text_config())
+            embeds = model.model.embed_inputs(prefix, **encoded)
+            model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
             new_ids = []
             for row in rows:
                 new_ids.append(list(self._new_ids({"input_ids": row, "past_key_values": cache}, options)))
-                cache.crop(prefix.shape[1] - cache.get_seq_length())  # negative: so many tokens are taken off
+                cache.crop(length - cache.get_seq_length())  # negative: so many tokens are taken off
+        else:
+            new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
+        counts = [row.shape[1] for row in rows]
         return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
 
-    def _without_cache(self, embeds: torch.Tensor, words: torch.Tensor, options: dict[str, Any]) -> list[torch.Tensor]:
-        embeds = torch.cat((embeds, self.model.get_input_embeddings()(words)), dim=1)
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        return list(self.model.generate(inputs_embeds=embeds, attention_mask=mask, **options))
+    @property
+    def _bare_model(self):
+        """The model itself, where adapters of PEFT are wrapped around it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What `generate` will go by: the checkpoint's settings, under those of a given config, under the call's."""
+        given = options.get("generation_config")
+        return {
+            **self.model.generation_config.to_diff_dict(),
+            **({} if given is None else given.to_diff_dict()),
+            **options,
+        }
+
+    def _generate_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options, settings = dict(options), self._settings(options)
+        if settings.get("stop_strings") is not None:
+            options.setdefault("tokenizer", self.processor.tokenizer)
+        if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
+            if (given := options.get("generation_config")) is None:
+                options["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
+            else:
+                options["generation_config"] = copy.deepcopy(given)
+                options["generation_config"].max_new_tokens = DEFAULT_MAX_NEW_TOKENS
+        return options
+
+    def _shares_cache(self, options: dict[str, Any]) -> bool:
+        settings = self._settings(options)
+        return all(settings.get(name) in shared for name, shared in UNSHARED.items())
 
     def _new_ids(self, inputs: dict[str, Any], options: dict[str, Any]) -> torch.Tensor:
         if "attention_mask" not in inputs:
@@ -245,6 +270,9 @@ def _as_item(value: Any) -> dict[str, Any]:
         return {"messages": value}
     if not isinstance(value, Mapping):
         raise TypeError(f"An input must be a question, a chat or a dictionary, got {type(value).__name__}.")
+    value = {name: medium for name, medium in value.items() if medium is not None}
+    if both := sorted(name for name, singular in PLURALS.items() if name in value and singular in value):
+        raise ValueError(f"An input has {both} beside the singular of it: put all media of a kind into one list.")
     item = {PLURALS.get(name, name): medium for name, medium in value.items()}
     known = (*MEDIA, "question", "messages", "video_metadata", "sampling_rate")
     unknown = sorted(set(item) - set(known))

@@ -5,6 +5,7 @@ import json
 import os
 
 from transformers import PreTrainedModel
+from transformers.quantizers import AutoQuantizationConfig
 
 from .configuration_omnivinci import OmniVinciConfig
 from .model_card_omnivinci import ModelCardMixin
@@ -58,9 +59,15 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             raise ValueError("`use_safetensors=False` is not supported: pickled weights are never read.")
         kwargs["use_safetensors"] = True
         quantization = kwargs.get("quantization_config")
+        if isinstance(quantization, dict):
+            quantization = AutoQuantizationConfig.from_dict(quantization)
         if getattr(quantization, "llm_int8_skip_modules", False) is None:
             quantization = copy.deepcopy(quantization)
-            quantization.llm_int8_skip_modules = list(NOT_QUANTIZED)
+            # also as the model without head names them
+            quantization.llm_int8_skip_modules = [
+                *NOT_QUANTIZED,
+                *(name.removeprefix("model.") for name in NOT_QUANTIZED),
+            ]
             kwargs["quantization_config"] = quantization
         if pretrained_model_name_or_path is not None and state_dict is None:
             adapter, base = _adapter_and_base(str(pretrained_model_name_or_path), kwargs)

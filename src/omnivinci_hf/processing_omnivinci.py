@@ -340,7 +340,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
             for row, mask in zip(one["input_ids"], one["attention_mask"], strict=True)
         ]
         data = self._pad(
-            [row.numpy() for row in rows], None, self._options({"padding": True, "padding_side": padding_side})
+            [row.cpu().numpy() for row in rows], None, self._options({"padding": True, "padding_side": padding_side})
         )
         for name in self.model_input_names:
             if name not in data and (parts := [one[name] for one in inputs if name in one]):
