@@ -85,6 +85,11 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         # whatever else can be gone through, data sets without a length among it, is streamed
         return super().__call__((_Item(item) for item in inputs), **kwargs)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """Model, processor and the code of both with this pipeline's; `kwargs` go to the model's `save_pretrained`."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
     def _sanitize_parameters(
         self,
         system: str | None = None,
