@@ -5,7 +5,7 @@ import logging
 import pytest
 from transformers import AutoConfig, Qwen2Config, SiglipVisionConfig
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciTimeEmbeddingConfig
+from omnivinci_hf import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
 from omnivinci_hf.configuration_omnivinci import check_boundary_tokens
 
@@ -37,6 +37,7 @@ TEXT = {
 }
 # every field away from its default
 OTHER_VALUES = {
+    "omni_align_config": {"embed_dim": 24, "num_attention_heads": 2, "loss_weight": 0.5},
     "video_time_embedding": {"type": "pixel_periodic", "dim": 16, "max_time": None, "theta": 50000},
     "audio_time_embedding": {"type": "learned", "max_time": 120.5, "num_time_bins": 7},
     "image_token_id": 11,
@@ -230,10 +231,10 @@ class TestRoundTrip:
         tiny_config(**OTHER_VALUES).save_pretrained(tmp_path)
         loaded = OmniVinciConfig.from_pretrained(tmp_path)
         for name, value in OTHER_VALUES.items():
-            if name.endswith("_time_embedding"):
-                embedding = getattr(loaded, name)
-                assert isinstance(embedding, OmniVinciTimeEmbeddingConfig)
-                assert {key: getattr(embedding, key) for key in value} == value
+            if name.endswith(("_time_embedding", "_align_config")):
+                part = getattr(loaded, name)
+                assert isinstance(part, (OmniVinciTimeEmbeddingConfig, OmniAlignNetConfig))
+                assert {key: getattr(part, key) for key in value} == value
             else:
                 assert getattr(loaded, name) == value, name
 

@@ -253,7 +253,12 @@ def test_sampling_returns_several_sequences_per_row(model, batch):
 def test_media_are_encoded_once_for_all_beams(model, singles, monkeypatch):
     calls = []
     encode = model.model.get_video_features
-    monkeypatch.setattr(model.model, "get_video_features", lambda *args: calls.append(len(args[0])) or encode(*args))
+
+    def count(pixels, *args, **kwargs):
+        calls.append(len(pixels))
+        return encode(pixels, *args, **kwargs)
+
+    monkeypatch.setattr(model.model, "get_video_features", count)
     generate(model, singles[0], num_beams=4)
     assert calls == [8]
 

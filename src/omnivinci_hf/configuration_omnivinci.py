@@ -34,6 +34,8 @@ MEDIA_INPUTS = (
     "audio_durations_ns",
     "audio_num_embeds",
 )
+# which videos have their own sound, and which sounds are those of videos, in the same order: OmniAlignNet's pairs
+PAIR_INPUTS = ("video_has_audio", "audio_from_video")
 AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
 BOUNDARY_TOKENS = {
     "image_start": None,
@@ -162,6 +164,47 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
         return self.dim or hidden_size
 
 
+class OmniAlignNetConfig(PreTrainedConfig):
+    r"""
+    OmniAlignNet of the paper (arXiv 2510.15870): aligns the sound and the picture of clips while training.
+
+    Args:
+        embed_dim (`int`, defaults to 768): width of the network and of its vectors.
+        num_layers (`int`, defaults to 3): self-attention layers.
+        num_attention_heads (`int`, defaults to 12).
+        intermediate_size (`int`, *optional*): width of the feed-forward layers; four times `embed_dim` by default.
+        num_queries (`int`, defaults to 1): learned queries per modality. The paper has one.
+        temperature (`float`, defaults to 0.07): where the learnable temperature starts.
+        loss_weight (`float`, defaults to 1.0): the alignment loss is multiplied by it and added to the language loss.
+    """
+
+    model_type = "omnivinci_omni_align_net"
+
+    embed_dim: int = 768
+    num_layers: int = 3
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    num_queries: int = 1
+    temperature: float = 0.07
+    loss_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        if unknown := sorted(set(kwargs) - BASE_ENTRIES):
+            raise ValueError(f"`omni_align_config` has no {unknown}; it has {sorted(self.__dataclass_fields__)}.")
+        super().__post_init__(**kwargs)
+        for name in ("embed_dim", "num_layers", "num_attention_heads", "num_queries"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.embed_dim
+        check_number("intermediate_size", self.intermediate_size, whole=True, least=1)
+        check_number("temperature", self.temperature)
+        check_number("loss_weight", self.loss_weight)
+        if self.embed_dim % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads`={self.num_attention_heads} must divide `embed_dim`={self.embed_dim}."
+            )
+
+
 class OmniVinciConfig(PreTrainedConfig):
     r"""
     Configuration of [`OmniVinciForConditionalGeneration`]. Sub-configs may be given as dictionaries or as objects. It
@@ -193,6 +236,8 @@ class OmniVinciConfig(PreTrainedConfig):
             group).
         use_modality_boundary_tokens (`bool`, defaults to False): put `<|image_bos|>` ... `<|image_eos|>` around all
             images of a conversation, and likewise for videos and sounds.
+        omni_align_config ([`OmniAlignNetConfig`], *optional*): adds OmniAlignNet, for training and for search across
+            sound and picture. An empty dictionary takes its defaults; None, the default, leaves it out.
     """
 
     model_type = "omnivinci"
@@ -203,6 +248,7 @@ class OmniVinciConfig(PreTrainedConfig):
         "text_config": AutoConfig,
         "video_time_embedding": OmniVinciTimeEmbeddingConfig,
         "audio_time_embedding": OmniVinciTimeEmbeddingConfig,
+        "omni_align_config": OmniAlignNetConfig,
     }
 
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -227,6 +273,7 @@ class OmniVinciConfig(PreTrainedConfig):
     group_duration_sec: float | int | None = 30.0
     boundary_tokens: dict[str, str | None] | None = None
     use_modality_boundary_tokens: bool = False
+    omni_align_config: dict[str, Any] | PreTrainedConfig | None = None
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
 
@@ -236,6 +283,8 @@ class OmniVinciConfig(PreTrainedConfig):
         self.text_config = _sub_config(self.text_config, "qwen2", QWEN2_5_7B)
         self.video_time_embedding = _time_config(self.video_time_embedding)
         self.audio_time_embedding = _time_config(self.audio_time_embedding)
+        if isinstance(self.omni_align_config, dict):
+            self.omni_align_config = OmniAlignNetConfig(**self.omni_align_config)
         if self.s2_scales is None:
             side = self.vision_config.image_size
             self.s2_scales = [side, 2 * side, 3 * side]
@@ -256,6 +305,9 @@ class OmniVinciConfig(PreTrainedConfig):
         if not cls.__module__.startswith("transformers_modules."):
             # entries for machines without this package; with it, they would make `pipeline` demand remote code
             config_dict = {name: value for name, value in config_dict.items() if name not in REMOTE_CODE_ENTRIES}
+        if "omni_align_config" in kwargs:
+            # so that a dictionary becomes a config and is checked
+            config_dict = {**config_dict, "omni_align_config": kwargs.pop("omni_align_config")}
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

@@ -1,24 +1,16 @@
 """OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import (
-    GenerationMixin,
-    Qwen2Model,
-)
+from transformers import Qwen2Model
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPast,
-    BaseModelOutputWithPooling,
-    ModelOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
 
-from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
+from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import (
     AUDIO_TOWERS,
     OmniVinciAudioProjector,
@@ -28,28 +20,19 @@ from .encoders_omnivinci import (
     pool_frames,
     stitch,
 )
+from .generation_omnivinci import OmniVinciGenerationMixin
+from .omni_align_omnivinci import OmniAlignNet
+from .outputs_omnivinci import (
+    OmniEmbeddingsOutput,
+    OmniVinciCausalLMOutputWithPast,
+    OmniVinciFeaturesOutput,
+    OmniVinciModelOutputWithPast,
+)
 from .pretrained_omnivinci import OmniVinciPreTrainedModel
 from .time_embedding_omnivinci import build_time_embedding
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class OmniVinciCausalLMOutputWithPast(ModelOutput):
-    """
-    Args:
-        loss (`torch.Tensor` of shape `()`): next-token loss, with `labels`.
-        logits (`torch.Tensor` of shape `(batch_size, seq_len, vocab_size)`).
-        past_key_values (`Cache`).
-        hidden_states, attentions: of the language model, where asked for.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class OmniVinciModel(OmniVinciPreTrainedModel):
@@ -68,7 +51,16 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         self.video_time_embedding = build_time_embedding(config.video_time_embedding, hidden_size, "video")
         self.audio_time_embedding = build_time_embedding(config.audio_time_embedding, hidden_size, "audio")
         self.language_model = Qwen2Model._from_config(config.text_config)
+        self.omni_align_net = config.omni_align_config and OmniAlignNet(config.omni_align_config, hidden_size)
         self.post_init()
+
+    def train(self, mode: bool = True):
+        """As [`nn.Module.train`], but towers that learn nothing stay in evaluation mode."""
+        super().train(mode)
+        for tower in (self.vision_tower, self.audio_tower):
+            if not any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.eval()
+        return self
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -86,7 +78,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
+            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
             `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
         """
         output = self._encode_tiles(pixel_values, **kwargs)
@@ -127,8 +119,8 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower and
-            `pooler_output (num_embeds, hidden_size)`.
+            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower,
+            `pooler_output (num_embeds, hidden_size)`, and `projected`.
         """
         output = self._encode_tiles(pixel_values_videos, **kwargs)
         features = _as_squares(output.last_hidden_state)
@@ -140,12 +132,14 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             )
         maps = self.vision_projector(features.repeat(1, 1, 1, len(self.config.s2_scales)))
         times = video_frame_times_ns.to(maps.device).double() / 1e9
-        embeds = []
+        embeds, projected = [], []
         for video, moments in zip(maps.split(counts), times.split(counts), strict=True):
-            for size in self.config.video_pool_sizes:
-                pooled, pooled_times = pool_frames(video, moments, size)
+            pools = [pool_frames(video, moments, size) for size in self.config.video_pool_sizes]
+            if self.omni_align_net is not None:
+                projected.append(torch.cat([pooled.flatten(0, 2) for pooled, _ in pools]))
+            for pooled, pooled_times in pools:
                 embeds.append(self.video_time_embedding(pooled.flatten(1, 2), pooled_times[:, None]).flatten(0, 1))
-        return _with_embeds(output, embeds)
+        return _with_embeds(output, embeds, projected)
 
     @can_return_tuple
     def get_audio_features(
@@ -166,8 +160,8 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower and
-            `pooler_output (num_embeds, hidden_size)`.
+            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower,
+            `pooler_output (num_embeds, hidden_size)`, and `projected`.
         """
         input_features = input_features.to(self.audio_projector.linear_2.bias.dtype)
         output = self.audio_tower(input_features, return_dict=True, **kwargs)
@@ -178,14 +172,16 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(windows)}."
             )
         kept = [None] * len(counts) if audio_num_embeds is None else audio_num_embeds.tolist()
-        embeds = []
+        embeds, projected = [], []
         for sound, duration_ns, keep in zip(windows.split(counts), audio_durations_ns.tolist(), kept, strict=True):
             sound = sound.flatten(0, 1)[None]  # (1, embeds, hidden_size)
             steps = torch.arange(sound.shape[1], dtype=torch.float64, device=sound.device)
             # the released code computes the middle of each embedding in double and keeps it in single precision
             times = ((steps + 0.5) * (duration_ns / 1e9) / sound.shape[1]).float()
             embeds.append(self.audio_time_embedding(sound, times[None])[0, :keep])
-        return _with_embeds(output, embeds)
+            if self.omni_align_net is not None:
+                projected.append(sound[0, :keep])
+        return _with_embeds(output, embeds, projected)
 
     def embed_inputs(
         self,
@@ -214,24 +210,55 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             ValueError: when the placeholders of a modality do not match its embeddings in number.
         """
         masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in ("image", "video", "audio")}
-        wanted = {kind: not past_length or bool(mask[:, past_length:].any()) for kind, mask in masks.items()}
-        features = {}
-        if pixel_values is not None and wanted["image"]:
-            features["image"] = self.get_image_features(pixel_values, image_grids)
-        if pixel_values_videos is not None and wanted["video"]:
-            _check_companions(video_num_frames=video_num_frames, video_frame_times_ns=video_frame_times_ns)
-            features["video"] = self.get_video_features(pixel_values_videos, video_num_frames, video_frame_times_ns)
-        if input_features is not None and wanted["audio"]:
-            _check_companions(audio_num_windows=audio_num_windows, audio_durations_ns=audio_durations_ns)
-            features["audio"] = self.get_audio_features(
-                input_features, audio_num_windows, audio_durations_ns, audio_num_embeds
-            )
+        wanted = {kind for kind, mask in masks.items() if not past_length or bool(mask[:, past_length:].any())}
+        features = self._encode_media(
+            pixel_values if "image" in wanted else None,
+            image_grids,
+            pixel_values_videos if "video" in wanted else None,
+            video_num_frames,
+            video_frame_times_ns,
+            input_features if "audio" in wanted else None,
+            audio_num_windows,
+            audio_durations_ns,
+            audio_num_embeds,
+        )
         if inputs_embeds is None:
             inputs_embeds = self._embed_words(input_ids)
+        return self._place(features, masks, inputs_embeds, past_length)
+
+    def _encode_media(
+        self,
+        pixel_values,
+        image_grids,
+        pixel_values_videos,
+        video_num_frames,
+        video_frame_times_ns,
+        input_features,
+        audio_num_windows,
+        audio_durations_ns,
+        audio_num_embeds,
+    ) -> dict[str, OmniVinciFeaturesOutput]:
+        """The features of each kind of media that is given."""
+        features = {}
+        if pixel_values is not None:
+            features["image"] = self.get_image_features(pixel_values, image_grids, return_dict=True)
+        if pixel_values_videos is not None:
+            _check_companions(video_num_frames=video_num_frames, video_frame_times_ns=video_frame_times_ns)
+            features["video"] = self.get_video_features(
+                pixel_values_videos, video_num_frames, video_frame_times_ns, return_dict=True
+            )
+        if input_features is not None:
+            _check_companions(audio_num_windows=audio_num_windows, audio_durations_ns=audio_durations_ns)
+            features["audio"] = self.get_audio_features(
+                input_features, audio_num_windows, audio_durations_ns, audio_num_embeds, return_dict=True
+            )
+        return features
+
+    def _place(self, features, masks, inputs_embeds: torch.Tensor, past_length: int = 0) -> torch.Tensor:
+        """Put the features of each kind where its mask `(batch_size, seq_len)` is True."""
         inputs_embeds = inputs_embeds[:, past_length:]
         for kind, mask in masks.items():
-            # second of the fields, whether `return_dict` made it an object or a tuple
-            embeds = features[kind][1] if kind in features else inputs_embeds[0, :0]
+            embeds = features[kind].pooler_output if kind in features else inputs_embeds[0, :0]
             if past_length and len(embeds) == mask.sum():
                 embeds = embeds[(mask.nonzero()[:, 1] >= past_length).to(embeds.device)]
             mask = mask[:, past_length:]
@@ -240,6 +267,63 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
                 inputs_embeds = inputs_embeds.masked_scatter(mask[..., None].to(inputs_embeds.device), embeds)
         return inputs_embeds
+
+    def get_omni_embeddings(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_num_frames: torch.Tensor | None = None,
+        video_frame_times_ns: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_num_windows: torch.Tensor | None = None,
+        audio_durations_ns: torch.Tensor | None = None,
+        audio_num_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> OmniEmbeddingsOutput:
+        """Unit vectors for search across sound and picture, in the shared space of OmniAlignNet.
+
+        Takes what the processor returns: one vector for each video and for each sound (those of videos included), in
+        order; what has no part in it (words, images) is ignored.
+
+        Raises:
+            ValueError: when the model has no OmniAlignNet.
+        """
+        if self.omni_align_net is None:
+            raise ValueError(
+                "This model has no OmniAlignNet: load it with `from_pretrained(..., omni_align_config={})` and train."
+            )
+        features = self._encode_media(
+            None,
+            None,
+            pixel_values_videos,
+            video_num_frames,
+            video_frame_times_ns,
+            input_features,
+            audio_num_windows,
+            audio_durations_ns,
+            audio_num_embeds,
+        )
+        video, audio = features.get("video"), features.get("audio")
+        return OmniEmbeddingsOutput(
+            vision_embeds=None if video is None else self.omni_align_net.vision(video.projected),
+            audio_embeds=None if audio is None else self.omni_align_net.audio(audio.projected),
+        )
+
+    def _paired_embeddings(self, features, video_has_audio, audio_from_video) -> OmniEmbeddingsOutput:
+        """Of the clips that have both picture and sound; the others take no part."""
+        clips = {}
+        for kind, taken in (("video", video_has_audio), ("audio", audio_from_video)):
+            projected = features[kind].projected if kind in features else ()
+            taken = [False] * len(projected) if taken is None else taken.tolist()
+            clips[kind] = [clip for clip, pair in zip(projected, taken, strict=True) if pair]
+        if len(clips["video"]) != len(clips["audio"]):
+            raise ValueError(
+                f"`video_has_audio` speaks of {len(clips['video'])} clips but `audio_from_video` of "
+                f"{len(clips['audio'])}; the processor returns the two together."
+            )
+        return OmniEmbeddingsOutput(
+            vision_embeds=self.omni_align_net.vision(clips["video"]),
+            audio_embeds=self.omni_align_net.audio(clips["audio"]),
+        )
 
     @can_return_tuple
     def forward(
@@ -259,23 +343,26 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
         audio_num_embeds: torch.Tensor | None = None,
+        video_has_audio: torch.Tensor | None = None,
+        audio_from_video: torch.Tensor | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> OmniVinciModelOutputWithPast:
         """
         Media as in the `get_..._features`, the rest as in `Qwen2Model`. Media given with `inputs_embeds` take the
         places where these hold the embeddings of placeholder tokens.
+
+        Args:
+            video_has_audio (`torch.BoolTensor` of shape `(num_videos,)`, *optional*), audio_from_video
+            (`torch.BoolTensor` of shape `(num_sounds,)`, *optional*): which videos and which sounds, in the same
+                order, are clips of both; OmniAlignNet's pairs.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
         has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-        if inputs_embeds is None and not has_media:
-            # words that were generated may hold placeholders too, if the model is untrained
-            if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
-                self._warn_of_missing_media(input_ids)
-            inputs_embeds = self._embed_words(input_ids)
-        if inputs_embeds is None or has_media:
-            inputs_embeds = self.embed_inputs(
-                input_ids,
+        features = {}
+        if has_media:
+            masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in ("image", "video", "audio")}
+            features = self._encode_media(
                 pixel_values,
                 image_grids,
                 pixel_values_videos,
@@ -285,9 +372,15 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 audio_num_windows,
                 audio_durations_ns,
                 audio_num_embeds,
-                inputs_embeds,
             )
-        return self.language_model(
+            words = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
+            inputs_embeds = self._place(features, masks, words)
+        elif inputs_embeds is None:
+            # words that were generated may hold placeholders too, if the model is untrained
+            if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
+                self._warn_of_missing_media(input_ids)
+            inputs_embeds = self._embed_words(input_ids)
+        outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -296,6 +389,10 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
+        omni_embeds = None
+        if self.omni_align_net is not None and (self.training or video_has_audio is not None):
+            omni_embeds = self._paired_embeddings(features, video_has_audio, audio_from_video)
+        return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
 
     def _warn_of_missing_media(self, input_ids: torch.Tensor) -> None:
         kinds = [kind for kind in ("image", "video", "audio") if self._placeholders(kind, input_ids, None).any()]
@@ -326,7 +423,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         return self.vision_tower(pixel_values.to(dtype), return_dict=True, **kwargs)
 
 
-class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixin):
+class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
     """OmniVinci with its language-model head: what answers."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -379,6 +476,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)
 
+    def get_omni_embeddings(self, *args, **kwargs) -> OmniEmbeddingsOutput:
+        return self.model.get_omni_embeddings(*args, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
@@ -399,6 +499,8 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
         audio_num_embeds: torch.Tensor | None = None,
+        video_has_audio: torch.Tensor | None = None,
+        audio_from_video: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> OmniVinciCausalLMOutputWithPast:
@@ -411,6 +513,8 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Taken because processors may return it; the ids say the same.
         """
+        if use_cache is None and labels is not None:
+            use_cache = False  # with one, packed rows would not be told apart
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -427,102 +531,52 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, GenerationMixi
             audio_num_windows=audio_num_windows,
             audio_durations_ns=audio_durations_ns,
             audio_num_embeds=audio_num_embeds,
+            video_has_audio=video_has_audio,
+            audio_from_video=audio_from_video,
             return_dict=True,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
+        losses = {}
         if labels is not None:
             if input_ids is not None:
                 media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
                 is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
                 labels = labels.masked_fill(is_media.to(labels.device), -100)
-            labels = labels[:, kept]
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
+            losses = self._losses(logits, labels[:, kept], outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(
-            loss=loss,
+            **losses,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
-    def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
-    ):
-        """As usual, and: a conversation may be continued from a kept cache.
+    def _losses(self, logits, labels, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
+        """The language loss, that of OmniAlignNet, and what is trained.
 
-        `generate` then takes the ids and mask of the whole conversation and `past_key_values` of its beginning. Media
-        that are in the cache may be given again or left out; they are not put into place again, and not even encoded
-        unless new media of their kind came along.
+        Where a step has several batches, `num_items_in_batch` counts the labels of all and the losses of the batches
+        are summed up: OmniAlignNet's then counts by the share of labels that the batch has.
         """
-        cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
-        if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
-            # assisted decoding does not say what is new
-            new_length = kwargs["next_sequence_length"] = input_ids.shape[1] - cached
-        if is_first_iteration and inputs_embeds is None and cache is not None and new_length is not None:
-            media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if kwargs.get(name) is not None}
-            past_length = input_ids.shape[1] - new_length
-            if past_length > 0:
-                inputs_embeds = self.model.embed_inputs(input_ids, **media, past_length=past_length)
-            else:
-                kwargs.update(media)
-        if not is_first_iteration and inputs_embeds is not None and not use_cache:
-            # every step runs the whole sequence: the encoded prompt, then the words that were generated since
-            words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
-            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, words), dim=1), True
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            use_cache=use_cache,
+        num_items = (labels[:, 1:] != -100).sum()
+        # a batch without any label gives zero
+        total = num_items if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=labels.device)
+        total = total.clamp(min=1)
+        loss = language_loss = self.loss_function(
+            logits=logits,
+            labels=labels,
+            vocab_size=self.config.text_config.vocab_size,
+            num_items_in_batch=total,
             **kwargs,
         )
-        if not is_first_iteration and use_cache:
-            # the media are in the cache
-            inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
-        return inputs
-
-    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
-        size, cache = generation_config.prefill_chunk_size, model_kwargs.get("past_key_values")
-        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
-        embeds = model_kwargs.get("inputs_embeds")
-        if size is None or cache is None or not is_first_iteration or (embeds is None and not media):
-            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
-        # Transformers cuts the ids alone into chunks: with media, the embeddings are cut
-        past_length = int(cache.get_seq_length())
-        if media:
-            ids = input_ids if embeds is None else None
-            embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=past_length, **media)
-        else:
-            embeds = embeds[:, past_length:]
-        per_position = ("attention_mask", "position_ids")
-        kwargs = {name: value for name, value in model_kwargs.items() if name not in (*MEDIA_INPUTS, *per_position)}
-        for chunk in embeds.split(size, dim=1):
-            end = past_length + chunk.shape[1]
-            kwargs["inputs_embeds"] = chunk
-            if (mask := model_kwargs.get("attention_mask")) is not None:
-                kwargs["attention_mask"] = mask[:, :end]
-            if (positions := model_kwargs.get("position_ids")) is not None:
-                kwargs["position_ids"] = positions[:, past_length:end]
-            inputs = self.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
-            outputs = self(**inputs, return_dict=True)
-            past_length = end
-        return outputs
-
-    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
-        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
-        if expand_size > 1 and media:
-            embeds = model_kwargs.get("inputs_embeds")
-            ids = input_ids if embeds is None else None
-            model_kwargs["inputs_embeds"] = self.model.embed_inputs(ids, inputs_embeds=embeds, **media)
-        else:
-            model_kwargs.update(media)
-        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        if omni_embeds is None:
+            return {"loss": loss, "language_loss": language_loss}
+        align_net = self.model.omni_align_net
+        omni_align_loss = align_net.loss(omni_embeds.vision_embeds, omni_embeds.audio_embeds)
+        share = 1.0 if num_items_in_batch is None else (num_items / total).to(omni_align_loss.device)
+        loss = language_loss + (align_net.config.loss_weight * share * omni_align_loss).to(language_loss.device)
+        return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
 
 
 def _as_squares(features: torch.Tensor) -> torch.Tensor:
@@ -531,13 +585,16 @@ def _as_squares(features: torch.Tensor) -> torch.Tensor:
     return features.unflatten(1, (side, side))
 
 
-def _with_embeds(output: BaseModelOutput, embeds: list[torch.Tensor]) -> BaseModelOutputWithPooling:
+def _with_embeds(
+    output: BaseModelOutput, embeds: list[torch.Tensor], projected: Sequence[torch.Tensor] = ()
+) -> OmniVinciFeaturesOutput:
     """A tower's output and what became of it: the embeddings of all media."""
-    return BaseModelOutputWithPooling(
+    return OmniVinciFeaturesOutput(
         last_hidden_state=output.last_hidden_state,
         pooler_output=torch.cat(embeds),
         hidden_states=output.hidden_states,
         attentions=output.attentions,
+        projected=tuple(projected) or None,
     )
 
 

@@ -79,6 +79,8 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
         expected = cls(config).state_dict()
     if "lm_head.weight" not in expected:
         state_dict.keep_base_model()
+    # OmniAlignNet, where it is asked for, begins anew
+    expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
     _check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
     model, info = cls.from_pretrained(None, config=config, state_dict=state_dict, output_loading_info=True, **options)
     if model.can_generate() and (file := component_file(name_or_path, "llm", "generation_config.json", hub)):

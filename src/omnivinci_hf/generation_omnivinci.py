@@ -1,0 +1,88 @@
+"""Generation with media: encoded once, continued from a kept cache, repeated for beams, prefilled in chunks."""
+
+import torch
+from transformers import GenerationMixin
+
+from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
+
+
+class OmniVinciGenerationMixin(GenerationMixin):
+    """Of a model whose `model.embed_inputs` puts media into the word embeddings."""
+
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
+    ):
+        """As usual, and: a conversation may be continued from a kept cache.
+
+        `generate` then takes the ids and mask of the whole conversation and `past_key_values` of its beginning. Media
+        that are in the cache may be given again or left out; they are not put into place again, and not even encoded
+        unless new media of their kind came along.
+        """
+        for name in PAIR_INPUTS:
+            kwargs.pop(name, None)
+        cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
+        if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
+            # assisted decoding does not say what is new
+            new_length = kwargs["next_sequence_length"] = input_ids.shape[1] - cached
+        if is_first_iteration and inputs_embeds is None and cache is not None and new_length is not None:
+            media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if kwargs.get(name) is not None}
+            past_length = input_ids.shape[1] - new_length
+            if past_length > 0:
+                inputs_embeds = self.model.embed_inputs(input_ids, **media, past_length=past_length)
+            else:
+                kwargs.update(media)
+        if not is_first_iteration and inputs_embeds is not None and not use_cache:
+            # every step runs the whole sequence: the encoded prompt, then the words that were generated since
+            words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
+            inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, words), dim=1), True
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if not is_first_iteration and use_cache:
+            # the media are in the cache
+            inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
+        return inputs
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        size, cache = generation_config.prefill_chunk_size, model_kwargs.get("past_key_values")
+        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        embeds = model_kwargs.get("inputs_embeds")
+        if size is None or cache is None or not is_first_iteration or (embeds is None and not media):
+            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        # Transformers cuts the ids alone into chunks: with media, the embeddings are cut
+        past_length = int(cache.get_seq_length())
+        if media:
+            ids = input_ids if embeds is None else None
+            embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=past_length, **media)
+        else:
+            embeds = embeds[:, past_length:]
+        per_position = ("attention_mask", "position_ids")
+        kwargs = {name: value for name, value in model_kwargs.items() if name not in (*MEDIA_INPUTS, *per_position)}
+        for chunk in embeds.split(size, dim=1):
+            end = past_length + chunk.shape[1]
+            kwargs["inputs_embeds"] = chunk
+            if (mask := model_kwargs.get("attention_mask")) is not None:
+                kwargs["attention_mask"] = mask[:, :end]
+            if (positions := model_kwargs.get("position_ids")) is not None:
+                kwargs["position_ids"] = positions[:, past_length:end]
+            inputs = self.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
+            outputs = self(**inputs, return_dict=True)
+            past_length = end
+        return outputs
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        for name in PAIR_INPUTS:
+            model_kwargs.pop(name, None)
+        # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
+        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        if expand_size > 1 and media:
+            embeds = model_kwargs.get("inputs_embeds")
+            ids = input_ids if embeds is None else None
+            model_kwargs["inputs_embeds"] = self.model.embed_inputs(ids, inputs_embeds=embeds, **media)
+        else:
+            model_kwargs.update(media)
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)

@@ -1,0 +1,137 @@
+"""OmniAlignNet: one vector for what a clip shows, one for what it sounds like, in a shared space (arXiv 2510.15870)."""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn.utils.rnn import pad_sequence
+from transformers import initialization as init
+
+from .configuration_omnivinci import OmniAlignNetConfig
+
+
+# as in CLIP: logits are never scaled by more
+MAX_LOGIT_SCALE = math.log(100.0)
+
+
+class OmniAlignAttention(nn.Module):
+    """Multi-head attention of `queries` over `keys`, which may have another width."""
+
+    def __init__(self, width: int, key_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(key_size, width)
+        self.v_proj = nn.Linear(key_size, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`mask (clips, 1, 1, num_keys)` is True where there is something to look at."""
+        heads = [
+            project(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (clips, heads, length, head_dim)
+            for project, inputs in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
+        ]
+        return self.out_proj(F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
+class OmniAlignLayer(nn.Module):
+    """A self-attention layer: attention and a feed-forward network, each behind a norm and with a residual."""
+
+    def __init__(self, config: OmniAlignNetConfig):
+        super().__init__()
+        width = config.embed_dim
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = OmniAlignAttention(width, width, config.num_attention_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed = self.norm1(hidden_states)
+        hidden_states = hidden_states + self.attention(normed, normed)
+        return hidden_states + self.fc2(F.gelu(self.fc1(self.norm2(hidden_states))))
+
+
+class OmniAlignBranch(nn.Module):
+    """One modality: learned queries read the clip by cross-attention, then self-attention layers and an L2 norm.
+
+    With one query, as in the paper, self-attention has a single position to look at and acts as a deep residual
+    network; with more, the vectors of the queries are averaged.
+    """
+
+    def __init__(self, config: OmniAlignNetConfig, feature_size: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(config.num_queries, config.embed_dim))
+        self.norm = nn.LayerNorm(feature_size)
+        self.cross_attention = OmniAlignAttention(config.embed_dim, feature_size, config.num_attention_heads)
+        self.layers = nn.ModuleList(OmniAlignLayer(config) for _ in range(config.num_layers))
+
+    def forward(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        """Clips `(num_embeds, feature_size)` of any length, also none at all, to `(num_clips, embed_dim)`."""
+        # without any clip, a made-up one that is dropped again keeps every parameter in the graph
+        padded = pad_sequence(clips or [self.norm.weight.new_zeros(1, len(self.norm.weight))], batch_first=True)
+        lengths = torch.tensor([len(clip) for clip in clips] or [1], device=padded.device)
+        present = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        queries = self.query.expand(len(padded), -1, -1)
+        hidden_states = self.cross_attention(queries, self.norm(padded), present[:, None, None])
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return F.normalize(hidden_states.mean(1), dim=-1)[: len(clips)]
+
+
+class OmniAlignNet(nn.Module):
+    """
+    Pulls the sound and the picture of a clip together and pushes those of different clips apart.
+
+    It reads the projected embeddings before any time embedding, and serves training and search alone: answers do not
+    depend on it.
+
+    Args:
+        config ([`OmniAlignNetConfig`]).
+        feature_size (`int`): width of the projected embeddings.
+    """
+
+    def __init__(self, config: OmniAlignNetConfig, feature_size: int):
+        super().__init__()
+        self.config = config
+        self.vision = OmniAlignBranch(config, feature_size)
+        self.audio = OmniAlignBranch(config, feature_size)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The queries and the temperature; the layers inside have their own ways."""
+        init.constant_(self.logit_scale, -math.log(self.config.temperature))
+        for branch in (self.vision, self.audio):
+            init.normal_(branch.query, std=1.0)
+
+    def loss(self, vision_embeds: torch.Tensor, audio_embeds: torch.Tensor) -> torch.Tensor:
+        """Symmetric cross-entropy over the clips of all processes, `()`; zero where no process has a clip.
+
+        `vision_embeds` and `audio_embeds` `(num_clips, embed_dim)` are unit vectors of this process's clips, in the
+        same order. Every process computes the whole loss, and gradients flow back through the gathering, so that
+        their mean over processes, which data-parallel training takes, is the gradient of one process with all clips.
+        All processes must call this together, also those without a clip.
+        """
+        vision_embeds, audio_embeds = gather_rows(vision_embeds), gather_rows(audio_embeds)
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        if not len(vision_embeds):
+            return (vision_embeds.sum() + audio_embeds.sum()) * scale
+        logits = scale * vision_embeds.float() @ audio_embeds.float().T
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of all processes, in their order, with gradients; processes may have different numbers of rows."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    counts = torch.cat(counts).tolist()
+    padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+    return torch.cat([part[:number] for part, number in zip(all_gather(padded), counts, strict=True)])

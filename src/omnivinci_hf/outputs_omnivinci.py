@@ -1,0 +1,62 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+
+
+@dataclass
+class OmniEmbeddingsOutput(ModelOutput):
+    """
+    Args:
+        vision_embeds (`torch.Tensor` of shape `(num_videos, embed_dim)`): unit vectors of the videos.
+        audio_embeds (`torch.Tensor` of shape `(num_sounds, embed_dim)`): unit vectors of the sounds.
+    """
+
+    vision_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class OmniVinciFeaturesOutput(BaseModelOutputWithPooling):
+    """
+    Args:
+        projected (`tuple[torch.Tensor, ...]`): of each medium `(num_embeds, hidden_size)`, before the time embedding;
+            what OmniAlignNet reads, where the model has one.
+    """
+
+    projected: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class OmniVinciModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Args:
+        omni_embeds ([`OmniEmbeddingsOutput`]): unit vectors of the videos that have sound and of their sounds, where
+            the model has an OmniAlignNet.
+    """
+
+    omni_embeds: OmniEmbeddingsOutput | None = None
+
+
+@dataclass
+class OmniVinciCausalLMOutputWithPast(ModelOutput):
+    """
+    Args:
+        loss (`torch.Tensor` of shape `()`): what is trained, with `labels`: the next-token loss, plus the weighted
+            loss of OmniAlignNet where the model has one.
+        logits (`torch.Tensor` of shape `(batch_size, seq_len, vocab_size)`).
+        past_key_values (`Cache`).
+        hidden_states, attentions: of the language model, where asked for.
+        language_loss, omni_align_loss (`torch.Tensor` of shape `()`): the two parts of `loss`, the second unweighted.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    language_loss: torch.Tensor | None = None
+    omni_align_loss: torch.Tensor | None = None
