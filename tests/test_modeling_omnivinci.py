@@ -447,3 +447,23 @@ def test_generation_goes_on_from_a_kept_cache(model, singles, options):
     media = {name: inputs[name] for name in ("pixel_values", "image_grids")}
     model(input_ids=ids[:, :-6], past_key_values=cache, **media)
     assert generate(model, {**inputs, "past_key_values": cache}, **options) == generate(model, inputs)
+
+
+# -- what learns ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_never_run_does_not_learn_however_the_model_came_about(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    fresh = OmniVinciForConditionalGeneration(model.config)
+    expected = {name for name, parameter in fresh.named_parameters() if not parameter.requires_grad}
+    assert any("encoder.layers.2" in name for name in expected) and any("embed_positions" in name for name in expected)
+    for loaded in (model, OmniVinciForConditionalGeneration.from_pretrained(tmp_path)):
+        assert {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad} == expected
+
+
+def test_frozen_towers_stay_in_evaluation_mode(released_folder):
+    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder)
+    model.model.audio_tower.requires_grad_(False)
+    model.train()
+    assert not model.model.audio_tower.training and not model.model.audio_tower.layers[0].training
+    assert model.model.vision_tower.training and model.model.language_model.training

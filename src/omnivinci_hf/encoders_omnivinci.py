@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import align_module_device
 from torch import nn
 from transformers import AudioFlamingo3Encoder, Qwen2AudioEncoder, SiglipVisionModel
 from transformers import initialization as init
@@ -21,7 +22,10 @@ class OmniVinciVisionTower(SiglipVisionModel):
     def __init__(self, config, num_layers: int | None = None):
         super().__init__(config)
         self.num_layers = config.num_hidden_layers if num_layers is None else num_layers
-        # never run, so never trained: they would only stall distributed training
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        """What is never run is never trained: it would only stall distributed training."""
         for unused in (*self.encoder.layers[self.num_layers :], self.post_layernorm, getattr(self, "head", None)):
             if unused is not None:
                 unused.requires_grad_(False)
@@ -42,7 +46,15 @@ class OmniVinciVisionTower(SiglipVisionModel):
 
 
 class _SinusoidPositions:
-    """Fresh position tables are Whisper's sinusoids; Transformers leaves these frozen tables at random."""
+    """Position tables are frozen, and fresh ones are Whisper's sinusoids; Transformers leaves them at random."""
+
+    def freeze_unused(self) -> None:
+        self.embed_positions.requires_grad_(False)
+
+    def forward(self, *args, **kwargs):
+        # both are read without being called, so the hooks that fetch what was offloaded would not notice
+        with align_module_device(self.conv1), align_module_device(self.embed_positions):
+            return super().forward(*args, **kwargs)
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -72,7 +84,10 @@ class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
 
     def __init__(self, config):
         super().__init__(config)
-        self.audio_bos_eos_token.requires_grad_(False)  # never run, see OmniVinciVisionTower
+        self.freeze_unused()
+
+    def freeze_unused(self) -> None:
+        self.audio_bos_eos_token.requires_grad_(False)  # never run
 
     def forward(self, input_features: torch.Tensor, **kwargs):
         num_windows, _, frames = input_features.shape

@@ -380,6 +380,10 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
                 self._warn_of_missing_media(input_ids)
             inputs_embeds = self._embed_words(input_ids)
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:
+            # as every attention implementation that takes such masks can add it
+            lowest = torch.finfo(inputs_embeds.dtype).min
+            attention_mask = inputs_embeds.new_zeros(()).masked_fill(~attention_mask, lowest)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,

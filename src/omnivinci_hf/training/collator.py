@@ -1,0 +1,256 @@
+"""Batches for training: conversations with media to the model's inputs and labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import get_worker_info
+from transformers.utils import logging
+
+from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
+from ..processing_omnivinci import OmniVinciProcessor
+from .data import RowError, normalize_row
+
+
+logger = logging.get_logger(__name__)
+NO_LABEL = -100
+MEDIA = (*MEDIA_INPUTS, *PAIR_INPUTS)
+PADDING = -1
+MAX_WORKERS = 255
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row as the model reads it, before it is put into a batch.
+
+    `ids`, `labels`, `positions` and `branches` are `(length,)`. Conversations about the same media share what comes
+    before them: branch 0. What each adds is a branch of its own, 1, 2, ..., which begins at the same position.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    branches: torch.Tensor
+    media: Mapping[str, torch.Tensor]
+
+
+class OmniVinciDataCollator:
+    """
+    Turns rows (see `training/data.py`) into batches for any Transformers trainer.
+
+    Labels are the assistant's words and the token that ends its turn, as the chat template marks them; media, the
+    user's words and padding have none.
+
+    Args:
+        processor ([`OmniVinciProcessor`]): its chat template must mark the assistant's words (`{% generation %}`).
+        max_length (`int`, *optional*): words that make a row longer are cut off at its end. A row whose media alone are
+            longer, or that would lose all its labels, counts as bad.
+        packing (`bool`, defaults to False): put all rows of a batch into one sequence instead of padding them. Rows do
+            not see each other: their positions begin anew, which Transformers' attention functions understand, or,
+            where rows have several conversations, a mask says so.
+        dummy_media (`bool`, defaults to True): a batch without video or without sound gets one frame, or one window of
+            silence, that nothing attends to. Data-parallel processes wait for each other's gradients: all of them must
+            run all parts of the model, and with this they do.
+        on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
+            skipped, it is logged and counted in `num_skipped`; a batch that is left without rows has no labels and
+            costs nothing.
+        media_root (`str`, *optional*): where relative paths of media begin, of rows that `load_rows` did not read.
+        processor_options: options of a call of the processor, such as `num_frames`, `fps` or `max_audio_sec`.
+
+    Rows with several conversations become a batch with a mask `(batch_size, 1, length, length)`, which attention
+    implementations `sdpa` and `eager` take.
+    """
+
+    def __init__(
+        self,
+        processor: OmniVinciProcessor,
+        *,
+        max_length: int | None = None,
+        packing: bool = False,
+        dummy_media: bool = True,
+        on_error: str = "raise",
+        media_root: str | None = None,
+        **processor_options: Any,
+    ):
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+        unknown = sorted(set(processor_options) - processor.call_option_names)
+        if unknown:
+            raise TypeError(f"{type(processor).__name__} has no option {unknown} of a call.")
+        if processor.tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no `pad_token`, which batches need: set one.")
+        self.processor = processor
+        self.max_length = max_length
+        self.packing = packing
+        self.on_error = on_error
+        self.media_root = media_root
+        self.processor_options = processor_options
+        self.dummies = self._make_dummies() if dummy_media else {}
+        # one count for each process of a DataLoader, and for this one
+        self._skipped = torch.zeros(MAX_WORKERS + 1, dtype=torch.int64).share_memory_()
+
+    @property
+    def num_skipped(self) -> int:
+        """Bad rows that were left out so far, in all processes of this one's DataLoader."""
+        return int(self._skipped.sum())
+
+    def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, torch.Tensor]:
+        """
+        Returns `input_ids`, `labels`, and what tells rows apart: `attention_mask (batch_size, length)`, or with
+        `packing` `position_ids (1, length)`, or where a row has several conversations both, with a boolean mask
+        `(batch_size, 1, length, length)`; and the media of all rows, as the processor returns them.
+        """
+        encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
+        if not encoded:
+            nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
+            encoded = [_join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})]
+        present = set().union(*(row.media for row in encoded))
+        dummies = [row for name, row in self.dummies.items() if name not in present]
+        media = {}
+        for name in MEDIA:
+            if parts := [row.media[name] for row in (*encoded, *dummies) if name in row.media]:
+                media[name] = torch.cat(parts)
+        for name in PAIR_INPUTS:
+            media.setdefault(name, torch.zeros(0, dtype=torch.bool))
+        return {**self._lay_out(encoded, dummies), **media}
+
+    def encode(self, row: Mapping[str, Any]) -> EncodedRow:
+        """One row with its media read; what a collator is called with may also be this.
+
+        Raises:
+            RowError: when the row is wrong, or too long.
+            MediaError: when a medium cannot be read.
+        """
+        row = normalize_row(row, self.media_root)
+        first, *others = row["conversations"]
+        inputs = self.processor.apply_chat_template(
+            first,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            return_assistant_tokens_mask=True,
+            processor_kwargs=self.processor_options,
+        )
+        ids, spoken = inputs["input_ids"][0], inputs["assistant_masks"][0].bool()
+        shared = len(ids) - len(self.processor.encode_after_media(first)[0])
+        room = None if self.max_length is None else self.max_length - shared
+        if room is not None and room < 1:
+            raise RowError(
+                f"Its media and what comes before them take {shared} tokens, which `max_length`={self.max_length} would "
+                "cut: raise it, or take fewer frames or seconds of sound."
+            )
+        branches = [(ids[shared:], spoken[shared:])]
+        for conversation in others:
+            words, marks = (torch.tensor(values) for values in self.processor.encode_after_media(conversation))
+            branches.append((words, marks.bool()))
+        branches = [(words[:room], marks[:room]) for words, marks in branches]
+        # what is spoken before the last medium is learned too
+        if not all(marks.any() for _, marks in branches) and (others or not spoken[:shared].any()):
+            raise RowError(self._explain_no_label())
+        numbers = range(1, len(branches) + 1) if others else [0]
+        parts = [(words, marks, number) for (words, marks), number in zip(branches, numbers, strict=True)]
+        media = {name: inputs[name] for name in MEDIA if name in inputs}
+        return _join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+
+    def _explain_no_label(self) -> str:
+        template = self.processor.chat_template
+        if "generation" not in (template if isinstance(template, str) else template["default"]):
+            return "The chat template marks no assistant's words: it needs {% generation %} around them."
+        return f"No word of the assistant is left to learn from within `max_length`={self.max_length}."
+
+    def _encode_or_skip(self, row) -> EncodedRow | None:
+        if isinstance(row, EncodedRow):
+            return row
+        try:
+            return self.encode(row)
+        except (ValueError, OSError) as error:
+            if self.on_error == "raise":
+                raise
+            worker = get_worker_info()
+            self._skipped[0 if worker is None else worker.id + 1] += 1
+            name = row.get("id") if isinstance(row, Mapping) else None
+            logger.warning("Skipped %s: %s", "a bad row" if name is None else f"row {name!r}", error)
+            return None
+
+    def _is_media(self, ids: torch.Tensor) -> torch.Tensor:
+        tokenizer_ids = [getattr(self.processor, f"{kind}_token_id") for kind in ("image", "video", "audio")]
+        return torch.isin(ids, torch.tensor(tokenizer_ids))
+
+    def _make_dummies(self) -> dict[str, EncodedRow]:
+        """One video of a frame and one embedding of silence, by the name of the input that they stand in for."""
+        frame = {"type": "video", "video": np.zeros((1, 8, 8, 3), np.uint8), "video_metadata": {"fps": 1.0}}
+        silence = {"type": "audio", "audio": np.zeros(1, np.float32)}
+        silence["sampling_rate"] = self.processor.feature_extractor.sampling_rate
+        dummies = {}
+        for name, part in (("pixel_values_videos", frame), ("input_features", silence)):
+            inputs = self.processor.apply_chat_template(
+                [{"role": "user", "content": [part]}],
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"num_frames": 1},
+            )
+            ids = inputs["input_ids"][0]
+            ids = ids[self._is_media(ids)]
+            if "audio_num_embeds" in inputs:
+                ids, inputs["audio_num_embeds"] = ids[:1], torch.ones(1, dtype=torch.long)
+            media = {name: inputs[name] for name in MEDIA if name in inputs}
+            dummies[name] = _join_branches([(ids, torch.zeros_like(ids, dtype=torch.bool), 0)], media)
+        return dummies
+
+    def _lay_out(self, encoded: list[EncodedRow], dummies: list[EncodedRow]) -> dict[str, torch.Tensor]:
+        rows = [list(enumerate(encoded))] if self.packing else [[(0, row)] for row in encoded]
+        packed = self.packing and not any(row.branches.any() for row in encoded)
+        # as rows of their own in a packed sequence; otherwise, as padding
+        rows[0] += [(len(encoded) + number if packed else PADDING, row) for number, row in enumerate(dummies)]
+        joined = {
+            name: pad_sequence(
+                [torch.cat([getattr(part, name) for _, part in row]) for row in rows],
+                batch_first=True,
+                padding_value=padding,
+            )
+            for name, padding in (
+                ("ids", self.processor.tokenizer.pad_token_id),
+                ("labels", NO_LABEL),
+                ("positions", 0),
+                ("branches", 0),
+            )
+        }
+        batch = {"input_ids": joined["ids"], "labels": joined["labels"]}
+        if packed:
+            return {**batch, "position_ids": joined["positions"]}
+        numbers = pad_sequence(
+            [torch.cat([torch.full_like(part.ids, number) for number, part in row]) for row in rows],
+            batch_first=True,
+            padding_value=PADDING,
+        )
+        if not joined["branches"].any():
+            return {**batch, "attention_mask": (numbers != PADDING).long()}
+        mask = _visible(numbers, joined["branches"])
+        return {**batch, "position_ids": joined["positions"], "attention_mask": mask}
+
+
+def _join_branches(
+    parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Mapping[str, torch.Tensor]
+) -> EncodedRow:
+    """One row of parts `(ids, which of them are learned, branch)`; every branch follows branch 0."""
+    shared = sum(len(ids) for ids, _, branch in parts if branch == 0)
+    ids = torch.cat([ids for ids, _, _ in parts])
+    marks = torch.cat([marks for _, marks, _ in parts])
+    branches = torch.cat([torch.full_like(ids, branch) for ids, _, branch in parts])
+    starts, position = [], 0
+    for part, _, branch in parts:
+        first = position if branch == 0 else shared
+        starts.append(torch.arange(first, first + len(part)))
+        position += len(part)
+    return EncodedRow(ids, ids.masked_fill(~marks, NO_LABEL), torch.cat(starts), branches, media)
+
+
+def _visible(numbers: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
+    """Who sees whom, `(batch_size, 1, length, length)`: what came before in the same row, shared or of one's branch."""
+    seen, seeing = branches[:, None, :], branches[:, :, None]
+    visible = (numbers[:, None, :] == numbers[:, :, None]) & ((seen == 0) | (seen == seeing))
+    return visible.tril()[:, None]

@@ -1,0 +1,147 @@
+"""One stage of training from beginning to end: what `omnivinci-hf train` does, as a function."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..processing_omnivinci import OmniVinciProcessor
+from .collator import OmniVinciDataCollator
+from .data import load_rows
+from .recipe import Recipe, apply_recipe, load_recipe
+from .trainer import OmniVinciTrainer
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class StageOptions:
+    """
+    What a stage of training works on; how it is trained is said by [`TrainingArguments`].
+
+    Args:
+        model (`str`): checkpoint to start from, of any layout that `from_pretrained` takes.
+        data, eval_data: as in [`load_rows`].
+        split, eval_split, media_root, streaming: as in [`load_rows`].
+        max_length, packing, on_error: as in [`OmniVinciDataCollator`].
+        dtype (`str`): of the weights. With less than float32, small updates of weights are lost to rounding: to train
+            in mixed precision, load in float32 and use `bf16` of the training arguments.
+        merge (`bool`): after training an adapter, also write the checkpoint with the adapter merged into its weights,
+            unquantized, to the folder `merged` inside the output.
+        processor_options (`dict`): options of a call of the processor; they come before those of the recipe.
+    """
+
+    model: str
+    data: str | Sequence[str]
+    eval_data: str | Sequence[str] | None = None
+    split: str = "train"
+    eval_split: str = "validation"
+    media_root: str | None = None
+    streaming: bool = False
+    max_length: int | None = None
+    packing: bool = False
+    on_error: str = "raise"
+    dtype: str = "auto"
+    merge: bool = False
+    processor_options: dict[str, Any] = field(default_factory=dict)
+
+
+def train_stage(recipe: Recipe | str, options: StageOptions, arguments: TrainingArguments) -> OmniVinciTrainer:
+    """Train one stage, save the result with its processor to `arguments.output_dir`, push it if that was asked for.
+
+    `arguments.resume_from_checkpoint` takes the folder of a checkpoint, or `"true"` for the last one of the output. The
+    learning rates are those of the recipe; `arguments.learning_rate` is not used.
+
+    Raises:
+        ValueError: when recipe, data and model do not fit, or a row is bad and `on_error` is "raise".
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if options.merge and recipe.lora is None:
+        raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
+    set_seed(arguments.seed)
+    # the data first: a wrong path should not cost the loading of the weights
+    data = {"media_root": options.media_root, "streaming": options.streaming, "on_bad_row": "return"}
+    train_rows = load_rows(options.data, options.split, **data)
+    eval_rows = None if options.eval_data is None else load_rows(options.eval_data, options.eval_split, **data)
+    processor = OmniVinciProcessor.from_pretrained(options.model)
+    collator = OmniVinciDataCollator(
+        processor,
+        max_length=options.max_length,
+        packing=options.packing,
+        on_error=options.on_error,
+        **{**recipe.processor_options, **options.processor_options},
+    )
+    model = apply_recipe(load_model(recipe, options), recipe)
+    trainer = OmniVinciTrainer(
+        model,
+        arguments,
+        recipe=recipe,
+        data_collator=collator,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=find_checkpoint(arguments))
+    trainer.save_model()
+    trainer.save_state()
+    if collator.num_skipped:
+        logger.warning("%d bad rows were left out.", collator.num_skipped)
+    if options.merge and trainer.is_world_process_zero():
+        merge_adapter(arguments.output_dir, options.model, Path(arguments.output_dir) / "merged", options.dtype)
+    if arguments.push_to_hub:
+        trainer.push_to_hub(finetuned_from=options.model)
+    return trainer
+
+
+def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditionalGeneration:
+    """The checkpoint as a stage needs it: quantized below an adapter, with an OmniAlignNet."""
+    arguments: dict[str, Any] = {"dtype": options.dtype}
+    if recipe.omni_align_config is not None:
+        saved = OmniVinciForConditionalGeneration.config_class.from_pretrained(options.model).omni_align_config
+        if saved is None:
+            arguments["omni_align_config"] = recipe.omni_align_config
+    if recipe.quantization is not None:
+        if recipe.quantization == "int8":
+            quantization = BitsAndBytesConfig(load_in_8bit=True)
+        else:
+            compute_dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            quantization = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type=recipe.quantization, bnb_4bit_compute_dtype=compute_dtype
+            )
+        arguments.update(quantization_config=quantization, device_map={"": PartialState().device})
+    return OmniVinciForConditionalGeneration.from_pretrained(options.model, **arguments)
+
+
+def find_checkpoint(arguments: TrainingArguments) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means.
+
+    Raises:
+        ValueError: when the output has no checkpoint to go on from.
+    """
+    wish = arguments.resume_from_checkpoint
+    if wish is None or str(wish).lower() in ("false", "no"):
+        return None
+    if str(wish).lower() not in ("true", "yes", "last"):
+        return str(wish)
+    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    if last is None:
+        raise ValueError(f"{arguments.output_dir} has no checkpoint to resume from.")
+    return last
+
+
+def merge_adapter(adapter: str | Path, base: str | Path, folder: str | Path, dtype: str = "auto") -> None:
+    """Write the checkpoint `base`, loaded without quantization, with a PEFT adapter merged into it to `folder`."""
+    from peft import PeftModel
+
+    model = OmniVinciForConditionalGeneration.from_pretrained(base, dtype=dtype)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged.save_pretrained(folder)
+    OmniVinciProcessor.from_pretrained(base).save_pretrained(folder)

@@ -1,0 +1,86 @@
+"""A trainer for recipes: a learning rate per part of the model, both losses in the log."""
+
+import torch
+from transformers import Trainer
+
+from ..hub_trainer import HubTrainerMixin
+from .collator import OmniVinciDataCollator
+from .recipe import Recipe, module_of
+
+
+class OmniVinciTrainer(HubTrainerMixin, Trainer):
+    """
+    [`~transformers.Trainer`], which trains these models as it is, and in addition:
+
+    - `recipe` ([`Recipe`], *optional*) gives every part of the model its own learning rate;
+    - the log also has `language_loss` and `omni_align_loss` where the model has an OmniAlignNet (`eval_...` when
+      evaluating), and `skipped_rows` once the collator has left out a bad row;
+    - columns of the dataset are kept, since the collator reads them;
+    - a push has a model card and no pickle files, see [`HubTrainerMixin`].
+    """
+
+    def __init__(self, model=None, args=None, *, recipe: Recipe | None = None, **kwargs):
+        if args is not None:
+            args.remove_unused_columns = False
+        super().__init__(model, args, **kwargs)
+        self.recipe = recipe
+        self._losses: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
+        self._logged_step = 0
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.recipe is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        if options.keys() & {"params", "model", "optimizer_dict"}:
+            raise ValueError(f"`optim`={self.args.optim} makes its own parameter groups and cannot follow a recipe.")
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[str, bool], dict] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                key = module_of(name.removeprefix("module.")), name in decayed
+                group = groups.setdefault(
+                    key,
+                    {
+                        "params": [],
+                        "lr": self.recipe.learn[key[0]],
+                        "weight_decay": self.args.weight_decay if key[1] else 0.0,
+                    },
+                )
+                group["params"].append(parameter)
+        self.optimizer = optimizer_class(list(groups.values()), **options)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if outputs.get("omni_align_loss") is not None:
+            self._note_losses("train" if model.training else "eval", loss.detach(), outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _note_losses(self, phase: str, loss: torch.Tensor, outputs) -> None:
+        # what the base class made of the sum (the share of a batch in its step, the number of processes), it made of
+        # the parts too
+        total, language = outputs["loss"].detach(), outputs["language_loss"].detach()
+        scale = loss / total.where(total != 0, 1.0)
+        weight = self.accelerator.unwrap_model(self.model).config.omni_align_config.loss_weight
+        parts = {"language_loss": language * scale, "omni_align_loss": (total - language) * scale / weight}
+        sums = self._losses[phase]
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value.float()
+        sums["batches"] = sums.get("batches", 0.0) + 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        for phase, prefix in (("train", ""), ("eval", "eval_")):
+            sums = self._losses[phase]
+            if f"{prefix}loss" in logs and sums:
+                count = self.state.global_step - self._logged_step if phase == "train" else sums["batches"]
+                for name in ("language_loss", "omni_align_loss"):
+                    mean = self.accelerator.gather(sums[name].reshape(1)).mean().item() / max(count, 1)
+                    logs[prefix + name] = round(mean, 6)
+                self._losses[phase] = {}
+        if "loss" in logs:
+            self._logged_step = self.state.global_step
+        skipped = self.data_collator.num_skipped if isinstance(self.data_collator, OmniVinciDataCollator) else 0
+        if skipped:
+            logs["skipped_rows"] = skipped
+        super().log(logs, start_time)
