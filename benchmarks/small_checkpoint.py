@@ -1,0 +1,65 @@
+"""How well a checkpoint answers about freshly made clips, with controls and re-encoded files beside it.
+
+    python benchmarks/small_checkpoint.py CHECKPOINT [--clips 300] [--start 0] [--json scores.json]
+
+Each clip is written as an mp4 (H.264 and AAC, its own size, frame rate, noise and quality), asked about through
+`pipeline("omni-qa")`, and deleted. The clips are those of the test seeds from `--start` on, which no training has
+seen. The controls: the questions without clips; the picture, then the sound, taken from another clip; and what can be
+guessed from text, picture or sound alone by counting (no model is asked). Intervals are Wilson's at 95 %.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import pipeline
+from transformers.utils import logging
+
+import omnivinci_hf  # noqa: F401 (registers the classes)
+from omnivinci_hf.world import sample_scene
+from omnivinci_hf.world.audit import audit
+from omnivinci_hf.world.dataset import seed_questions, split_seeds
+from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, as_json, evaluate, format_scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder or name of the checkpoint")
+    parser.add_argument("--clips", type=int, default=300, help="how many clips (default 300)")
+    parser.add_argument("--start", type=int, default=0, help="the first test seed (default 0)")
+    parser.add_argument("--per-family", type=int, default=2, help="questions of a family about a clip, at most")
+    parser.add_argument("--conditions", nargs="+", default=[CLIPS, *CONTROLS, *REENCODED], help="default: all")
+    parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    pipe = pipeline("omni-qa", model=arguments.checkpoint, device=arguments.device, dtype=torch.float32)
+
+    guesses = []
+    if arguments.audit:
+        scenes = [(seed, sample_scene(seed)) for seed in split_seeds("validation", arguments.audit)]
+        guesses = audit([(scene, seed_questions(seed, scene)) for seed, scene in scenes])
+    started = time.perf_counter()
+    seeds = split_seeds("test", arguments.clips, arguments.start)
+    with tempfile.TemporaryDirectory() as folder:
+        scores = evaluate(
+            pipe,
+            seeds,
+            folder,
+            per_family=arguments.per_family,
+            conditions=arguments.conditions,
+            report=lambda line: print(line, flush=True),
+        )
+    print(f"\n{len(seeds)} clips, {time.perf_counter() - started:.0f} s\n\n{format_scores(scores, guesses)}")
+    if arguments.json is not None:
+        values = {"checkpoint": arguments.checkpoint, "seeds": [seeds[0], seeds[-1]], **as_json(scores, guesses)}
+        arguments.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

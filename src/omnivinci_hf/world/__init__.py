@@ -1,0 +1,48 @@
+"""A made-up world of clips: shapes that come and go, sounds, and questions whose answers are known."""
+
+from .clip_file import reencode, write_clip
+from .questions import CROSS_FAMILIES, FAMILIES, Question, list_questions, questions, vocabulary
+from .rendering import frames, vision_frames_at, waveform
+from .sampling import sample_scene, sample_sound, sample_vision
+from .scene import (
+    COLOURS,
+    SHAPES,
+    SOUNDS,
+    SPOKEN,
+    Distractor,
+    Motion,
+    Scene,
+    ShapeEvent,
+    SoundEvent,
+    SoundTrack,
+    VisionTrack,
+)
+
+
+__all__ = [
+    "COLOURS",
+    "CROSS_FAMILIES",
+    "Distractor",
+    "FAMILIES",
+    "Motion",
+    "Question",
+    "SHAPES",
+    "SOUNDS",
+    "SPOKEN",
+    "Scene",
+    "ShapeEvent",
+    "SoundEvent",
+    "SoundTrack",
+    "VisionTrack",
+    "frames",
+    "list_questions",
+    "questions",
+    "reencode",
+    "sample_scene",
+    "sample_sound",
+    "sample_vision",
+    "vision_frames_at",
+    "vocabulary",
+    "waveform",
+    "write_clip",
+]

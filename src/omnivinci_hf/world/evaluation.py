@@ -1,0 +1,187 @@
+"""How well a checkpoint answers about clips that it has never seen, and what it answers without one of the senses."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .audit import Guess
+from .clip_file import reencode, write_clip
+from .dataset import seed_questions
+from .questions import FAMILIES, Question
+from .sampling import FRAME_RATES, sample_scene
+from .scene import Scene
+
+
+CLIPS, TEXT_ONLY = "mp4", "text only"
+VISION_SHUFFLED, SOUND_SHUFFLED = "vision shuffled", "sound shuffled"
+CONTROLS = (TEXT_ONLY, VISION_SHUFFLED, SOUND_SHUFFLED)
+REENCODED = ("webm", "mkv")
+MAX_NEW_TOKENS = 8
+
+
+@dataclass
+class Score:
+    right: int = 0
+    asked: int = 0
+
+    def add(self, is_right: bool) -> None:
+        self.right += is_right
+        self.asked += 1
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.asked if self.asked else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.right, self.asked)
+
+
+Scores = dict[str, dict[str, Score]]  # by condition and family
+
+
+def wilson_interval(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:
+    """Where the true accuracy lies, at 95 %."""
+    if not 0 <= right <= asked:
+        raise ValueError(f"Got {right} right answers to {asked} questions.")
+    if not asked:
+        return 0.0, 1.0
+    share, spread = right / asked, z**2 / asked
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / asked + spread / (4 * asked)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate(
+    pipe: Callable[..., Any],
+    seeds: Sequence[int],
+    folder: str | os.PathLike,
+    *,
+    per_family: int = 2,
+    conditions: Iterable[str] = (CLIPS, *CONTROLS, *REENCODED),
+    report: Callable[[str], Any] = lambda line: None,
+) -> Scores:
+    """Asks `pipeline("omni-qa")` about the clips of `seeds`, which are written to `folder` one at a time.
+
+    Args:
+        per_family: so many questions of each family about each clip, at most.
+        conditions: "mp4", the clips; "text only", without them; "vision shuffled" and "sound shuffled", with that track
+            of another clip of about the same length, the answers still those of the clip itself; "webm" and "mkv", the
+            mp4 files encoded anew at another frame rate and size.
+        report: is given a line of progress now and then.
+    """
+    conditions = list(conditions)
+    if unknown := sorted(set(conditions) - {CLIPS, *CONTROLS, *REENCODED}):
+        raise ValueError(f"Unknown conditions {unknown}: there are {', '.join((CLIPS, *CONTROLS, *REENCODED))}.")
+    if len(seeds) < 2 and {VISION_SHUFFLED, SOUND_SHUFFLED} & set(conditions):
+        raise ValueError(f"Tracks cannot be taken from another clip of {len(seeds)}: give at least two seeds.")
+    scenes = [sample_scene(seed) for seed in seeds]
+    asked = [choose(seed_questions(seed, scene), per_family, seed) for seed, scene in zip(seeds, scenes, strict=True)]
+    others = neighbours([scene.duration_sec for scene in scenes])
+    scores: Scores = {condition: {family: Score() for family in FAMILIES} for condition in conditions}
+    if TEXT_ONLY in conditions:
+        _ask_without_clips(pipe, asked, scores[TEXT_ONLY])
+    for number, (seed, scene, found) in enumerate(zip(seeds, scenes, asked, strict=True)):
+        other = scenes[others[number]]
+        for condition in conditions:
+            if condition != TEXT_ONLY:
+                path = _write(condition, seed, scene, other, Path(folder))
+                _ask(pipe, path, found, scores[condition])
+                path.unlink()
+        if (number + 1) % 20 == 0 or number + 1 == len(scenes):
+            right, total = (sum(getattr(s, key) for s in scores[conditions[0]].values()) for key in ("right", "asked"))
+            report(f"{number + 1} of {len(scenes)} clips, {conditions[0]}: {right} of {total} right")
+    return scores
+
+
+def choose(found: Sequence[Question], per_family: int, seed: int) -> list[Question]:
+    """At most so many of each family, their answers as different as can be: so many "yes" as "no"."""
+    rng = np.random.default_rng((seed, 5))
+    chosen = []
+    for family in FAMILIES:
+        by_answer = defaultdict(list)
+        for index in rng.permutation([i for i, question in enumerate(found) if question.family == family]):
+            by_answer[found[index].answer].append(found[index])
+        rounds = [(place, question) for same in by_answer.values() for place, question in enumerate(same)]
+        chosen += [question for _, question in sorted(rounds, key=lambda item: item[0])[:per_family]]
+    return chosen
+
+
+def neighbours(durations: Sequence[float]) -> list[int]:
+    """For each clip another one of about its length, each clip taken once."""
+    order = np.argsort(durations, kind="stable")
+    others = np.empty(len(order), dtype=int)
+    others[order] = np.roll(order, -1)
+    return others.tolist()
+
+
+def _write(condition: str, seed: int, scene: Scene, other: Scene, folder: Path) -> Path:
+    if condition == VISION_SHUFFLED:
+        scene = Scene(other.vision, scene.sound)
+    if condition == SOUND_SHUFFLED:
+        scene = Scene(scene.vision, other.sound)
+    path = write_clip(scene, folder / f"{seed}.mp4")
+    if condition not in REENCODED:
+        return path
+    rng = np.random.default_rng((seed, 6))
+    fps = float(rng.choice([fps for fps in FRAME_RATES if fps != scene.vision.fps]))
+    scale = rng.choice((0.75, 1.25))
+    size = tuple(2 * round(side * scale / 2) for side in (scene.vision.width, scene.vision.height))
+    again = reencode(path, path.with_suffix("." + condition), fps=fps, size=size)
+    path.unlink()
+    return again
+
+
+def _ask(pipe: Callable[..., Any], path: Path, found: list[Question], scores: dict[str, Score]) -> None:
+    records = pipe(video=str(path), question=[q.question for q in found], max_new_tokens=MAX_NEW_TOKENS)
+    for question, record in zip(found, records, strict=True):
+        scores[question.family].add(_is_right(record, question))
+
+
+def _ask_without_clips(pipe: Callable[..., Any], asked: list[list[Question]], scores: dict[str, Score]) -> None:
+    texts = sorted({question.question for found in asked for question in found})
+    records = pipe(texts, batch_size=32, max_new_tokens=MAX_NEW_TOKENS)
+    answers = {text: answer[0] for text, answer in zip(texts, records, strict=True)}
+    for question in (question for found in asked for question in found):
+        scores[question.family].add(_is_right(answers[question.question], question))
+
+
+def _is_right(record: dict[str, Any], question: Question) -> bool:
+    return " ".join(record["answer"].split()) == question.answer
+
+
+def format_scores(scores: Scores, guesses: Sequence[Guess] = ()) -> str:
+    """A markdown table, a family a row; `guesses` of the audit tell what could be had without a model."""
+    chances = sorted({guess.source for guess in guesses}, key=("text", "vision", "sound").index)
+    head = ["family", "questions", *scores, *(f"guessed from {source}" for source in chances)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for family in next(iter(scores.values())):
+        of_family = [by_family[family] for by_family in scores.values()]
+        found = {guess.source: f"{guess.accuracy:.1%}" for guess in guesses if guess.family == family}
+        cells = [family, str(of_family[0].asked), *map(_cell, of_family), *(found.get(name, "") for name in chances)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def as_json(scores: Scores, guesses: Sequence[Guess] = ()) -> dict[str, Any]:
+    conditions = {
+        condition: {
+            family: {"right": score.right, "asked": score.asked, "interval": score.interval}
+            for family, score in by_family.items()
+        }
+        for condition, by_family in scores.items()
+    }
+    return {"conditions": conditions, "guesses": [asdict(guess) for guess in guesses]}
+
+
+def _cell(score: Score) -> str:
+    if not score.asked:
+        return ""
+    low, high = score.interval
+    return f"{score.accuracy:.1%} ({low:.1%} - {high:.1%})"

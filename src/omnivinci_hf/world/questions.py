@@ -1,0 +1,180 @@
+"""Questions about a scene whose answers follow from its events alone.
+
+Only what is unambiguous is asked: sounds and shapes that occur once, sounds that clearly lie within the time in which
+a shape is visible, moments that lie clearly apart.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from .scene import COLOURS, SHAPES, SOUNDS, Scene, ShapeEvent, SoundEvent
+
+
+FAMILIES = ("vision", "audio", "sound_while_shape", "shape_during_sound", "order", "time")
+CROSS_FAMILIES = FAMILIES[2:5]
+TOGETHER_SEC = 0.4  # so long, at least, a shape is visible and a sound heard that go together
+APART_SEC = 0.4  # so far from both is everything else
+ORDER_GAP_SEC = (0.75, 1.25)  # near enough that neither moment alone tells the order
+ORDER_CLIP_SEC = 8.0  # in shorter clips whatever comes first or last gives it away
+LIST_TOGETHER_SEC = LIST_APART_SEC = 0.2  # lists are less strict, or few clips would have them
+LIST_GAP_SEC = 0.4
+LAST_SECOND = 19
+WORDINGS = {
+    "colour": "What colour is the {}?",
+    "shape": "Which shape is {}?",
+    "first shape": "Which shape appears first?",
+    "last shape": "Which shape appears last?",
+    "first sound": "Which sound is heard first?",
+    "last sound": "Which sound is heard last?",
+    "next sound": "Which sound comes after the {}?",
+    "sound_while_shape": "Which sound is heard while the {} is visible?",
+    "shape_during_sound": "Which shape is visible when the {} is heard?",
+    "order": "Is the {} heard before the {} appears?",
+    "time of shape": "In which second does the {} appear?",
+    "time of sound": "In which second is the {} heard?",
+    "shapes": "List the shapes and their seconds.",
+    "sounds": "List the sounds and their seconds.",
+    "shapes of sounds": "List the sounds and the visible shapes.",
+    "everything": "List the shapes and sounds.",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    family: str
+    question: str
+    answer: str
+
+
+def vocabulary(kinds: Sequence[str] = SOUNDS) -> list[str]:
+    """Every word and sign of questions and answers, sorted; `kinds` are the sounds."""
+    texts = [wording.replace("{}", "") for wording in WORDINGS.values()]
+    numbers = [str(second) for second in range(LAST_SECOND + 1)]
+    words = {word for text in texts for word in text.replace("?", " ?").replace(".", " .").split()}
+    return sorted(words | {*COLOURS, *SHAPES, *kinds, *numbers, "yes", "no", "nothing", "and", ","})
+
+
+def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """The questions of the six families that can be asked; `rng` chooses where answers have to be balanced.
+
+    The cross-modal families have at least two questions with different answers or none at all: no answer stands
+    under two questions of "which sound" or "which shape", and as many orders are "yes" as "no".
+    """
+    shapes, sounds = _once(scene.vision.events), _once(scene.sound.events)
+    found = [*_vision(scene.vision.events), *_audio(scene.sound.events)]
+    pairs = _pairs(scene, shapes, sounds)
+    found += _one_per_answer([_ask("sound_while_shape", sound.kind, shape.name) for shape, sound in pairs[0]], rng)
+    found += _one_per_answer([_ask("shape_during_sound", shape.name, sound.kind) for shape, sound in pairs[1]], rng)
+    if scene.duration_sec >= ORDER_CLIP_SEC:
+        found += _as_many_yes_as_no(_orders(shapes, sounds), rng)
+    found += [_ask("time of shape", str(int(shape.appear_sec)), shape.name, family="time") for shape in shapes]
+    found += [_ask("time of sound", str(int(sound.onset_sec)), sound.kind, family="time") for sound in sounds]
+    return found
+
+
+def list_questions(scene: Scene) -> list[Question]:
+    """Dense questions for training alone, family "list": all that happens, in order."""
+    shapes, sounds = scene.vision.events, scene.sound.events
+    seen = [f"{shape.name} {int(shape.appear_sec)}" for shape in shapes]
+    heard = [f"{sound.kind} {int(sound.onset_sec)}" for sound in sounds]
+    found = [("shapes", seen), ("sounds", heard)]
+    around = [_shapes_around(scene, sound) for sound in sounds]
+    if None not in around:
+        found.append(
+            ("shapes of sounds", [f"{sound.kind} {names}" for sound, names in zip(sounds, around, strict=True)])
+        )
+    events = sorted([*shapes, *sounds], key=lambda event: event.start_sec)
+    gaps = [b.start_sec - a.start_sec for a, b in pairwise(events) if type(a) is not type(b)]
+    if min(gaps, default=LIST_GAP_SEC) >= LIST_GAP_SEC:
+        found.append(("everything", [event.name for event in events]))
+    return [_ask(key, ", ".join(parts) or "nothing", family="list") for key, parts in found]
+
+
+def complete(scene: Scene, found: list[Question]) -> bool:
+    """Whether every family is asked that can be asked about clips of this length."""
+    wanted = FAMILIES if scene.duration_sec >= ORDER_CLIP_SEC else set(FAMILIES) - {"order"}
+    return {question.family for question in found} >= set(wanted)
+
+
+def _ask(key: str, answer: str, *names: str, family: str | None = None) -> Question:
+    return Question(family or key, WORDINGS[key].format(*names), answer)
+
+
+def _once(events: tuple) -> list:
+    counts = Counter(event.name for event in events)
+    return [event for event in events if counts[event.name] == 1]
+
+
+def _vision(events: tuple[ShapeEvent, ...]) -> list[Question]:
+    colours, shapes = (Counter(getattr(event, part) for event in events) for part in ("colour", "shape"))
+    found = [_ask("colour", e.colour, e.shape, family="vision") for e in events if shapes[e.shape] == 1]
+    found += [_ask("shape", e.shape, e.colour, family="vision") for e in events if colours[e.colour] == 1]
+    if len(events) > 1:
+        found.append(_ask("first shape", events[0].name, family="vision"))
+        found.append(_ask("last shape", events[-1].name, family="vision"))
+    return found
+
+
+def _audio(events: tuple[SoundEvent, ...]) -> list[Question]:
+    found = []
+    if len(events) > 1:
+        found.append(_ask("first sound", events[0].kind, family="audio"))
+        found.append(_ask("last sound", events[-1].kind, family="audio"))
+    once = _once(events)
+    for event, after in pairwise(events):
+        if event in once:
+            found.append(_ask("next sound", after.kind, event.kind, family="audio"))
+    return found
+
+
+def _pairs(scene: Scene, shapes: list[ShapeEvent], sounds: list[SoundEvent]) -> tuple[list, list]:
+    """Shapes and sounds of which the one can be asked about, and the other is the answer: by shape, and by sound."""
+    by_shape, by_sound = [], []
+    for shape in shapes:
+        near = [sound for sound in scene.sound.events if _overlap(shape, sound) > -APART_SEC]
+        if len(near) == 1 and _overlap(shape, near[0]) >= TOGETHER_SEC:
+            by_shape.append((shape, near[0]))
+    for sound in sounds:
+        near = [shape for shape in scene.vision.events if _overlap(shape, sound) > -APART_SEC]
+        if len(near) == 1 and _overlap(near[0], sound) >= TOGETHER_SEC:
+            by_sound.append((near[0], sound))
+    return by_shape, by_sound
+
+
+def _overlap(shape: ShapeEvent, sound: SoundEvent) -> float:
+    """Seconds for which a shape is visible while a sound is heard; negative: so far they are apart."""
+    return min(shape.vanish_sec, sound.end_sec) - max(shape.appear_sec, sound.onset_sec)
+
+
+def _shapes_around(scene: Scene, sound: SoundEvent) -> str | None:
+    """Names of the shapes that are visible at a sound, in the order of appearance; None where that is not clear."""
+    overlaps = [(shape, _overlap(shape, sound)) for shape in scene.vision.events]
+    if any(-LIST_APART_SEC < overlap < LIST_TOGETHER_SEC for _, overlap in overlaps):
+        return None
+    return " and ".join(shape.name for shape, overlap in overlaps if overlap > 0) or "nothing"
+
+
+def _orders(shapes: list[ShapeEvent], sounds: list[SoundEvent]) -> list[Question]:
+    found = []
+    for shape in shapes:
+        for sound in sounds:
+            lead = shape.appear_sec - sound.onset_sec
+            if ORDER_GAP_SEC[0] <= abs(lead) <= ORDER_GAP_SEC[1]:
+                found.append(_ask("order", "yes" if lead > 0 else "no", sound.kind, shape.name))
+    return found
+
+
+def _one_per_answer(found: list[Question], rng: np.random.Generator) -> list[Question]:
+    chosen = {found[index].answer: found[index] for index in rng.permutation(len(found))}
+    return sorted(chosen.values(), key=found.index) if len(chosen) > 1 else []
+
+
+def _as_many_yes_as_no(found: list[Question], rng: np.random.Generator) -> list[Question]:
+    sides = [[question for question in found if question.answer == answer] for answer in ("yes", "no")]
+    number = min(map(len, sides))
+    chosen = [side[index] for side in sides for index in rng.permutation(len(side))[:number]]
+    return sorted(chosen, key=found.index)
