@@ -5,6 +5,7 @@ Its results go to `FOLDER/NAME.json`. The session called "without" runs where `o
 
 import contextlib
 import importlib.abc
+import importlib.util
 import io
 import json
 import sys
@@ -36,6 +37,8 @@ def stay_on_loopback(event: str, arguments: tuple) -> None:
         raise RuntimeError(f"connection to {arguments[1]}")
     if event == "socket.getaddrinfo" and arguments[0] not in ("127.0.0.1", "localhost", None):
         raise RuntimeError(f"look-up of {arguments[0]}")
+    if event == "pickle.find_class":
+        raise RuntimeError(f"unpickling of {arguments}")
 
 
 def answers(pipe) -> list:
@@ -44,7 +47,7 @@ def answers(pipe) -> list:
 
 def push(folder: Path) -> dict:
     import torch
-    from transformers import Trainer, TrainingArguments, pipeline
+    from transformers import Trainer, pipeline
 
     from omnivinci_hf.cli import main
     from omnivinci_hf.hub_trainer import HubTrainer
@@ -61,29 +64,82 @@ def push(folder: Path) -> dict:
     pipe.push_to_hub("org/pipe")
     results["converted"] = main(["convert", str(RELEASED), str(folder / "converted"), "--push-to-hub", "org/converted"])
 
-    ids = torch.arange(8)
     for trainer_class, name in ((Trainer, "trained"), (HubTrainer, "trained-with-card")):
-        arguments = TrainingArguments(
-            output_dir=str(folder / name),
-            hub_model_id=f"org/{name}",
-            max_steps=1,
-            learning_rate=1e-3,
-            per_device_train_batch_size=1,
-            report_to="none",
-            use_cpu=True,
-            save_strategy="no",
-            disable_tqdm=True,
-        )
         trainer = trainer_class(
             model=model,
-            args=arguments,
-            train_dataset=[{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}],
+            args=training_arguments(folder / name, f"org/{name}", max_steps=1, learning_rate=1e-3, save_strategy="no"),
+            train_dataset=ROWS,
             processing_class=processor,
         )
         trainer.train()
         trainer.push_to_hub()
         model.eval()
         results[name] = answers(pipe)
+    for strategy in ("every_save", "checkpoint", "all_checkpoints"):
+        train_and_save(model, processor, folder / strategy, f"org/{strategy}", strategy)
+        results[strategy] = answers(pipe)
+    if importlib.util.find_spec("peft"):
+        results["adapted"] = push_adapters(folder, processor)
+    return results
+
+
+ROWS = [{"input_ids": [*range(8)], "attention_mask": [1] * 8, "labels": [*range(8)]}]
+
+
+def training_arguments(folder: Path, repo_id: str, **options):
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        hub_model_id=repo_id,
+        per_device_train_batch_size=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+
+
+def train_and_save(model, processor, folder: Path, repo_id: str, strategy: str) -> None:
+    """Two steps, each saved and pushed, from a folder with somebody's .gitignore and pickle."""
+    from omnivinci_hf.hub_trainer import HubTrainer
+
+    folder.mkdir()
+    (folder / ".gitignore").write_text("*.log\n!*.pt\n")
+    (folder / "left_behind.pt").write_bytes(b"\x80\x02.")
+    options = {"max_steps": 2, "save_steps": 1, "learning_rate": 1e-3, "push_to_hub": True, "hub_strategy": strategy}
+    arguments = training_arguments(folder, repo_id, **options, hub_always_push=True)
+    trainer = HubTrainer(model=model, args=arguments, train_dataset=ROWS, processing_class=processor)
+    trainer.train()
+    if strategy != "every_save":
+        trainer.push_to_hub()
+    trainer._finish_current_push()
+    model.eval()
+
+
+def push_adapters(folder: Path, processor) -> list:
+    """Of the released layout and of the ordinary one, by PEFT, by Transformers, by a trainer and by the pipeline."""
+    import peft
+    import torch
+    from transformers import AutoModel, pipeline
+
+    def config(random: bool):
+        torch.manual_seed(0)
+        targets = r"model\.language_model\..*\.(q_proj|v_proj)"
+        return peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=not random)
+
+    tuned = peft.get_peft_model(AutoModel.from_pretrained("released/whole"), config(random=True)).eval()
+    tuned.push_to_hub("org/adapter")
+    pipe = pipeline("omni-qa", model=tuned, processor=processor, device="cpu", **LENGTH)
+    results = answers(pipe)
+    pipe.push_to_hub("org/adapter-of-pipeline")
+    ordinary = peft.get_peft_model(AutoModel.from_pretrained("org/plain"), config(random=True))
+    ordinary.push_to_hub("org/adapter-of-plain")
+    model = AutoModel.from_pretrained("released/whole")
+    model.add_adapter(config(random=True))
+    model.push_to_hub("org/adapter-of-transformers")
+    trained = peft.get_peft_model(AutoModel.from_pretrained("released/whole"), config(random=False))
+    train_and_save(trained, processor, folder / "adapter", "org/adapter-trained", "checkpoint")
     return results
 
 
@@ -112,11 +168,14 @@ def without(folder: Path) -> dict:
     processor = AutoProcessor.from_pretrained("org/plain", **trusted)
     results["model"], results["processor"] = where(model), where(processor)
     results["by hand"] = [by_hand(model, processor, item) for item in INPUTS]
-    for name in ("plain", "converted", "trained"):
+    for name in ("plain", "converted", "trained", "every_save"):
         pipe = pipeline("omni-qa", model=f"org/{name}", device="cpu", **trusted, **LENGTH)
         results[name] = answers(pipe)
     pipe = pipeline("omni-qa", model="org/sharded", revision="draft", device="cpu", **trusted, **LENGTH)
     results["sharded"] = answers(pipe)
+    if importlib.util.find_spec("peft"):
+        pipe = pipeline("omni-qa", model="org/adapter-of-plain", device="cpu", **trusted, **LENGTH)
+        results["adapted"] = answers(pipe)
     results["parts"] = {}
     for name in ("AutoImageProcessor", "AutoVideoProcessor", "AutoFeatureExtractor"):
         try:
@@ -153,6 +212,8 @@ def installed(folder: Path) -> dict:
         code = main(["ask", media, question, "--model", "released/whole", "--max-new-tokens", "6"])
     results["ask"] = [code, asked.getvalue()]
 
+    if importlib.util.find_spec("peft"):
+        results.update(load_adapters(folder, processor))
     results["released ids"] = [AutoConfig.from_pretrained("released/whole").image_token_id, model.config.image_token_id]
     for name in ("pickled/whole", "pickled/sharded", "released/private"):
         try:
@@ -163,6 +224,37 @@ def installed(folder: Path) -> dict:
         AutoModel.from_pretrained("pickled/whole", use_safetensors=False)
     except ValueError as error:
         results["unsafe refused"] = str(error)
+    return results
+
+
+def load_adapters(folder: Path, processor) -> dict:
+    from transformers import AutoModel, pipeline
+
+    from omnivinci_hf import OmniVinciForConditionalGeneration
+
+    own_class = OmniVinciForConditionalGeneration.from_pretrained
+    options = {"revision": "v2", "token": "hf_loopback", "cache_dir": str(folder / "elsewhere")}
+    here = {**options, "local_files_only": True}
+    base = AutoModel.from_pretrained("released/whole")
+    base.load_adapter("org/adapter")
+    models = {
+        "adapter by class": own_class("org/adapter"),
+        "adapter by auto class": AutoModel.from_pretrained("org/adapter"),
+        "adapter on a model": base,
+        "private adapter": own_class("org/private-adapter", **options),
+        "private adapter from the cache": own_class("org/private-adapter", **here),
+        "adapter of transformers": own_class("org/adapter-of-transformers"),
+        "adapter of the pipeline": own_class("org/adapter-of-pipeline"),
+        "adapter of plain": own_class("org/adapter-of-plain"),
+    }
+    results = {name: [by_hand(model.eval(), processor, item) for item in INPUTS] for name, model in models.items()}
+    results["adapter by pipeline"] = answers(pipeline("omni-qa", model="org/adapter", device="cpu", **LENGTH))
+    for name, load in (("by class", own_class), ("on a model", base.load_adapter)):
+        more = {} if load is own_class else {"adapter_name": "second"}
+        try:
+            load("pickled/adapter", **more)
+        except OSError as error:
+            results[f"pickled adapter {name}"] = str(error)
     return results
 
 

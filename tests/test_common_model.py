@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -83,7 +84,8 @@ def test_parts_of_a_saved_config_load_by_their_own_classes(tmp_path):
 
 def test_the_attention_implementation_reaches_every_sub_config():
     config = small_config(attn_implementation="eager")
-    parts = [getattr(config, name) for name in config.sub_configs]
+    parts = [part for name in config.sub_configs if (part := getattr(config, name)) is not None]
+    assert len(parts) >= 5
     assert {part._attn_implementation for part in parts} == {"eager"}
     config._attn_implementation = "sdpa"
     assert {part._attn_implementation for part in parts} == {"sdpa"}
@@ -110,6 +112,8 @@ def test_signature(model_class):
 def test_shapes(any_model, inputs):
     output = any_model(**inputs, labels=inputs["input_ids"])
     assert output.logits.shape == (3, LENGTH, 99) and output.loss.shape == ()
+    output = any_model(**inputs)
+    assert output.logits.shape == (3, LENGTH, 99) and output.loss is None
     assert output.past_key_values.get_seq_length() == LENGTH
     assert any_model.model(**inputs).last_hidden_state.shape == (3, LENGTH, 32)
 
@@ -187,6 +191,21 @@ def test_every_trainable_parameter_gets_a_gradient(inputs, audio, checkpointing)
     assert not [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_inputs_can_be_made_to_need_gradients(inputs, checkpointing):
+    """As adapters need it where the embeddings are frozen."""
+    model = small_model().train()
+    model.requires_grad_(False)
+    learned = model.model.language_model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
+    model.enable_input_require_grads()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    output = model(**inputs, labels=inputs["input_ids"], output_hidden_states=not checkpointing)
+    assert checkpointing or output.hidden_states[0].requires_grad
+    output.loss.backward()
+    assert learned.grad.any()
+
+
 def test_a_step_lowers_the_loss(inputs):
     model = small_model().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -201,6 +220,14 @@ def test_a_step_lowers_the_loss(inputs):
 
 
 # -- equal results ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("audio", AUDIO_ENCODERS)
+def test_every_tensor_is_a_parameter_or_a_buffer(audio):
+    model = small_model(audio, video_time_embedding={"type": "learned", "max_time": 9.0})
+    known = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    values = [value for module in model.modules() for value in vars(module).values()]
+    assert not [value for value in values if isinstance(value, torch.Tensor) and id(value) not in known]
 
 
 def test_two_runs_are_equal(any_model, inputs):
@@ -248,6 +275,33 @@ def test_half_precision(any_model, inputs, dtype):
     half = copy.deepcopy(any_model).to(dtype)
     output = half(**inputs, labels=inputs["input_ids"])
     assert output.logits.dtype == dtype and torch.isfinite(output.logits).all() and torch.isfinite(output.loss)
+
+
+def test_masks_of_four_dimensions(model, inputs):
+    expected = logits(model, inputs)
+    causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril().expand(3, 1, -1, -1)
+    added = torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min)
+    for mask in (causal, added):
+        torch.testing.assert_close(logits(model, {**inputs, "attention_mask": mask}), expected, atol=1e-5, rtol=1e-5)
+    blind = causal.clone()
+    blind[..., 1:, 0] = False
+    assert (logits(model, {**inputs, "attention_mask": blind}) - expected).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_conversations_packed_into_one_row_do_not_see_each_other(inputs, implementation):
+    model = small_model(attn_implementation=implementation)
+    packed = {**inputs, "input_ids": inputs["input_ids"].reshape(1, -1)}
+    packed["position_ids"] = torch.arange(LENGTH).repeat(3)[None]
+    del packed["attention_mask"]
+    expected = logits(model, inputs).reshape(1, 3 * LENGTH, -1)
+    torch.testing.assert_close(logits(model, packed, use_cache=False), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_graph_can_be_exported(model, inputs):
+    words = {"input_ids": inputs["input_ids"][:, :2], "attention_mask": torch.ones(3, 2, dtype=torch.long)}
+    program = torch.export.export(model, args=(), kwargs={**words, "use_cache": False}, strict=False)
+    torch.testing.assert_close(program.module()(**words, use_cache=False).logits, logits(model, words))
 
 
 # -- attention implementations ---------------------------------------------------------------------------------------
@@ -352,6 +406,15 @@ def test_weights_go_between_the_classes_with_head_and_without(model, inputs, tmp
     assert torch.equal(again.eval().model(**inputs).last_hidden_state, expected)
 
 
+def test_loading_within_a_device_context(model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    with torch.device("cpu"):
+        again = OmniVinciForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+    with torch.device("meta"), pytest.raises(RuntimeError, match="meta device"):
+        OmniVinciForConditionalGeneration.from_pretrained(tmp_path)
+
+
 def test_other_shapes_are_an_error_unless_ignored(model, tmp_path):
     model.save_pretrained(tmp_path)
     options = {"text_config": {"vocab_size": 50}}
@@ -396,6 +459,12 @@ def test_initialization_sets_every_parameter_and_buffer(audio):
         model.init_weights()
     assert not [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     assert not [name for name, value in model.named_buffers() if not torch.isfinite(value).all()]
+
+
+def test_the_plan_of_tensor_parallelism_names_weights_of_the_model(model):
+    weights = [name.removesuffix(".weight") for name, _ in model.named_parameters()]
+    for pattern in model.tp_plan:
+        assert any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for name in weights), pattern
 
 
 # -- placement -------------------------------------------------------------------------------------------------------

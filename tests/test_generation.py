@@ -1,12 +1,15 @@
 """Generation with every kind of cache and decoding that Transformers has, media included."""
 
 import copy
+import functools
+import shutil
 from threading import Thread
 
 import goldens
 import pytest
 import torch
 from small_model import IMAGE, LENGTH, padded_left, row, small_inputs, small_model
+from torch._dynamo.utils import counters
 from transformers import (
     CompileConfig,
     DynamicCache,
@@ -115,6 +118,34 @@ def test_decoding_goes_on_from_the_cache_of_an_earlier_call(small, inputs, greed
     assert torch.equal(second, greedy)
 
 
+SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_cache": False}, {"cache_implementation": "static"}, {"num_beams": 1}], ids=str
+)
+def test_layers_may_see_the_last_words_alone(inputs, options):
+    model = small_model(text_config=SLIDING)
+    output = model.generate(**inputs, **GREEDY, return_dict_in_generate=True)
+    assert [layer.is_sliding for layer in output.past_key_values.layers] == [False, True]
+    assert torch.equal(model.generate(**inputs, **GREEDY, **options), output.sequences)
+    first = model.generate(**inputs, **{**GREEDY, "max_new_tokens": 3}, return_dict_in_generate=True)
+    longer = {"input_ids": first.sequences, "attention_mask": torch.ones_like(first.sequences)}
+    again = model.generate(**longer, past_key_values=first.past_key_values, **{**GREEDY, "max_new_tokens": 3})
+    assert torch.equal(again, output.sequences)
+
+
+def test_decoding_goes_on_from_embeddings_and_the_cache_of_an_earlier_call(small, inputs, greedy):
+    media = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    with torch.no_grad():
+        embeds = small.model.embed_inputs(**media)
+        first = small.generate(inputs_embeds=embeds, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+        embeds = torch.cat((embeds, small.get_input_embeddings()(first.sequences)), dim=1)
+    cache = first.past_key_values
+    second = small.generate(inputs_embeds=embeds, past_key_values=cache, max_new_tokens=3, do_sample=False)
+    assert torch.equal(torch.cat((first.sequences, second), dim=1), greedy[:, LENGTH:])
+
+
 # -- prompts ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +170,17 @@ def test_a_prompt_may_be_embeddings(small, inputs, beams):
         full = small.model.embed_inputs(**{k: v for k, v in inputs.items() if k != "attention_mask"})
     mask = inputs["attention_mask"]
     assert torch.equal(small.generate(inputs_embeds=full, attention_mask=mask, **options), expected[:, LENGTH:])
+
+
+def test_a_prompt_may_be_left_out(small):
+    assert small.generate(**GREEDY)[0, 0] == small.config.get_text_config().bos_token_id
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}], ids=str)
+def test_logits_of_the_whole_prompt_change_nothing(small, inputs, options):
+    single = row(inputs, 0)
+    expected = small.generate(**single, **GREEDY, **options)
+    assert torch.equal(small.generate(**single, **GREEDY, **options, logits_to_keep=0), expected)
 
 
 def test_media_are_encoded_once_per_call(small, inputs, monkeypatch):
@@ -180,6 +222,18 @@ def test_an_assistant_gives_the_same(small, inputs):
     assert torch.equal(small.generate(**single, **GREEDY, assistant_model=other), expected)
 
 
+def test_an_assistant_sees_and_hears(small, inputs, monkeypatch):
+    single, assistant, calls = row(inputs, 0), copy.deepcopy(small), []
+    schedule = {"num_assistant_tokens": 6, "num_assistant_tokens_schedule": "constant"}
+    assistant.generation_config.update(**schedule, assistant_confidence_threshold=0.0)
+    counts = count_encodings(monkeypatch, assistant)
+    forward = small.forward
+    monkeypatch.setattr(small, "forward", functools.wraps(forward)(lambda **kw: calls.append(1) or forward(**kw)))
+    small.generate(**single, **GREEDY, assistant_model=assistant)
+    # what an equal assistant proposes is right, so that one step of the model is enough
+    assert counts == {"image": 1, "video": 1, "audio": 1} and len(calls) == 1
+
+
 def test_looking_candidates_up_in_the_prompt_gives_the_same(small, inputs):
     single = row(inputs, 0)
     expected = small.generate(**single, **GREEDY)
@@ -219,6 +273,20 @@ def test_generation_compiles_its_decoding(small, inputs, greedy):
     model = copy.deepcopy(small)
     found = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
     assert torch.equal(found, greedy) and model._compiled_call is not None
+
+
+@pytest.mark.slow  # most of a minute where nothing is in the compiler's cache
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="inductor needs a C++ compiler")
+def test_generation_decodes_by_compiled_kernels(small, inputs, greedy):
+    torch._dynamo.reset()
+    counters.clear()
+    compiling = CompileConfig(fullgraph=True, mode="default", backend="inductor")
+    compiling._compile_all_devices = True
+    model = copy.deepcopy(small)
+    found = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
+    assert torch.equal(found, greedy) and model._compiled_call is not None
+    assert not counters["graph_break"] and 1 <= counters["stats"]["unique_graphs"] <= 2
+    assert counters["inductor"]
 
 
 # -- the released layout, with words ---------------------------------------------------------------------------------

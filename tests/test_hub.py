@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import goldens
+import numpy as np
 import pytest
 import torch
 from hub_server import TOKEN, HubServer
 from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load, save
-from transformers import TrainingArguments
+from small_model import small_model
+from transformers import Trainer, TrainingArguments
+from transformers.utils import is_peft_available
 
 from omnivinci_hf import model_card_omnivinci as cards
-from omnivinci_hf.hub_trainer import HubTrainer
+from omnivinci_hf.hub_trainer import HubTrainer, load_state, save_state
 
 
 TESTS = Path(__file__).parent
@@ -55,6 +58,15 @@ def sessions(tmp_path_factory):
         index = json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "pytorch_model-00001-of-00001.bin"}})
         hub.add("pickled/whole", {**config, "pytorch_model.bin": b"\x80\x02."})
         hub.add("pickled/sharded", {**config, "pytorch_model.bin.index.json": index.encode()})
+        if "org/adapter" in hub.repos:
+            adapter = hub.repos["org/adapter"].files()
+            config = json.loads(adapter["adapter_config.json"])
+            of_private = {**config, "base_model_name_or_path": "released/private", "revision": "v2"}
+            hub.add("org/private-adapter", {}, private=True)
+            files = {**adapter, "adapter_config.json": json.dumps(of_private).encode()}
+            hub.add("org/private-adapter", files, private=True, revision="v2")
+            files = {"adapter_config.json": adapter["adapter_config.json"], "adapter_model.bin": b"\x80\x02."}
+            hub.add("pickled/adapter", files)
         start_and_wait(hub, folder, ["without", "installed"], results)
         requests["load"] = hub.requests[len(requests["push"]) :]
         yield Sessions(hub, results, requests, folder)
@@ -190,6 +202,141 @@ def test_a_private_repository_is_refused_without_token(sessions):
     assert "released/private" in sessions.results["installed"]["released/private refused"]
 
 
+# -- adapters
+
+
+LOADED = ("adapter by class", "adapter by auto class", "adapter on a model", "adapter by pipeline", "adapter of plain")
+LOADED += ("private adapter", "private adapter from the cache", "adapter of transformers", "adapter of the pipeline")
+needs_peft = pytest.mark.skipif(not is_peft_available(), reason="peft is not there")
+
+
+@needs_peft
+@pytest.mark.parametrize("way", LOADED)
+def test_an_adapter_loads_by_its_id(sessions, way):
+    """Its model has the released layout, but for "plain"; revision, token and cache are passed on."""
+    expected = sessions.results["push"]["adapted"]
+    assert sessions.results["installed"][way] == expected != sessions.results["push"]["answers"]
+
+
+@needs_peft
+def test_an_adapter_of_an_ordinary_repository_needs_no_package(sessions):
+    assert sessions.results["without"]["adapted"] == sessions.results["push"]["adapted"]
+
+
+@needs_peft
+@pytest.mark.parametrize("way", ["by class", "on a model"])
+def test_pickled_adapters_are_refused(sessions, way):
+    assert "pickled adapters are never read" in sessions.results["installed"][f"pickled adapter {way}"]
+    assert "/pickled/adapter/resolve/main/adapter_model.bin" not in {item.path for item in sessions.requests["load"]}
+
+
+@needs_peft
+@pytest.mark.parametrize("name", ["of-pipeline", "of-transformers", "trained"])
+def test_a_pushed_adapter_says_what_it_belongs_to(sessions, name):
+    card, files = card_of(sessions, f"org/adapter-{name}"), sessions.hub.repos[f"org/adapter-{name}"].files()
+    assert (card.data.library_name, card.data.base_model) == ("peft", "released/whole")
+    assert card.data.base_model_relation == "adapter" and "custom_code" not in card.data.tags
+    assert f'"released/whole", dtype="auto"), "org/adapter-{name}")' in card.text
+    assert ("`HubTrainer`; steps: 2" in card.text) == (name == "trained")
+    assert "adapter_model.safetensors" in files and WEIGHTS not in files
+
+
+def test_only_an_untouched_placeholder_of_peft_is_replaced(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
+    tuned.create_or_update_model_card(tmp_path)
+    card = ModelCard.load(tmp_path / CARD)
+    assert cards.is_placeholder(card)
+    card.text += "\nMy words.\n"
+    assert not cards.is_placeholder(card)
+
+
+# -- training
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_every_push_of_a_training_brings_code_and_no_pickle(sessions, strategy):
+    files = sessions.hub.repos[f"org/{strategy}"].files()
+    assert {"config.json", WEIGHTS, "modeling_omnivinci.py", "processor_config.json", "training_args.json"} <= set(
+        files
+    )
+    assert not [path for path in files if path.endswith(PICKLES)]
+    ignored = files[".gitignore"].decode().split()
+    assert ignored[:2] == ["*.log", "!*.pt"] and "*.pt" in ignored[2:]
+    states = [f"{name}.{end}" for name in ("optimizer", "rng_state_0") for end in ("json", "safetensors")]
+    folders = {"checkpoint": ["last-checkpoint"], "all_checkpoints": ["checkpoint-1", "checkpoint-2"]}.get(strategy, [])
+    expected = {f"{folder}/{state}" for folder in folders for state in states}
+    assert {path for path in files if "optimizer" in path or "rng_state" in path} == expected
+    assert {path.split("/")[0] for path in files if "/" in path} == set(folders)
+
+
+def test_what_was_pushed_while_training_loads_without_the_package(sessions):
+    assert sessions.results["without"]["every_save"] == sessions.results["push"]["every_save"]
+
+
+def small_trainer(folder, steps, trainer_class=HubTrainer, **options):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(6, 99, (6, 8), generator=generator)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        save_steps=2,
+        learning_rate=1e-2,
+        lr_scheduler_type="cosine",
+        per_device_train_batch_size=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **options,
+    )
+    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
+    return trainer_class(model=small_model(), args=arguments, train_dataset=rows)
+
+
+def test_training_goes_on_from_a_checkpoint_without_pickles(tmp_path):
+    whole = small_trainer(tmp_path, 4)
+    whole.train()
+    checkpoint = tmp_path / "checkpoint-2"
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in PICKLES]
+    again = small_trainer(tmp_path / "again", 4)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 4
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
+    # and it is the states that make the difference
+    for path in (*checkpoint.glob("optimizer.*"), *checkpoint.glob("scheduler.*")):
+        path.unlink()
+    other = small_trainer(tmp_path / "other", 4)
+    other.train(resume_from_checkpoint=str(checkpoint))
+    assert not all(torch.equal(value, expected[name]) for name, value in other.model.state_dict().items())
+
+
+def test_states_that_another_trainer_pickled_are_refused(tmp_path):
+    small_trainer(tmp_path, 2, trainer_class=Trainer).train()
+    with pytest.raises(ValueError, match=r"its \['optimizer.pt', 'scheduler.pt'\] are pickles"):
+        small_trainer(tmp_path / "again", 4).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_states_are_kept_as_they_are(tmp_path):
+    state = {"state": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6).view(2, 3).T}}, "betas": (0.9, 0.99)}
+    state |= {"groups": [{"lr": 1e-3, "name": None, "fused": True}], "best": float("inf"), "count": np.int64(3)}
+    save_state(state, tmp_path / "state")
+    found = load_state(tmp_path / "state")
+    assert all(torch.equal(found["state"][0].pop(name), state["state"][0].pop(name)) for name in ("step", "moment"))
+    assert found == state
+    with pytest.raises(TypeError, match="A set in the state `state` cannot be saved without pickle"):
+        save_state({"names": {"a"}}, tmp_path / "state")
+
+
+def test_the_loss_scale_of_half_precision_is_kept(tmp_path):
+    trainer = small_trainer(tmp_path, 2)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer._save_scaler(str(tmp_path))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    trainer._load_scaler(str(tmp_path))
+    assert trainer.accelerator.scaler.get_scale() == 8.0
+
+
 # -- pickles, and other machines
 
 
@@ -258,6 +405,30 @@ def test_the_trainer_writes_what_it_did(sessions):
     assert arguments["max_steps"] == 1
 
 
+def test_the_trainer_brings_its_own_card_up_to_date(model, tmp_path):
+    trainer = HubTrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True))
+    for steps in (3, 5):
+        trainer.state.global_step = steps
+        trainer.create_model_card()
+        assert f"steps: {steps}," in (tmp_path / CARD).read_text()
+
+
+def test_weights_that_were_only_pushed_are_not_called_fine_tuned(model, monkeypatch):
+    card = cards.card_of_model(model, "me/mine").text
+    assert "A small checkpoint" in card and "fine-tuned" not in card
+    monkeypatch.setattr(model, "num_parameters", lambda: 8_700_000_000)
+    for base in (str(RELEASED), "nvidia/omnivinci"):
+        monkeypatch.setattr(model, "name_or_path", base)
+        card = cards.card_of_model(model, "me/mine").text
+        assert "fine-tuned" not in card and "does not show whether its weights were changed" in card
+
+
+def test_a_quantized_model_says_so(model, monkeypatch):
+    monkeypatch.setattr(model, "name_or_path", "nvidia/omnivinci")
+    monkeypatch.setattr(model.config, "quantization_config", {"quant_method": "bitsandbytes"}, raising=False)
+    assert cards.card_of_model(model, "me/mine").data.base_model_relation == "quantized"
+
+
 def test_the_trainer_keeps_an_own_card(model, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     trainer = HubTrainer(model=copy.deepcopy(model), args=arguments)
@@ -281,7 +452,8 @@ def test_every_template_renders(kind, base_model):
         kind, "me/mine", base_model=base_model, num_parameters=8_700_000_000, tags=["mine"], datasets=["me/data"]
     )
     again = ModelCard(card.content).data
-    assert again.library_name == "transformers" and again.pipeline_tag == "any-to-any"
+    assert again.library_name == ("peft" if kind == "adapter" else "transformers")
+    assert again.pipeline_tag == "any-to-any"
     assert again.base_model == base_model and again.datasets == ["me/data"] and "mine" in again.tags
     assert again.license == ("other" if base_model else "unknown")
     if base_model:
@@ -296,7 +468,8 @@ def test_every_template_renders(kind, base_model):
         "Apache-2.0",
     ):
         assert part in card.text
-    assert 'model="me/mine"' in card.text and "8.7 B parameters" in card.text
+    assert 'model="me/mine"' in card.text and ("8.7 B parameters" in card.text or kind == "adapter")
+    assert ("fine-tuned" in card.text) == (kind == "fine_tuned")
     assert "{{" not in card.content and "None" not in card.content
 
 
@@ -327,7 +500,8 @@ def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
 def test_the_base_model_is_named_where_it_is_on_the_hub(model, monkeypatch):
     monkeypatch.setattr(model, "name_or_path", "me/base")
     card = cards.card_of_model(model, "me/mine")
-    assert card.data.base_model == "me/base" and "A fine-tuned OmniVinci model" in card.text
+    assert card.data.base_model == "me/base" and "loaded from [me/base]" in card.text
+    assert "A fine-tuned OmniVinci model" in cards.card_of_model(model, "me/mine", training="On ten clips.").text
     assert cards.card_of_model(model, "me/base").data.base_model is None
     assert cards.hub_id(str(RELEASED)) is None and cards.hub_id(None) is None
 

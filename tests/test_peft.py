@@ -1,5 +1,7 @@
 """LoRA on the language model, the projectors and the towers."""
 
+import shutil
+
 import pytest
 import torch
 from test_modeling_omnivinci import AUDIO, IMAGE, prepare
@@ -79,6 +81,25 @@ def test_a_saved_adapter_loads_in_every_way(folders, inputs, tmp_path, layout):
 
     for auto_class in (AutoModel, OmniVinciForConditionalGeneration):
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
+
+
+@pytest.mark.parametrize("layout", ["released", "converted"])
+def test_an_adapter_in_the_folder_of_its_model_is_put_on_it(folders, inputs, tmp_path, layout):
+    shutil.copytree(folders[layout], tmp_path, dirs_exist_ok=True)
+    model = adapted(folders[layout], init_lora_weights=False)
+    model.save_pretrained(tmp_path)
+    again = OmniVinciForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+
+
+@pytest.mark.parametrize("layout", ["released", "converted"])
+def test_a_pickled_adapter_is_refused(folders, tmp_path, layout):
+    adapted(folders[layout]).save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(OSError, match="pickled adapters are never read: have it saved anew"):
+        OmniVinciForConditionalGeneration.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match="has no adapter_model.safetensors"):
+        AutoModel.from_pretrained(folders[layout]).load_adapter(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["released", "converted"])

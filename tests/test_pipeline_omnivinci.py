@@ -86,7 +86,8 @@ def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
     expected = [pipe(video=VIDEO, question=question)[0] for question in questions]
     calls = []
     encode, process = pipe.model.model.get_video_features, pipe.processor._process
-    monkeypatch.setattr(pipe.model.model, "get_video_features", lambda *a: calls.append("encode") or encode(*a))
+    encoded = lambda *a, **k: calls.append("encode") or encode(*a, **k)  # noqa: E731
+    monkeypatch.setattr(pipe.model.model, "get_video_features", encoded)
     monkeypatch.setattr(pipe.processor, "_process", lambda *a: calls.append("read") or process(*a))
     assert pipe(video=VIDEO, question=questions) == expected
     assert calls == ["read", "encode"]
@@ -272,7 +273,42 @@ def test_generators_of_chats_and_other_iterables(pipe):
     assert pipe([]) == []
 
 
-def test_empty_columns_are_no_media(pipe):
+def test_files_that_a_dataset_does_not_decode(pipe):
+    datasets = pytest.importorskip("datasets")
+    columns = {"audio": [AUDIO, AUDIO], "image": [IMAGE, IMAGE], "question": ["a", "b"]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+    expected = [pipe(audio=AUDIO, image=IMAGE, question=question) for question in ("a", "b")]
+    assert list(pipe(rows, batch_size=2)) == expected
+    decoded = rows.cast_column("image", datasets.Image())
+    assert isinstance(decoded[0]["image"], Image.Image)
+    assert list(pipe(decoded, batch_size=2)) == list(pipe(decoded.to_iterable_dataset())) == expected
+    assert pipe(image={"bytes": open(IMAGE, "rb").read(), "path": None}, question="a") == pipe(
+        image=IMAGE, question="a"
+    )
+
+
+def test_several_videos_given_as_frames(pipe):
+    first, second = (
+        [Image.new("RGB", (30, 20), colour) for colour in colours] for colours in (("red", "green"), ("blue",) * 3)
+    )
+    metadata = [{"fps": 1}, {"fps": 2}]
+    as_lists = pipe(video=[first, second], question="a", video_metadata=metadata, return_token_counts=True)
+    as_arrays = [np.stack([np.asarray(frame) for frame in frames]) for frames in (first, second)]
+    assert as_lists == pipe(video=as_arrays, question="a", video_metadata=metadata, return_token_counts=True)
+
+
+def test_several_questions_to_a_model_with_sliding_attention(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    sliding = {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}
+    model = OmniVinciForConditionalGeneration.from_pretrained(tmp_path, text_config=sliding)
+    own = pipeline("omni-qa", model=model, processor=pipe.processor, device="cpu", **LENGTH)
+    expected = own(video=VIDEO, question="a") + own(video=VIDEO, question="b")
+    assert own(video=VIDEO, question=["a", "b"]) == expected
+
+
+@pytest.mark.parametrize("kind", ["images", "videos", "audios"])
+def test_empty_columns_are_no_media(pipe, kind):
+    assert pipe(question="a", **{kind: []}) == pipe(question="a")
     assert pipe({"image": IMAGE, "audio": None, "question": "a"}) == pipe(image=IMAGE, question="a")
 
 
@@ -280,6 +316,31 @@ def test_an_inputs_own_rate_comes_before_that_of_the_call(pipe):
     samples = load_audio(AUDIO).samples
     own = {"audio": samples, "sampling_rate": 16000, "question": "What?"}
     assert pipe(own, sampling_rate=8000) == pipe(own)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda pipe: pipe(image=IMAGE, question=3), TypeError, "`question` must be a string or a list.* got 3"),
+        (lambda pipe: pipe(question=["a", None]), TypeError, r"`question` must be .* got \['a', None\]"),
+        (lambda pipe: pipe(question="a", system=3), TypeError, "`system` must be a string, .* got int"),
+        (lambda pipe: pipe({"messages": "Hi?"}), ValueError, r"a list of messages with `role` .* got 'Hi\?'"),
+        (lambda pipe: pipe({"messages": []}), ValueError, r"must be a list of messages with `role` .* got \[\]"),
+        (lambda pipe: pipe([{"role": "user"}]), ValueError, r"`content`, got {'role': 'user'}"),
+        (lambda pipe: pipe([{"role": "bot", "content": "a"}]), ValueError, r"\('system', 'user', 'assistant'\)"),
+        (lambda pipe: pipe(image="none.png", question="a"), ValueError, "'none.png' does not exist; check the path"),
+        (lambda pipe: pipe(image=3, question="a"), ValueError, "Cannot take a int as image; give a path"),
+        (lambda pipe: pipe(audio=IMAGE, question="a"), ValueError, "audio '.*' cannot be decoded: .* convert it"),
+        (lambda pipe: pipe(image=AUDIO, question="a"), ValueError, "is of no known image format; check that"),
+        (lambda pipe: pipe(video=AUDIO, question="a"), ValueError, "has no video stream; .* give it as audio"),
+        (lambda pipe: pipe(audio=np.zeros(9), question="a"), ValueError, "needs its sampling rate: pass"),
+        (lambda pipe: pipe(video=VIDEO, question="a", num_frames=0), ValueError, "positive whole number, got 0"),
+        (lambda pipe: pipe(image="https://a.b/c.png", question="a"), ValueError, "download the file first"),
+    ],
+)
+def test_wrong_inputs_are_named_with_what_came_and_a_remedy(pipe, call, error, message):
+    with pytest.raises(error, match=message):
+        call(pipe)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from test_modeling_omnivinci import AUDIO, IMAGE, prepare
-from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig, pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciModel
 from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
@@ -44,8 +44,9 @@ def load(folder, bits, skipped=None, **options):
     return AutoModel.from_pretrained(folder, quantization_config=config, dtype=torch.float32).eval()
 
 
-def quantized(model):
-    return {name for name, module in model.named_modules() if type(module).__name__ in ("Linear4bit", "Linear8bitLt")}
+def quantized(model, bits):
+    kind = {4: "Linear4bit", 8: "Linear8bitLt"}[bits]
+    return {name for name, module in model.named_modules() if type(module).__name__ == kind}
 
 
 @torch.inference_mode()
@@ -53,38 +54,60 @@ def logits(model, inputs):
     return model(**inputs).logits.float()
 
 
+def change(model, folder, inputs):
+    """Mean change of the logits, in parts of their mean size."""
+    exact = logits(AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), inputs)
+    return (logits(model, inputs) - exact).abs().mean() / exact.abs().mean()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_language_model_alone_is_quantized_by_default(folders, inputs, layout, bits):
     model = load(folders / layout, bits)
     linear = {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    assert quantized(model) == {name for name in linear if name.startswith("model.language_model.")}
-    exact = logits(AutoModel.from_pretrained(folders / layout, dtype=torch.float32).eval(), inputs)
-    change = (logits(model, inputs) - exact).abs().mean() / exact.abs().mean()
-    assert 0 < change < (0.05 if bits == 8 else 0.3)
+    assert quantized(model, bits) == {name for name in linear if name.startswith("model.language_model.")}
+    assert 0 < change(model, folders / layout, inputs) < (0.05 if bits == 8 else 0.3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_towers_are_quantized_on_request(folders, inputs, layout, bits):
     model = load(folders / layout, bits, TOWERS_TOO)
-    parts = {".".join(name.split(".")[:3]) for name in quantized(model)}
-    assert parts == {"model.language_model.layers", "model.audio_tower.layers", "model.vision_tower.encoder"}
+    parts = ("model.language_model.layers.", "model.audio_tower.layers.", "model.vision_tower.encoder.")
+    linear = {name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    assert quantized(model, bits) == {name for name in linear if name.startswith(parts)}
+    for part in parts:  # not merely by name: the weights are smaller
+        layer = next(
+            module for name, module in model.named_modules() if name in quantized(model, bits) and part in name
+        )
+        assert layer.weight.dtype == (torch.uint8 if bits == 4 else torch.int8)
     assert type(model.model.vision_tower.head.mlp.fc1) is torch.nn.Linear
-    assert torch.isfinite(logits(model, inputs)).all()
+    found = change(model, folders / layout, inputs)
+    assert change(load(folders / layout, bits), folders / layout, inputs) != found
+    assert 0 < found < (0.06 if bits == 8 else 0.4)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantized_model_saved_and_loaded_is_the_same(folders, inputs, tmp_path, bits):
-    model = load(folders / "released", bits)
+@pytest.mark.parametrize("skipped", [None, TOWERS_TOO], ids=["default", "towers too"])
+def test_a_quantized_model_saved_and_loaded_is_the_same(folders, inputs, tmp_path, layout, bits, skipped):
+    model = load(folders / layout, bits, skipped)
     model.save_pretrained(tmp_path)  # before the first run, in which a CPU's 4-bit kernel rounds the scales
     expected = logits(model, inputs)
     again = AutoModel.from_pretrained(tmp_path).eval()
     converted = folders / "converted"
-    assert quantized(again) == quantized(model)
+    assert quantized(again, bits) == quantized(model, bits)
     assert torch.equal(logits(again, inputs), expected)
     small, full = (sum(file.stat().st_size for file in path.glob("*.safetensors")) for path in (tmp_path, converted))
     assert small < full
+
+
+def test_the_pipeline_takes_a_quantization_config(folders):
+    options = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    pipe = pipeline("omni-qa", model=str(folders / "released"), device="cpu", model_kwargs=options, max_new_tokens=3)
+    assert quantized(pipe.model, 8)
+    answers = pipe(image=IMAGE["path"], question=["What?", "Where?"])
+    assert [answer["question"] for answer in answers] == ["What?", "Where?"]
 
 
 def test_a_step_of_qlora_changes_the_adapter_alone(folders, inputs):

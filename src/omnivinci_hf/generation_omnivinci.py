@@ -21,6 +21,8 @@ class OmniVinciGenerationMixin(GenerationMixin):
         for name in PAIR_INPUTS:
             kwargs.pop(name, None)
         cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
+        if inputs_embeds is None and new_length == input_ids.shape[1]:
+            is_first_iteration = True  # also an assistant's, which Transformers says of none
         if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
             # assisted decoding does not say what is new
             new_length = kwargs["next_sequence_length"] = input_ids.shape[1] - cached

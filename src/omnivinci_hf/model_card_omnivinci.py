@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 
 TEMPLATES = Path(__file__).parent / "model_cards"
-KINDS = ("converted", "small", "fine_tuned")
+KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
 RELEASED = "nvidia/omnivinci"
 RELEASED_URL = f"https://huggingface.co/{RELEASED}"
 SMALL_LIMIT = 4e9  # parameters; the released model has 8.7 billion
@@ -23,11 +23,8 @@ PLACEHOLDER = (
     "automatically generated."
 )
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
-UNTOLD_SOURCES = {
-    "converted": f"a checkpoint in the layout of [{RELEASED}]({RELEASED_URL})",
-    "small": "nothing",
-    "fine_tuned": "a checkpoint that its author has not named",
-}
+UNTOLD_SOURCE = "a checkpoint that its author has not named"
+UNTOLD_SOURCES = {"converted": f"a checkpoint in the layout of [{RELEASED}]({RELEASED_URL})"}
 UNTOLD = "Its author has not described it yet: data, training and evaluation belong here."
 
 
@@ -38,19 +35,22 @@ def render_model_card(
     base_model: str | None = None,
     num_parameters: int | None = None,
     license: str | None = None,
+    relation: str | None = None,
     training: str | None = None,
     tags: Sequence[str] = (),
     datasets: Sequence[str] = (),
 ) -> ModelCard:
     """
     Args:
-        kind (`str`): "converted" (the released weights in the ordinary layout), "small" or "fine_tuned".
+        kind (`str`): "converted" (the released weights in the ordinary layout), "small", "derived" (whatever was done
+            to the base model, if anything), "fine_tuned" or "adapter" (of PEFT).
         repo_id (`str`): where the card will lie, for title and snippets.
         base_model (`str`, *optional*): hub id of the model that this one was made from.
         num_parameters (`int`, *optional*): of the model.
         license (`str`, *optional*): of the weights, as the Hub spells it. By default that of `base_model`, by link;
             without base model "unknown".
-        training (`str`, *optional*): Markdown that says how the model was made ("small" and "fine_tuned").
+        relation (`str`, *optional*): to the base model, as the Hub spells it, where it is no fine-tuned one.
+        training (`str`, *optional*): Markdown that says how the model was made (all but "converted").
         tags, datasets (`Sequence[str]`): for the metadata, in addition to those that every card has.
     """
     if kind not in KINDS:
@@ -67,21 +67,25 @@ def render_model_card(
         licence = f"No licence is stated for the weights. {CODE_LICENCE}"
     if base_model != RELEASED and kind != "small":
         licence += f" The weights of [{RELEASED}]({RELEASED_URL}) have a licence of their own: see its model card."
+    is_adapter = kind == "adapter"
+    code = [] if is_adapter else ["custom_code"]
     data = ModelCardData(
         **terms,
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="any-to-any",
         base_model=base_model,
-        tags=list(dict.fromkeys(["omnivinci", "omni-modal", "video", "audio", "omni-qa", "custom_code", *tags])),
+        base_model_relation="adapter" if is_adapter else relation,
+        tags=list(dict.fromkeys(["omnivinci", "omni-modal", "video", "audio", "omni-qa", *code, *tags])),
         datasets=list(datasets) or None,
     )
+    usage = _template("usage_adapter" if is_adapter else "usage").replace("{{ repo_id }}", repo_id)
     return ModelCard.from_template(
         data,
         template_str=_template(kind),
         title=repo_id.split("/")[-1],
-        source=f"[{base_model}]({url})" if base_model else UNTOLD_SOURCES[kind],
+        source=f"[{base_model}]({url})" if base_model else UNTOLD_SOURCES.get(kind, UNTOLD_SOURCE),
         size="" if num_parameters is None else f" {_in_words(num_parameters)} parameters.",
-        usage=_template("usage").replace("{{ repo_id }}", repo_id),
+        usage=usage.replace("{{ base_model }}", base_model or "path/to/the/model"),
         training=training or UNTOLD,
         limits=_template("limits"),
         licence=licence,
@@ -108,23 +112,36 @@ def complete_model_card(
 
 
 def card_of_model(model, repo_id: str, **options) -> ModelCard:
-    """The card that fits a model which was built, trained or changed by its user; `options` as in
-    [`render_model_card`].
+    """The card that fits a model, also one with adapters; `options` as in [`render_model_card`]. Only with `training`
+    it says that the model was fine-tuned: weights do not tell whether they were changed since they were loaded.
     """
-    num_parameters = model.num_parameters()
-    base_model = hub_id(model.name_or_path)
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    num_parameters = bare.num_parameters()
+    base_model = hub_id(bare.name_or_path)
     if base_model == repo_id:  # pushed again to where it came from
         base_model = None
-    kind = "small" if base_model is None and num_parameters < SMALL_LIMIT else "fine_tuned"
-    found = {"kind": kind, "base_model": base_model, "num_parameters": num_parameters}
+    found = {"base_model": base_model, "num_parameters": num_parameters}
+    if bare is not model or getattr(model, "_hf_peft_config_loaded", False):
+        found = {"kind": "adapter", "base_model": base_model}
+    elif options.get("training"):
+        found["kind"] = "fine_tuned"
+    elif base_model is None and num_parameters < SMALL_LIMIT:
+        found["kind"] = "small"
+    else:
+        found["kind"] = "derived"
+        if base_model and getattr(bare.config, "quantization_config", None) is not None:
+            found["relation"] = "quantized"
     return render_model_card(repo_id=repo_id, **{**found, **options})
 
 
 def is_placeholder(card: ModelCard) -> bool:
-    """Whether this is the empty card that Transformers writes, with nothing added."""
-    empty = ModelCard.from_template(ModelCardData(), model_description=PLACEHOLDER)
-    metadata = set(card.data.to_dict()) - {"tags", "library_name"}
-    return not metadata and card.text.split() == empty.text.split()
+    """Whether this is the empty card that Transformers or PEFT writes, with nothing added."""
+    empty = [ModelCard.from_template(ModelCardData(), **more) for more in ({"model_description": PLACEHOLDER}, {})]
+    text = re.sub(r"### Framework versions\s+- PEFT \S+\s*$", "", card.text)
+    ours = {"tags", "library_name"}
+    if card.data.library_name == "peft":
+        ours |= {"base_model", "pipeline_tag"}
+    return card.data.to_dict().keys() <= ours and text.split() in [other.text.split() for other in empty]
 
 
 def hub_id(name_or_path: str | None) -> str | None:

@@ -393,8 +393,9 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        omni_embeds = None
-        if self.omni_align_net is not None and (self.training or video_has_audio is not None):
+        omni_embeds, align_net = None, self.omni_align_net
+        # in training, all processes must take part or none; a net that does not learn has no part in what others learn
+        if align_net is not None and (align_net.logit_scale.requires_grad if self.training else video_has_audio is not None):
             omni_embeds = self._paired_embeddings(features, video_has_audio, audio_from_video)
         return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
 

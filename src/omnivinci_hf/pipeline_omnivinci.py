@@ -10,10 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import DynamicCache, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .configuration_omnivinci import MEDIA_INPUTS
 from .model_card_omnivinci import ModelCardMixin
 
 
 MEDIA = ("image", "video", "audio")
+ROLES = ("system", "user", "assistant")
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
 DEFAULT_MAX_NEW_TOKENS = 256
 # settings of `generate` under which the cache of a shared prefix cannot be handed on from question to question
@@ -161,7 +163,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
             counts = [encoded["input_ids"].shape[1]]
             return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
         ids, mask = encoded.pop("input_ids"), encoded.pop("attention_mask")
-        encoded = {name: encoded[name] for name in encoded if name in self.processor.model_input_names}
+        encoded = {name: encoded[name] for name in encoded if name in MEDIA_INPUTS}
         ids = ids[mask.bool()][None]  # without padding
         length = ids.shape[1] - len(suffixes[0])
         if length < 0 or ids[0, length:].tolist() != suffixes[0]:
@@ -209,7 +211,9 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         return options
 
     def _shares_cache(self, options: dict[str, Any]) -> bool:
-        settings = self._settings(options)
+        settings, text_config = self._settings(options), self._bare_model.config.get_text_config()
+        if "sliding_attention" in (text_config.layer_types or ()):
+            return False  # what slid out of the cache does not come back
         return all(settings.get(name) in shared for name, shared in UNSHARED.items())
 
     def _new_ids(self, inputs: dict[str, Any], options: dict[str, Any]) -> torch.Tensor:
@@ -282,24 +286,29 @@ def _as_item(value: Any) -> dict[str, Any]:
     known = (*MEDIA, "question", "messages", "video_metadata", "sampling_rate")
     unknown = sorted(set(item) - set(known))
     if unknown:
-        raise ValueError(f"An input has the unknown keys {unknown}; known are {known}.")
+        raise ValueError(f"An input has the unknown keys {unknown}; known are {known}: leave out what is not asked.")
     return item
 
 
 def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[dict]], list[str]]:
     """One conversation per question, all with the same media, and the questions."""
+    if not isinstance(system, (str, list, tuple, types.NoneType)):
+        raise TypeError(f"`system` must be a string, or a list of content parts, got {type(system).__name__}.")
     head = [] if system is None else [{"role": "system", "content": system}]
     if "messages" in item:
-        messages = list(item["messages"])
         if any(name in item for name in (*MEDIA, "question")):
             raise ValueError("A chat holds its media and its question itself: give `messages` alone.")
+        messages = _checked_chat(item["messages"])
         if head and messages[0]["role"] == "system":
             raise ValueError("The chat has a system message already: leave `system` out.")
         return [head + messages], [_last_words(messages)]
     questions = item.get("question")
     if questions is None:
         raise ValueError(f"An input has media but no `question`: got the keys {sorted(item)}.")
-    questions = [questions] if isinstance(questions, str) else list(questions)
+    questions = [questions] if isinstance(questions, str) else questions
+    if not isinstance(questions, (list, tuple)) or not all(isinstance(question, str) for question in questions):
+        raise TypeError(f"`question` must be a string or a list of strings, got {questions!r}.")
+    questions = list(questions)
     if not questions:
         raise ValueError("`question` is an empty list: give at least one question.")
     content = [{"type": kind, kind: medium} for kind in item if kind in MEDIA for medium in _media(kind, item[kind])]
@@ -308,18 +317,35 @@ def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[
     ], questions
 
 
+def _checked_chat(messages: Any) -> list[dict]:
+    for message in messages if _is_chat(messages) else [messages]:
+        if not isinstance(message, Mapping) or "content" not in message or message.get("role") not in ROLES:
+            raise ValueError(
+                f"A chat must be a list of messages with `role` (one of {ROLES}) and `content`, got {message!r}."
+            )
+    return list(messages)
+
+
 def _media(kind: str, value: Any) -> list[Any]:
-    """The media of one key: a list holds several, but for the frames of one video."""
+    """The media of one key: a list holds several, but for the frames of one video and the samples of one sound."""
+    value = [_file(part) for part in value] if isinstance(value, list) else _file(value)
     if not isinstance(value, list):
         return [value]
     is_frames = kind == "video" and all(not isinstance(part, (str, bytes)) and _rank(part) in (0, 3) for part in value)
     is_samples = kind == "audio" and all(isinstance(part, (int, float)) for part in value)
-    return [value] if is_frames or is_samples else value
+    return [value] if value and (is_frames or is_samples) else value
+
+
+def _file(part: Any) -> Any:
+    """What `datasets` gives for a file that it was told not to decode, as bytes or a path."""
+    is_file = isinstance(part, Mapping) and part.keys() == {"bytes", "path"}
+    return (part["path"] if part["bytes"] is None else part["bytes"]) if is_file else part
 
 
 def _rank(part: Any) -> int:
-    # images of PIL have no rank and count as frames; paths and file objects have none either, but a `read`
-    return getattr(part, "ndim", -1 if hasattr(part, "read") or hasattr(part, "__fspath__") else 0)
+    # images of PIL have no rank and count as frames; paths, file objects and lists of frames have none either
+    is_file = hasattr(part, "read") or hasattr(part, "__fspath__")
+    return getattr(part, "ndim", -1 if is_file or isinstance(part, (list, tuple)) else 0)
 
 
 def _last_words(messages: list[dict]) -> str:

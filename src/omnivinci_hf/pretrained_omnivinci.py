@@ -3,14 +3,18 @@
 import copy
 import json
 import os
+from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file, is_peft_available
 
 from .configuration_omnivinci import OmniVinciConfig
 from .model_card_omnivinci import ModelCardMixin
+from .omni_align_omnivinci import OmniAlignNet
 from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
-from .released_config_omnivinci import component_file
+from .released_config_omnivinci import HUB_OPTIONS, component_file
 
 
 # what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
@@ -19,6 +23,7 @@ NOT_QUANTIZED = [
     "model.audio_tower",
     "model.vision_projector",
     "model.audio_projector",
+    "model.omni_align_net",
     "lm_head",
 ]
 
@@ -36,12 +41,38 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         "AudioFlamingo3EncoderLayer",
         "Qwen2_5OmniAudioEncoderLayer",
         "Qwen2DecoderLayer",
+        # whole, because they use their positions, and marks of windows, outside of the modules that hold them
+        "OmniVinciQwen2AudioTower",
+        "OmniVinciAudioFlamingo3Tower",
+        "OmniVinciQwen2_5OmniAudioTower",
+        "OmniAlignNet",
     ]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, OmniAlignNet):
+            module.reset_parameters()
+
+    def enable_input_require_grads(self) -> None:
+        """As [`PreTrainedModel.enable_input_require_grads`], but not for towers that learn nothing: they would keep
+        every activation for a gradient that nobody needs.
+        """
+        frozen = [
+            module
+            for module in self.modules()
+            if isinstance(module, PreTrainedModel) and not any(value.requires_grad for value in module.parameters())
+        ]
+        super().enable_input_require_grads()
+        still = {id(tower.get_input_embeddings()) for tower in frozen if tower.main_input_name != "input_ids"}
+        for module in self.modules():
+            if id(module) in still:
+                for hook in self._require_grads_hooks:
+                    module._forward_hooks.pop(hook.id, None)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
@@ -70,16 +101,16 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             ]
             kwargs["quantization_config"] = quantization
         if pretrained_model_name_or_path is not None and state_dict is None:
-            adapter, base = _adapter_and_base(str(pretrained_model_name_or_path), kwargs)
-            if adapter is not None and is_released_checkpoint(base, kwargs):
-                return cls._load_adapted(adapter, base, config, kwargs)
+            adapted = _find_adapter(str(pretrained_model_name_or_path), kwargs)
+            if adapted is not None and is_released_checkpoint(adapted.base, adapted.base_options):
+                return cls._load_adapted(adapted, config, kwargs)
         if (
             pretrained_model_name_or_path is None
             or state_dict is not None
             or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
         ):
             try:
-                return super().from_pretrained(
+                loaded = super().from_pretrained(
                     pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
                 )
             except OSError as error:
@@ -89,27 +120,70 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                     f"{pretrained_model_name_or_path} has no safetensors weights, and pickled ones are never read: "
                     "have them saved anew with `save_pretrained`."
                 ) from error
+            # Transformers makes every weight that it reads one that learns
+            for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+                if hasattr(module, "freeze_unused"):
+                    module.freeze_unused()
+            return loaded
         return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
 
     @classmethod
-    def _load_adapted(cls, adapter: str, base: str, config, options: dict):
+    def _load_adapted(cls, adapted: "Adapted", config, options: dict):
         """The released layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
+        options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
         adapter_name = options.pop("adapter_name", "default")
-        adapter_options = dict(options.pop("adapter_kwargs", None) or {})
-        adapter_options.pop("_adapter_model_path", None)
-        loaded = load_released_checkpoint(cls, base, config, options)
+        loaded = load_released_checkpoint(cls, adapted.base, config, {**options, **adapted.base_options})
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.load_adapter(adapter, adapter_name=adapter_name, adapter_kwargs=adapter_options)
+        model.load_adapter(adapted.adapter, adapter_name=adapter_name, adapter_kwargs=adapted.adapter_options)
         return loaded
 
+    def load_adapter(self, peft_model_id=None, *args, adapter_kwargs=None, load_config=None, **kwargs):
+        """As [`PreTrainedModel.load_adapter`], from safetensors only.
 
-def _adapter_and_base(name_or_path: str, options: dict) -> tuple[str | None, str]:
-    """A PEFT adapter and the model that it belongs to, where either the options or the files name one."""
-    adapter = (options.get("adapter_kwargs") or {}).get("_adapter_model_path")
-    if adapter is not None:
-        return adapter, name_or_path
-    file = component_file(name_or_path, "", "adapter_config.json", {}) if os.path.isdir(name_or_path) else None
-    if file is None or os.path.isfile(os.path.join(name_or_path, "config.json")):
-        return None, name_or_path
+        Raises:
+            OSError: when the adapter's weights are a pickle.
+        """
+        if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
+            options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
+            options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+            if kwargs.get("local_files_only"):
+                options["local_files_only"] = True
+            if "revision" in options:
+                options["revision"] = str(options["revision"])  # Transformers keeps the commit of the base model in it
+            if component_file(peft_model_id, "", ADAPTER_SAFE_WEIGHTS_NAME, options) is None:
+                raise OSError(
+                    f"{peft_model_id} has no {ADAPTER_SAFE_WEIGHTS_NAME}, and pickled adapters are never read: have it "
+                    "saved anew with `save_pretrained`."
+                )
+        return super().load_adapter(
+            peft_model_id, *args, adapter_kwargs=adapter_kwargs, load_config=load_config, **kwargs
+        )
+
+
+@dataclass
+class Adapted:
+    """A PEFT adapter and the model that it belongs to, each with the options to fetch it from the Hub."""
+
+    adapter: str
+    adapter_options: dict[str, Any]
+    base: str
+    base_options: dict[str, Any]
+
+
+def _find_adapter(name_or_path: str, options: dict) -> Adapted | None:
+    """What `name_or_path` is an adapter of; None if it is none."""
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    adapter_options = {**hub, **(options.get("adapter_kwargs") or {})}
+    adapter = adapter_options.pop("_adapter_model_path", None)
+    if adapter is not None:  # an Auto class has found it, and `name_or_path` and `hub` are the base's
+        return Adapted(str(adapter), adapter_options, name_or_path, hub)
+    if not is_peft_available() or (file := find_adapter_config_file(name_or_path, **adapter_options)) is None:
+        return None
     with open(file, encoding="utf-8") as stream:
-        return name_or_path, json.load(stream)["base_model_name_or_path"] or name_or_path
+        config = json.load(stream)
+    if config["base_model_name_or_path"] is None or os.path.isfile(os.path.join(name_or_path, "config.json")):
+        return Adapted(name_or_path, adapter_options, name_or_path, hub)
+    base_options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+    if config.get("revision") is not None:
+        base_options["revision"] = config["revision"]
+    return Adapted(name_or_path, adapter_options, config["base_model_name_or_path"], base_options)
