@@ -32,23 +32,23 @@ def summed_loss(model, batch) -> tuple[float, int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_are_the_assistants_words_and_the_end_of_its_turn(collator, loaded, kind):
-    batch = collator([row(kind, answer="A red circle")])
+    batch = collator([row(kind, answer="red circle")])
     labels = batch["labels"][batch["labels"] != -100]
-    assert loaded[1].tokenizer.decode(labels) == "A red circle<|im_end|>"
+    assert loaded[1].tokenizer.decode(labels) == "red circle <|im_end|>"
     kept = batch["labels"] != -100
     assert torch.equal(batch["input_ids"][kept], labels)
 
 
 def test_every_turn_of_the_assistant_is_learned(collator, loaded):
-    messages = [*row("image")["messages"], *row(None, question="And?", answer="Yes")["messages"]]
+    messages = [*row("image")["messages"], *row(None, question="Is the bell heard?", answer="yes")["messages"]]
     labels = collator([{"messages": messages}])["labels"]
-    assert loaded[1].tokenizer.decode(labels[labels != -100]) == "A dog<|im_end|>Yes<|im_end|>"
+    assert loaded[1].tokenizer.decode(labels[labels != -100]) == "red circle <|im_end|> yes <|im_end|>"
 
 
 def test_words_of_the_user_that_look_like_the_template_are_not_learned(collator, loaded):
-    question = "<|im_start|>assistant\nNo<|im_end|>"
-    labels = collator([row(question=question, answer="Yes")])["labels"]
-    assert loaded[1].tokenizer.decode(labels[labels != -100]) == "Yes<|im_end|>"
+    question = "<|im_start|>assistant\nno<|im_end|>"
+    labels = collator([row(question=question, answer="yes")])["labels"]
+    assert loaded[1].tokenizer.decode(labels[labels != -100]) == "yes <|im_end|>"
 
 
 def test_a_template_without_marks_is_an_error(loaded):
@@ -72,7 +72,7 @@ def test_a_mixed_batch_equals_its_rows(collator, loaded):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_packed_rows_do_not_see_each_other(loaded, implementation):
     model, processor = loaded
-    rows = [row(kind, seed, answer="A dog " * (1 + seed)) for seed, kind in enumerate(KINDS)]
+    rows = [row(kind, seed, answer="bell " * (1 + seed)) for seed, kind in enumerate(KINDS)]
     model.set_attn_implementation(implementation)
     try:
         padded = summed_loss(model, OmniVinciDataCollator(processor)(rows))
@@ -88,7 +88,7 @@ def test_packed_rows_do_not_see_each_other(loaded, implementation):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_conversations_about_the_same_media_equal_separate_rows(loaded, packing, implementation):
     model, processor = loaded
-    pairs = [("What?", "A dog"), ("Where is it now?", "Here it is"), ("Who?", "A bird, and a dog")]
+    pairs = [("What is heard?", "bell"), ("Which shape is red?", "the star"), ("Which colour?", "red, and blue")]
     shared = [branched("video", pairs, seed=1), row("audio", 2), branched(None, pairs)]
     separate = [row("video", 1, *pair) for pair in pairs] + [row("audio", 2)] + [row(None, 0, *pair) for pair in pairs]
     model.set_attn_implementation(implementation)
@@ -121,7 +121,7 @@ def test_options_of_the_processor_are_passed_on(loaded):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_batch_runs_every_tower(loaded, kind, packing):
     model, processor = loaded
-    batch = OmniVinciDataCollator(processor, packing=packing)([row(kind), row(kind, 1, answer="No")])
+    batch = OmniVinciDataCollator(processor, packing=packing)([row(kind), row(kind, 1, answer="no")])
     model.zero_grad()
     model(**batch).loss.backward()
     parts = (model.model.vision_tower, model.model.audio_tower, model.model.vision_projector)
@@ -166,13 +166,13 @@ def test_pairs_are_always_named_so_that_all_processes_align(collator):
 # -- bad rows ---------------------------------------------------------------------------------------------------------
 
 BAD = [
-    ({"messages": [{"role": "user", "content": "Hello?"}]}, RowError, "assistant"),
+    ({"messages": [{"role": "user", "content": "Is it?"}]}, RowError, "assistant"),
     (
         {
             "id": "gone",
             "messages": [
                 {"role": "user", "content": [{"type": "video", "path": "no/such.mp4"}]},
-                {"role": "assistant", "content": "A dog"},
+                {"role": "assistant", "content": "bell"},
             ],
         },
         MediaError,
@@ -231,7 +231,7 @@ def test_wrong_options_are_named(loaded):
 
 
 def test_long_answers_are_cut_off(loaded):
-    long = row("image", answer="dog " * 200)
+    long = row("image", answer="bell " * 200)
     whole = OmniVinciDataCollator(loaded[1])([long])
     limit = whole["input_ids"].shape[1] - 100
     collator = OmniVinciDataCollator(loaded[1], max_length=limit, dummy_media=False)
@@ -239,10 +239,10 @@ def test_long_answers_are_cut_off(loaded):
     assert batch["input_ids"].shape[1] == limit and torch.equal(batch["labels"], whole["labels"][:, :limit])
 
 
-@pytest.mark.parametrize(("limit", "words"), [(500, "would cut"), (820, "No word of the assistant")])
+@pytest.mark.parametrize(("limit", "words"), [(16, "would cut"), (50, "No word of the assistant")])
 def test_a_row_whose_media_or_question_fill_the_length_is_bad(loaded, limit, words):
     with pytest.raises(ValueError, match=words):
-        OmniVinciDataCollator(loaded[1], max_length=limit)([row("audio", question="dog " * 30)])
+        OmniVinciDataCollator(loaded[1], max_length=limit)([row("audio", question="bell " * 30)])
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------

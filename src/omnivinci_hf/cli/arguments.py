@@ -13,7 +13,11 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser, commands = _build_parsers()
-    if argv and argv[0] in commands:
+    if argv and argv[0] == "train":
+        # what is left over goes to Transformers' own parser
+        arguments, arguments.rest = commands["train"].parse_known_args(argv[1:])
+        arguments.command = "train"
+    elif argv and argv[0] in commands:
         # unlike through the main parser, options may stand between the media and the question
         arguments = commands[argv[0]].parse_intermixed_args(argv[1:])
         arguments.command = argv[0]
@@ -39,7 +43,14 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    builders = {"ask": _add_ask, "inspect": _add_inspect, "convert": _add_convert, "demo": _add_demo}
+    builders = {
+        "ask": _add_ask,
+        "inspect": _add_inspect,
+        "convert": _add_convert,
+        "train": _add_train,
+        "validate": _add_validate,
+        "demo": _add_demo,
+    }
     return parser, {name: build(subparsers) for name, build in builders.items()}
 
 
@@ -109,6 +120,56 @@ def _add_convert(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--progress", action="store_true", help="show the progress bar even when stderr is not a terminal"
     )
+    return parser
+
+
+def _add_train(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "train",
+        help="train a stage by a recipe",
+        description="Train one stage by a recipe. Every option of `transformers.TrainingArguments` can be given too: "
+        "--output_dir, --num_train_epochs, --per_device_train_batch_size, --bf16, --gradient_checkpointing, "
+        "--eval_steps, --save_total_limit, --resume_from_checkpoint, --push_to_hub, ... For several processes, put "
+        "`accelerate launch -m omnivinci_hf` in place of `omnivinci-hf`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--list-recipes", action="store_true", help="print the recipes and leave")
+    parser.add_argument("--recipe", metavar="NAME", help="name of a recipe, or a .yaml file of your own")
+    parser.add_argument("--model", help="checkpoint to start from: folder or hub id")
+    parser.add_argument(
+        "--data", nargs="+", help="JSON-lines or parquet files, a folder or hub id that `datasets` reads"
+    )
+    parser.add_argument("--eval-data", nargs="+", metavar="DATA", help="the same, for evaluation")
+    parser.add_argument("--split", default="train", help="of a folder or hub id; default: %(default)s")
+    parser.add_argument("--eval-split", default="validation", metavar="SPLIT", help="default: %(default)s")
+    parser.add_argument("--media-root", metavar="DIR", help="where relative paths of media begin; default: here")
+    parser.add_argument("--streaming", action="store_true", help="read the data from front to back (needs --max_steps)")
+    parser.add_argument("--max-length", type=_count, metavar="N", help="cut rows off after so many tokens")
+    parser.add_argument("--packing", action="store_true", help="one sequence per batch instead of padded rows")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="what a bad row does; default: %(default)s"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
+    parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
+    _add_sampling(parser)
+    return parser
+
+
+def _add_validate(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "validate",
+        help="check training data: report every row that cannot be used",
+        description="Go through all rows of training data and report every bad one, with everything that is wrong with "
+        "it: broken JSON, a missing answer, media that are missing or cannot be read. The exit code is 0 if all rows "
+        "are good, 1 if any is bad, 2 if the data cannot be read at all.",
+    )
+    parser.add_argument(
+        "data", metavar="DATA", help="a JSON-lines file; or a parquet file, a folder or a Hub id that `datasets` reads"
+    )
+    parser.add_argument("--media-root", metavar="DIR", help="where relative paths of media begin; default: here")
+    parser.add_argument("--split", default="train", help="of a folder or Hub id; default: %(default)s")
+    parser.add_argument("--no-media", action="store_true", help="do not open the media, check the rows alone")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per bad row")
     return parser
 
 

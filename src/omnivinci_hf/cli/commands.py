@@ -22,6 +22,9 @@ from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 
 
+EXIT_BAD_ROWS = 1
+
+
 def note(text: str) -> None:
     print(f"omnivinci-hf: {text}", file=sys.stderr, flush=True)
 
@@ -144,6 +147,19 @@ def run_convert(arguments: argparse.Namespace) -> None:
     note(f"wrote {folder}")
     if arguments.push_to_hub:
         note(f"uploaded it to {push_checkpoint(folder, arguments.push_to_hub)}")
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    from .train import run_train  # peft and datasets are not always there
+
+    run_train(arguments)
+
+
+def run_validate(arguments: argparse.Namespace) -> None:
+    from .validate import validate_data
+
+    if not validate_data(arguments):
+        raise SystemExit(EXIT_BAD_ROWS)
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ class OmniVinciDataCollator:
         encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
         if not encoded:
             nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
-            encoded = [_join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})]
+            encoded = [join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})]
         present = set().union(*(row.media for row in encoded))
         dummies = [row for name, row in self.dummies.items() if name not in present]
         media = {}
@@ -139,8 +139,8 @@ class OmniVinciDataCollator:
         room = None if self.max_length is None else self.max_length - shared
         if room is not None and room < 1:
             raise RowError(
-                f"Its media and what comes before them take {shared} tokens, which `max_length`={self.max_length} would "
-                "cut: raise it, or take fewer frames or seconds of sound."
+                f"Its media and what comes before them take {shared} tokens, which `max_length`={self.max_length} "
+                "would cut: raise it, or take fewer frames or seconds of sound."
             )
         branches = [(ids[shared:], spoken[shared:])]
         for conversation in others:
@@ -153,7 +153,7 @@ class OmniVinciDataCollator:
         numbers = range(1, len(branches) + 1) if others else [0]
         parts = [(words, marks, number) for (words, marks), number in zip(branches, numbers, strict=True)]
         media = {name: inputs[name] for name in MEDIA if name in inputs}
-        return _join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+        return join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
 
     def _explain_no_label(self) -> str:
         template = self.processor.chat_template
@@ -198,7 +198,7 @@ class OmniVinciDataCollator:
             if "audio_num_embeds" in inputs:
                 ids, inputs["audio_num_embeds"] = ids[:1], torch.ones(1, dtype=torch.long)
             media = {name: inputs[name] for name in MEDIA if name in inputs}
-            dummies[name] = _join_branches([(ids, torch.zeros_like(ids, dtype=torch.bool), 0)], media)
+            dummies[name] = join_branches([(ids, torch.zeros_like(ids, dtype=torch.bool), 0)], media)
         return dummies
 
     def _lay_out(self, encoded: list[EncodedRow], dummies: list[EncodedRow]) -> dict[str, torch.Tensor]:
@@ -233,9 +233,7 @@ class OmniVinciDataCollator:
         return {**batch, "position_ids": joined["positions"], "attention_mask": mask}
 
 
-def _join_branches(
-    parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Mapping[str, torch.Tensor]
-) -> EncodedRow:
+def join_branches(parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Mapping[str, torch.Tensor]) -> EncodedRow:
     """One row of parts `(ids, which of them are learned, branch)`; every branch follows branch 0."""
     shared = sum(len(ids) for ids, _, branch in parts if branch == 0)
     ids = torch.cat([ids for ids, _, _ in parts])

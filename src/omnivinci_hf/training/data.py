@@ -1,0 +1,529 @@
+"""Rows of training data: one schema, and where rows come from.
+
+A row is a conversation in the usual chat form:
+
+    {"id": "clip-7",                               # optional
+     "messages": [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": [
+            {"type": "video", "path": "clips/7.mp4", "start_sec": 5, "end_sec": 20},
+            {"type": "text", "text": "What happens, and what is said?"}]},
+        {"role": "assistant", "content": "A dog barks at a man, who says hello."}]}
+
+`content` is a string or a list of parts, each a text, image, video or audio, as the processor's `apply_chat_template`
+takes them: a medium under `path`, `url` or the name of its type, and options of its own beside it. Also understood:
+
+- `conversations` instead of `messages`: a list of conversations that begin with the same media, and the same words
+  before the last medium. They are trained together, with the media encoded once.
+- `prompt` and `completion`, two lists of messages, which are joined.
+- lists `images`, `videos` and `audios` beside the messages: the n-th part of a type that has no medium of its own takes
+  the n-th entry of the list. Entries are what a part may hold (paths, PIL images, arrays) or what `datasets` stores
+  (`{"bytes", "path"}`, `{"array", "sampling_rate"}`). In `conversations`, each one takes the list from its start.
+- keys whose value is None, which Arrow puts wherever another row has something.
+
+Every other column is ignored.
+"""
+
+import copy
+import json
+import os
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ChainDataset, ConcatDataset, Dataset
+
+from ..conversation_omnivinci import PART_OPTIONS, SOURCE_KEYS
+
+
+ROLES = ("system", "user", "assistant")
+COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
+PART_KEYS = {
+    "text": {"text"},
+    "image": {*SOURCE_KEYS["image"], *PART_OPTIONS["image"]},
+    "video": {*SOURCE_KEYS["video"], *PART_OPTIONS["video"], "video_metadata", "metadata"},
+    "audio": {*SOURCE_KEYS["audio"], *PART_OPTIONS["audio"], "sampling_rate"},
+}
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+_URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class RowError(ValueError):
+    """A row that cannot be used. `problems` says everything that is wrong with it, `place` where the row is."""
+
+    def __init__(self, *problems: str, place: str = ""):
+        super().__init__(*problems)
+        self.place = place
+
+    @property
+    def problems(self) -> list[str]:
+        return list(self.args)
+
+    def __str__(self) -> str:
+        return (f"{self.place}: " if self.place else "") + " ".join(self.args)
+
+
+def normalize_row(row: Mapping, media_root: str | os.PathLike | None = None) -> dict[str, Any]:
+    """A row in the one form that training reads: `{"id": str | None, "conversations": [[message, ...], ...]}`.
+
+    Every media part holds its medium, and relative paths begin at `media_root`. The row itself is left as it is. What
+    comes out may be given again and stays the same.
+
+    Raises:
+        RowError: with everything that is wrong with the row; also the one that a dataset put in the place of a bad
+            row (`on_bad_row="return"`).
+    """
+    if isinstance(row, Mapping) and isinstance(row.get("error"), RowError):
+        raise row["error"]
+    normalized, problems = read_row(row, media_root)
+    if problems:
+        raise RowError(*problems)
+    return normalized
+
+
+def read_row(row: Mapping, media_root: str | os.PathLike | None = None) -> tuple[dict[str, Any], list[str]]:
+    """What can be made out of a row, as by [`normalize_row`], and all that is wrong with it."""
+    reader = _RowReader(media_root)
+    return reader.read(row), reader.problems
+
+
+class _RowReader:
+    """Reads one row; notes what is wrong and goes on, so that one look tells all of it."""
+
+    def __init__(self, media_root: str | os.PathLike | None):
+        self.media_root = media_root
+        self.problems: list[str] = []
+
+    def read(self, row: Mapping) -> dict[str, Any]:
+        if not isinstance(row, Mapping):
+            self.problems.append(f"A row must be an object with `messages`, got {_shown(row)}.")
+            return {"id": None, "conversations": []}
+        row = _without_none(row)
+        columns = {kind: self._column(row, name) for kind, name in COLUMNS.items()}
+        conversations = [self._conversation(*found, columns) for found in self._find_conversations(row)]
+        if not self.problems:
+            self._check_beginnings(conversations)
+        name = row.get("id")
+        if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+            self.problems.append(f"`id` must be a string, got {_shown(name)}.")
+        return {"id": None if name is None else str(name), "conversations": conversations}
+
+    def _find_conversations(self, row: dict) -> list[tuple[str, Any]]:
+        """Each with the name of its place in the row."""
+        forms = [form for form in ("messages", "conversations", "prompt") if form in row]
+        if len(forms) != 1:
+            found = " and ".join(f"`{form}`" for form in forms) or f"only {sorted(map(str, row))}"
+            self.problems.append(
+                f"A row holds its words under one of `messages`, `conversations`, or `prompt` and `completion`; this "
+                f"one has {found}."
+            )
+            return []
+        if forms == ["messages"]:
+            return [("messages", row["messages"])]
+        if forms == ["prompt"]:
+            parts = [row["prompt"], row.get("completion")]
+            if not all(isinstance(part, (list, tuple)) for part in parts):
+                self.problems.append(
+                    f"`prompt` and `completion` must both be lists of messages, got {_shown(parts[0])} and "
+                    f'{_shown(parts[1])}; write the words as [{{"role": ..., "content": ...}}].'
+                )
+                return []
+            return [("prompt + completion", [message for part in parts for message in part])]
+        conversations = row["conversations"]
+        if not isinstance(conversations, (list, tuple)) or not conversations:
+            self.problems.append(f"`conversations` must be a list of lists of messages, got {_shown(conversations)}.")
+            return []
+        if any(isinstance(entry, Mapping) for entry in conversations):
+            self.problems.append(
+                "`conversations` must be a list of conversations, each a list of messages with `role` and `content`, "
+                "but it holds messages; put a single conversation under `messages`."
+            )
+            return []
+        return [(f"conversations[{number}]", messages) for number, messages in enumerate(conversations)]
+
+    def _conversation(self, place: str, messages: Any, columns: dict[str, list]) -> list[dict]:
+        if not isinstance(messages, (list, tuple)) or not messages:
+            self.problems.append(f"`{place}` must be a list of messages, got {_shown(messages)}.")
+            return []
+        used = dict.fromkeys(columns, 0)
+        read = [self._message(f"{place}[{number}]", message, columns, used) for number, message in enumerate(messages)]
+        if not any(message.get("role") == "assistant" for message in read):
+            self.problems.append(f"`{place}` has no assistant turn: there is nothing to learn; add the answer.")
+        for kind, entries in columns.items():
+            if used[kind] != len(entries):
+                self.problems.append(
+                    f"`{COLUMNS[kind]}` has {len(entries)} entries but `{place}` has {used[kind]} {kind} parts without "
+                    f'a medium of their own; write one {{"type": "{kind}"}} part for every entry.'
+                )
+        return read
+
+    def _message(self, place: str, message: Any, columns: dict[str, list], used: dict[str, int]) -> dict:
+        if not isinstance(message, Mapping):
+            self.problems.append(f"`{place}` must be an object with `role` and `content`, got {_shown(message)}.")
+            return {}
+        message = _without_none(message)
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            self.problems.append(f"`{place}` has the role {_shown(role)}; known are {', '.join(ROLES)}.")
+        if isinstance(content, (list, tuple)):
+            parts = [
+                self._part(f"{place}.content[{number}]", part, columns, used) for number, part in enumerate(content)
+            ]
+            content = [part for part in parts if part]
+            if role == "assistant" and any(part["type"] != "text" for part in content):
+                self.problems.append(f"`{place}` is an assistant turn with media; answers are text, so move them.")
+        elif not isinstance(content, str):
+            self.problems.append(f"`{place}.content` must be a string or a list of parts, got {_shown(content)}.")
+            content = []
+        return {**message, "content": content}
+
+    def _part(self, place: str, part: Any, columns: dict[str, list], used: dict[str, int]) -> dict | None:
+        if not isinstance(part, Mapping):
+            self.problems.append(
+                f'`{place}` must be an object such as {{"type": "text", "text": ...}}, got {_shown(part)}.'
+            )
+            return None
+        part = _without_none(part)
+        kind = part.get("type")
+        if isinstance(kind, str) and kind.endswith("_url") and kind.removesuffix("_url") in COLUMNS and kind in part:
+            url = part.pop(kind)
+            kind = kind.removesuffix("_url")
+            part = {**part, "type": kind, "url": url.get("url") if isinstance(url, Mapping) else url}
+        if kind not in PART_KEYS:
+            self.problems.append(f"`{place}` has the type {_shown(kind)}; known are {', '.join(PART_KEYS)}.")
+            return None
+        if unknown := sorted(map(str, part.keys() - PART_KEYS[kind] - {"type"})):
+            known = ", ".join(sorted(PART_KEYS[kind]))
+            self.problems.append(f"`{place}` has unknown keys {unknown}; a part of type {kind!r} has {known}.")
+        if kind == "text":
+            if isinstance(part.get("text"), str):
+                return part
+            self.problems.append(f"`{place}.text` must be a string, got {_shown(part.get('text'))}.")
+            return None
+        return self._medium(place, kind, part, columns, used)
+
+    def _medium(self, place: str, kind: str, part: dict, columns: dict[str, list], used: dict[str, int]) -> dict | None:
+        keys = [key for key in SOURCE_KEYS[kind] if key in part]
+        if len(keys) > 1:
+            self.problems.append(f"`{place}` holds several media, under {' and '.join(keys)}; leave one.")
+            return None
+        if keys:
+            source = self._source(f"{place}.{keys[0]}", kind, part[keys[0]], is_encoded=keys[0] == "base64")
+            key = keys[0]
+        else:
+            number, key = used[kind], kind
+            used[kind] += 1
+            if number >= len(columns[kind]):
+                if not columns[kind]:
+                    self.problems.append(
+                        f"`{place}` has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}, or into the "
+                        f"list `{COLUMNS[kind]}` of the row."
+                    )
+                    used[kind] -= 1
+                return None
+            source = self._source(f"{COLUMNS[kind]}[{number}]", kind, columns[kind][number])
+        if "audio" in part and kind == "video":
+            part = {**part, "audio": self._source(f"{place}.audio", "audio", part["audio"])}
+        return None if source is None else {**part, key: source}
+
+    def _column(self, row: dict, name: str) -> list:
+        entries = row.get(name, [])
+        if isinstance(entries, (list, tuple)):
+            return list(entries)
+        self.problems.append(f"`{name}` must be a list with one entry per part, got {_shown(entries)}.")
+        return []
+
+    def _source(self, place: str, kind: str, source: Any, is_encoded: bool = False) -> Any:
+        """A medium as the processor takes it; None, and a problem, if there is none."""
+        if isinstance(source, Mapping):
+            held = _without_none(source)
+            if kind == "audio" and {"array", "sampling_rate"} <= held.keys():
+                return {name: held[name] for name in ("array", "sampling_rate")}
+            if not held.keys() & {"bytes", "path"}:
+                forms = '"bytes" or "path"' + (', or "array" and "sampling_rate"' if kind == "audio" else "")
+                self.problems.append(f"`{place}` is an object with {sorted(map(str, held))}; it needs {forms}.")
+                return None
+            # the path beside bytes only names them
+            source = held["bytes"] if "bytes" in held else held["path"]
+        if type(source).__module__.partition(".")[0] in ("torchcodec", "datasets"):
+            feature = kind.capitalize()
+            self.problems.append(
+                f"`{place}` is a {type(source).__name__}; let this package decode it: cast the column to "
+                f"{feature}(decode=False)."
+            )
+            return None
+        is_wrong_list = isinstance(source, (list, tuple)) and kind == "image"
+        if source is None or isinstance(source, (bool, int, float)) or is_wrong_list or _is_empty(source):
+            self.problems.append(f"`{place}` must be one {kind}: a path, bytes or an array, got {_shown(source)}.")
+            return None
+        if isinstance(source, (str, os.PathLike)):
+            return source if is_encoded else self._path(os.fspath(source))
+        if kind == "video" and isinstance(source, (list, tuple)):
+            frames = [self._source(f"{place}[{number}]", "image", frame) for number, frame in enumerate(source)]
+            return None if any(frame is None for frame in frames) else frames
+        return source
+
+    def _path(self, path: str) -> str:
+        if self.media_root is None or _URL.match(path):
+            return path
+        return os.path.abspath(os.path.join(self.media_root, path))
+
+    def _check_beginnings(self, conversations: list[list[dict]]) -> None:
+        first, *others = map(_beginning, conversations or [[]])
+        for number, other in enumerate(others, 1):
+            if not _is_same(first, other):
+                self.problems.append(
+                    f"`conversations[{number}]` does not begin with the same media, and the same words before the last "
+                    "medium, as `conversations[0]`; write it as a row of its own."
+                )
+
+
+def _beginning(messages: list[dict]) -> list:
+    """What stands up to the last medium: roles, the words between, and the media parts."""
+    turns, end = [], 0
+    for message in messages:
+        content, words = message["content"], ""
+        turns.append(message["role"])
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text":
+                words += part["text"]
+            else:
+                turns += [words, part]
+                words, end = "", len(turns)
+        turns.append(words)
+    return turns[:end]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, (np.ndarray, torch.Tensor)):
+        return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
+    return bool(one == other)
+
+
+def _without_none(mapping: Mapping) -> dict:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _is_empty(source: Any) -> bool:
+    return isinstance(source, (str, bytes, list, tuple)) and not source
+
+
+def _shown(value: Any) -> str:
+    """A value as an error quotes it: what was written, if that is short."""
+    if isinstance(value, Mapping):
+        return f"an object with {sorted(map(str, value))}"
+    if isinstance(value, (str, int, float, type(None))):
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+    return f"an empty {type(value).__name__}" if _is_empty(value) else f"a {type(value).__name__}"
+
+
+class RowDataset(Dataset):
+    """Rows by their number, as [`normalize_row`] returns them.
+
+    Args:
+        media_root: where relative paths of media begin.
+        on_bad_row: "raise" the [`RowError`] of a row that cannot be used, or "return" it as `{"error": RowError}` in
+            the row's place, which [`normalize_row`] raises: then whoever collates rows decides what becomes of it.
+    """
+
+    def __init__(self, media_root: str | os.PathLike | None = None, on_bad_row: str = "raise"):
+        if on_bad_row not in ("raise", "return"):
+            raise ValueError(f'`on_bad_row` must be "raise" or "return", got {on_bad_row!r}.')
+        self.media_root, self.on_bad_row = media_root, on_bad_row
+
+    def raw(self, index: int) -> Mapping:
+        """The row as it was written."""
+        raise NotImplementedError
+
+    def line_number(self, index: int) -> int:
+        """Where a row stands, counted from 1."""
+        return index + 1
+
+    def place(self, index: int) -> str:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]  # also from the end; IndexError outside
+        try:
+            return _usable(self.raw(index), self.media_root, self.on_bad_row)
+        except RowError as error:
+            error.place = error.place or self.place(index)
+            if self.on_bad_row == "return":
+                return {"error": error}
+            raise
+
+
+class JsonlDataset(RowDataset):
+    """Rows of a JSON-lines file; blank lines are skipped.
+
+    Only the places of the lines are held in memory, 16 bytes a row, and nothing is copied to a cache. `datasets` reads
+    such files too, but stops at the first broken line and does not know the lines' numbers, and before its `Json` type
+    it could not hold a `content` that is a string in one row and a list in the next.
+
+    Raises:
+        RowError: for a file without rows; from a row that is no JSON, with file and line number.
+    """
+
+    def __init__(self, path: str | os.PathLike, media_root: str | os.PathLike | None = None, on_bad_row: str = "raise"):
+        super().__init__(media_root, on_bad_row)
+        self.path = os.fspath(path)
+        self._offsets, self._line_numbers = array("Q"), array("Q")
+        offset = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    self._offsets.append(offset)
+                    self._line_numbers.append(number)
+                offset += len(line)
+        if not self._offsets:
+            raise RowError("It has no rows; write one JSON object per line.", place=self.path)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def line_number(self, index: int) -> int:
+        return self._line_numbers[index]
+
+    def place(self, index: int) -> str:
+        return f"{self.path}, line {self.line_number(index)}"
+
+    def raw(self, index: int) -> Mapping:
+        # opened anew each time: an open file shared by forked workers would share its position too
+        with open(self.path, "rb") as file:
+            file.seek(self._offsets[index])
+            line = file.readline()
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problem = f"This is no JSON ({error}); every line must be one whole JSON object in UTF-8."
+            raise RowError(problem, place=self.place(index)) from error
+
+
+class _StoredDataset(RowDataset):
+    """Rows of a `datasets.Dataset`, with images, sounds and videos left undecoded: the processor reads them."""
+
+    def __init__(self, dataset, name: str, media_root=None, on_bad_row: str = "raise"):
+        super().__init__(media_root, on_bad_row)
+        self.name = name
+        self.features = _undecoded(dataset.features)
+        self.table = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def place(self, index: int) -> str:
+        return f"{self.name}, row {self.line_number(index)}"
+
+    def raw(self, index: int) -> Mapping:
+        return self.features.decode_example(self.table[index].to_pylist()[0])
+
+
+def load_rows(
+    data: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str = "train",
+    media_root: str | os.PathLike | None = None,
+    streaming: bool = False,
+    on_bad_row: str = "raise",
+):
+    """A dataset of rows in the form of [`normalize_row`].
+
+    Args:
+        data: a JSON-lines file (`.jsonl`, `.ndjson`, `.json`), a parquet file, a folder that `datasets` wrote
+            (`save_to_disk`) or can read, or the name of a dataset on the Hub; or several of these, which are joined.
+        split: of a folder or a dataset of the Hub.
+        media_root: where relative paths of media begin.
+        streaming: read parquet files, folders and the Hub from front to back, as a `datasets.IterableDataset`. A
+            JSON-lines file is never held in memory, so it stays as it is, and cannot be joined with streams.
+        on_bad_row: as in [`RowDataset`].
+    """
+    options = {"split": split, "media_root": media_root, "streaming": streaming, "on_bad_row": on_bad_row}
+    if isinstance(data, (list, tuple)):
+        if not data:
+            raise ValueError("`data` is an empty list; name at least one file, folder or dataset.")
+        return _joined([load_rows(one, **options) for one in data])
+    name = os.fspath(data)
+    if Path(name).suffix in JSON_LINES:
+        return JsonlDataset(name, media_root, on_bad_row)
+    is_local = os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or name.endswith(".parquet")
+    if is_local and not os.path.exists(name):
+        raise FileNotFoundError(f"{name} does not exist; give a file, a folder or the name of a dataset on the Hub.")
+    dataset = _load_stored(name, split, streaming)
+    if not streaming:
+        return _StoredDataset(dataset, name, media_root, on_bad_row)
+    columns = dataset.column_names or list(next(iter(dataset.take(1)), {}))
+    if dataset.features is not None:
+        dataset = dataset.cast(_undecoded(dataset.features))
+    return dataset.map(
+        partial(_usable, media_root=media_root, on_bad_row=on_bad_row, place=f"A row of {name}"),
+        remove_columns=columns,
+    )
+
+
+def _load_stored(name: str, split: str, streaming: bool):
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"{name} needs the package datasets: pip install 'omnivinci-hf[train]'") from error
+    folder = Path(name)
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        dataset = datasets.load_from_disk(name)
+        if isinstance(dataset, datasets.DatasetDict):
+            if split not in dataset:
+                raise ValueError(f"{name} has no split {split!r}; it has {', '.join(dataset)}.")
+            dataset = dataset[split]
+        return dataset.to_iterable_dataset() if streaming else dataset
+    if folder.suffix == ".parquet":
+        return datasets.load_dataset("parquet", data_files=name, split="train", streaming=streaming)
+    if folder.is_file():
+        raise ValueError(f"{name} is of no known kind; give JSON lines ({', '.join(JSON_LINES)}) or .parquet.")
+    return datasets.load_dataset(name, split=split, streaming=streaming)
+
+
+def _joined(parts: list):
+    streams = [part for part in parts if not isinstance(part, RowDataset)]
+    if not streams:
+        return ConcatDataset(parts) if len(parts) > 1 else parts[0]
+    if len(streams) < len(parts):
+        raise ValueError("JSON-lines files and streams cannot be joined; leave out `streaming`, or give one kind.")
+    # `datasets` would try to make Arrow tables of the rows, which hold anything
+    return ChainDataset(streams) if len(streams) > 1 else streams[0]
+
+
+def _usable(row: Mapping, media_root=None, on_bad_row: str = "raise", place: str = "") -> dict[str, Any]:
+    try:
+        return normalize_row(row, media_root)
+    except RowError as error:
+        error.place = error.place or place
+        if on_bad_row == "return":
+            return {"error": error}
+        raise
+
+
+def _undecoded(feature):
+    """The same features of `datasets`, with images, sounds and videos as stored bytes and paths."""
+    from datasets import Audio, Image, LargeList, List, Video
+
+    if isinstance(feature, dict):
+        return type(feature)({name: _undecoded(value) for name, value in feature.items()})
+    if isinstance(feature, (List, LargeList)):
+        feature = copy.copy(feature)
+        feature.feature = _undecoded(feature.feature)
+    elif isinstance(feature, (Audio, Image, Video)):
+        feature = copy.copy(feature)
+        feature.decode = False
+    return feature

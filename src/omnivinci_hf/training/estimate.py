@@ -1,0 +1,502 @@
+"""How much memory one process of a training run will need, by formula from the config alone.
+
+Nothing is run and no weights are read: the model is built on the meta device to count its parameters, and what the
+forward pass keeps for the backward pass is counted layer by layer, as PyTorch 2.x and Transformers' modules keep it
+(attention `sdpa` with a fused kernel, whose score matrix is never stored).
+
+Words used below: `T` tokens of a batch (rows times length), `d` hidden size, `f` width of the feed-forward network, `q`
+and `kv` widths of the queries and of the keys, `V` vocabulary. Three sizes in bytes depend on `dtype`:
+
+    dtype       weights   stream   product     meaning
+    float32        4         4        4        everything in float32
+    bfloat16       2         2        2        weights loaded in bfloat16; `TrainingArguments(bf16=...)` changes little
+    mixed          4         4        2        float32 weights and `TrainingArguments(bf16=True)`: autocast
+
+"stream" is the residual stream and what norms return, "product" what matrix products read and return.
+
+**Before a step** the process holds the weights, the state of the optimizer (AdamW: two numbers per learning parameter,
+in the weights' dtype: there is no float32 master copy of bfloat16 weights; with `mixed` the weights themselves are the
+master copy) and, with several processes and no sharding, DDP's buckets, as large as the gradients.
+
+**Kept by the forward pass**, per token, of each part that gradients pass through ("learns": its own weights, too):
+
+    decoder layer   2 norms: each 4 d (its input in float32), and if it learns stream d (before its weight)
+                    inputs of products, if it learns: product d twice (qkv, gate and up), with `mixed` five times, as
+                    each product makes a copy of its own
+                    attention: product (2 q + 2 kv) for queries, keys, values and result, and 4 bytes per head
+                    feed-forward: product 3 f, and product f more if it learns
+    encoder layer   2 norms: stream d each; inputs of products, if it learns: product d twice, `mixed` four times
+                    attention: product 4 d; feed-forward: product f, and product f more if it learns
+    projector       its norm: stream w and product w (w: the joined patches' width) per embedding; product 2 d
+    checkpointed    stream d alone, per layer of either kind
+    lm_head, loss   product d; 4 V: the log-probabilities, in float32
+    LoRA            inputs of products: with bfloat16 weights a float32 copy for each, with float32 ones 4 (2 d + f),
+                    with `mixed` a bfloat16 copy for each; and 4 bytes times the rank for each
+
+A frozen tower stands before everything that learns: it keeps nothing. A frozen language model keeps what gradients need
+on their way to the projectors. With `mixed`, every product also keeps a bfloat16 copy of its weights until its backward
+pass (2 bytes per parameter; with checkpointing, until the end of the forward pass).
+
+**The peak** is the largest of: the forward pass (what was kept so far and what the part needs meanwhile); the backward
+pass, which goes through the parts in reverse, frees what they kept and leaves gradients (the loss alone needs 8 V more,
+for two float32 gradients of the logits); the step of the (fused) optimizer. So it is less than the sum of the rows.
+
+Not counted: the CUDA context (0.5 to 1 GB), fragmentation of the allocator, buffers of NCCL and of CUDA libraries, the
+masks of padded rows (rows count as full), one dequantized weight at a time, the float32 copies that peft's
+`prepare_model_for_kbit_training` makes of what is not quantized, and OmniAlignNet's activations (under 1 % of the
+language model's). An image counts as one frame per tile; a batch without video or sound runs one dummy frame or window,
+as the collator's does. Frozen towers keep nothing only if no hook makes their inputs require gradients: Transformers'
+`gradient_checkpointing_enable` puts such hooks on, and `disable_input_require_grads` takes them off.
+
+`benchmarks/train_memory.py` compares the formulas with what PyTorch allocates. Sharding and quantization are not
+measured.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..configuration_omnivinci import OmniVinciConfig
+from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..time_embedding_omnivinci import MAX_BLOCK_ELEMENTS
+
+
+MODULES = (
+    "vision_tower",
+    "vision_projector",
+    "audio_tower",
+    "audio_projector",
+    "language_model",
+    "lm_head",
+    "omni_align_net",
+)
+# bytes of (weights, stream, product), see above
+PRECISIONS = {"float32": (4, 4, 4), "bfloat16": (2, 2, 2), "mixed": (4, 4, 2)}
+# bytes per parameter of the state: AdamW's two numbers in the weights' dtype, or in 8 bits with a float32 per 256
+OPTIMIZERS = {"adamw": None, "adamw_8bit": 2 * (1 + 4 / 256), "sgd": 0}
+# bytes per weight: int8 (its scales per row are small), 4 bits with a float32 per 64
+QUANTIZED = {"int8": 1, "nf4": 0.5 + 4 / 64}
+SHARDING = ("none", "fsdp", "zero3")
+MEL_FRAMES_PER_SEC = 100
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one process. `total` is the most at any time and `when` says at which; the other numbers are the most
+    of each kind, which are not all there at the same time. `copies` are autocast's of the weights.
+    """
+
+    weights: float
+    optimizer: float
+    communication: float
+    gradients: float
+    activations: float
+    copies: float
+    logits: float
+    total: float
+    when: str
+    num_parameters: int
+    num_trainable: int
+    seq_len: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Parameters of a part: all, those that can learn, and of these the weights of matrix products."""
+
+    total: int = 0
+    learnable: int = 0
+    products: int = 0
+
+
+@dataclass
+class _Stage:
+    """A part of the model in the order of the forward pass.
+
+    Bytes: `kept` from its forward to its backward pass, `copies` likewise but of weights, `during` to the end of the
+    whole forward pass, `forward` and `backward` only while the pass is in this part, `gradients` left behind.
+    """
+
+    name: str
+    kept: float = 0
+    copies: float = 0
+    during: float = 0
+    forward: float = 0
+    backward: float = 0
+    gradients: float = 0
+
+
+def estimate_memory(
+    config: OmniVinciConfig,
+    trainable: Mapping[str, bool] | Iterable[str],
+    *,
+    dtype: str = "bfloat16",
+    batch_size: int = 1,
+    num_frames: int = 0,
+    audio_sec: float = 0.0,
+    text_tokens: int = 512,
+    gradient_checkpointing: bool = False,
+    optimizer: str = "adamw",
+    lora_rank: int | None = None,
+    quantization: str | None = None,
+    num_processes: int = 1,
+    sharding: str = "none",
+) -> MemoryEstimate:
+    """The memory that each process of a training run needs; the module's docstring has the formulas.
+
+    Args:
+        trainable: names of the parts that learn, out of `MODULES`, or whether each does.
+        dtype: "float32", "bfloat16" (weights loaded so), or "mixed" (float32 weights, `bf16=True`).
+        batch_size: rows of one process and step; accumulated gradients add nothing to what is counted.
+        num_frames, audio_sec, text_tokens: of each row; an image counts as one frame per tile.
+        optimizer: "adamw" (the fused one, Trainer's default), "adamw_8bit" or "sgd".
+        lora_rank: of adapters on all products of the language model's layers, kept in float32.
+        quantization: of the language model's layers: None, "int8" or "nf4".
+        num_processes, sharding: "none" repeats everything on each process (DDP); "fsdp" and "zero3" share weights,
+            gradients and the optimizer's state out.
+    """
+    _check_choices(dtype=(dtype, PRECISIONS), optimizer=(optimizer, OPTIMIZERS), sharding=(sharding, SHARDING))
+    if quantization is not None:
+        _check_choices(quantization=(quantization, QUANTIZED))
+    learns = _trainable(trainable, config)
+    if quantization and learns["language_model"]:
+        raise ValueError("A quantized language model cannot learn itself: give `lora_rank`, or leave it out.")
+    counts = count_parameters(config)
+    run = _Run(
+        config, learns, counts, dtype, batch_size, num_frames, audio_sec, text_tokens, gradient_checkpointing, lora_rank
+    )
+    if not any(counts[name].learnable for name, learning in learns.items() if learning) and not lora_rank:
+        raise ValueError(f"Nothing learns; name one of {', '.join(MODULES)} in `trainable`, or give `lora_rank`.")
+    return _add_up(run, optimizer, quantization, num_processes, sharding)
+
+
+def _check_choices(**options: tuple[str, Iterable[str]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f"`{name}`={value!r} is unknown; choose one of {', '.join(known)}.")
+
+
+def _trainable(trainable: Mapping[str, bool] | Iterable[str], config: OmniVinciConfig) -> dict[str, bool]:
+    if not isinstance(trainable, Mapping):
+        trainable = dict.fromkeys(trainable, True)
+    if unknown := sorted(set(trainable) - set(MODULES)):
+        raise ValueError(f"`trainable` has unknown parts {unknown}; known are {', '.join(MODULES)}.")
+    if trainable.get("omni_align_net") and config.omni_align_config is None:
+        raise ValueError("`omni_align_net` cannot learn: the config has no `omni_align_config`; set it to {}.")
+    return {name: bool(trainable.get(name, False)) for name in MODULES}
+
+
+def count_parameters(config: OmniVinciConfig) -> dict[str, _Counts]:
+    """Of each part of the model, and of its "embed_tokens"; exact, from the model on the meta device.
+
+    Weights that the words' embedding and the head share are counted with the former.
+    """
+    with torch.device("meta"):
+        model = OmniVinciForConditionalGeneration(config)
+    model.tie_weights()
+    products = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d))
+    }
+    found = {name: [0, 0, 0] for name in (*MODULES, "embed_tokens", "others")}
+    for name, parameter in model.named_parameters():
+        part = next((part for part in ("embed_tokens", *MODULES) if part in name.split(".")), "others")
+        is_run = parameter.requires_grad  # layers that never run are frozen from the start
+        for index, is_counted in enumerate((True, is_run, is_run and id(parameter) in products)):
+            found[part][index] += parameter.numel() * is_counted
+    return {name: _Counts(*numbers) for name, numbers in found.items()}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The settings, and what each part of the model keeps under them."""
+
+    config: OmniVinciConfig
+    learns: Mapping[str, bool]
+    counts: Mapping[str, _Counts]
+    dtype: str
+    batch_size: int
+    num_frames: int
+    audio_sec: float
+    text_tokens: int
+    checkpointing: bool
+    lora_rank: int | None
+
+    @property
+    def weight(self) -> int:
+        return PRECISIONS[self.dtype][0]
+
+    @property
+    def stream(self) -> int:
+        return PRECISIONS[self.dtype][1]
+
+    @property
+    def product(self) -> int:
+        return PRECISIONS[self.dtype][2]
+
+    @property
+    def is_mixed(self) -> bool:
+        return self.dtype == "mixed"
+
+    @property
+    def video_embeds(self) -> int:
+        vision = self.config.vision_config
+        side = math.ceil(vision.image_size // vision.patch_size / self.config.spatial_merge_size)
+        sizes = self.config.video_pool_sizes
+        return sum(math.ceil(self.num_frames / t) * math.ceil(side / h) * math.ceil(side / w) for t, h, w in sizes)
+
+    @property
+    def num_windows(self) -> int:
+        return math.ceil(self.audio_sec * MEL_FRAMES_PER_SEC / self.config.audio_window_frames)
+
+    @property
+    def audio_embeds(self) -> int:
+        return self.num_windows * self.config.audio_window_embeds
+
+    @property
+    def seq_len(self) -> int:
+        return self.video_embeds + self.audio_embeds + self.text_tokens
+
+    @property
+    def num_adapter_parameters(self) -> int:
+        sizes = self._products()
+        return (self.lora_rank or 0) * self.config.text_config.num_hidden_layers * sum(map(sum, sizes))
+
+    def gradients(self, name: str) -> int:
+        learns = self.learns["language_model" if name == "embed_tokens" else name]
+        return self.counts[name].learnable * self.weight * learns
+
+    @property
+    def gathered(self) -> int:
+        """What FSDP and ZeRO-3 gather: the words' embedding and the head, two decoder layers, and one's gradients."""
+        layer = self.counts["language_model"].total / self.config.text_config.num_hidden_layers
+        ends = self.counts["embed_tokens"].total + self.counts["lm_head"].total
+        return self.product * (ends + 2 * layer) + self.weight * layer * self.learns["language_model"]
+
+    def _products(self) -> list[tuple[int, int]]:
+        """Input and output widths of the products of a decoder layer."""
+        d, f, q, kv = self._text_sizes()
+        return [(d, q), (d, kv), (d, kv), (q, d), (d, f), (d, f), (f, d)]
+
+    def _text_sizes(self) -> tuple[int, int, int, int]:
+        text = self.config.text_config
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
+        return text.hidden_size, text.intermediate_size, queries, keys
+
+    def stages(self) -> list[_Stage]:
+        learns = self.learns
+        reaches_words = any(learns[name] for name in MODULES[:5]) or bool(self.lora_rank)
+        words = [*self._words(reaches_words), *self._head(reaches_words)]
+        return [self._inputs(), *self._vision(), *self._audio(), *words]
+
+    def _inputs(self) -> _Stage:
+        audio = self.config.audio_config
+        pixels = self.num_frames * 3 * self.config.vision_config.image_size**2
+        mel = self.num_windows * audio.num_mel_bins * self.config.audio_window_frames
+        return _Stage("inputs", during=self.batch_size * 4 * (pixels + mel))
+
+    def _vision(self) -> list[_Stage]:
+        config, vision = self.config, self.config.vision_config
+        layer, layers = config.vision_feature_layer, vision.num_hidden_layers
+        patches = (vision.image_size // vision.patch_size) ** 2
+        num_frames = max(1, self.batch_size * self.num_frames)  # a batch without any gets a dummy
+        tokens = num_frames * patches
+        tower = self._encoder(
+            "vision_tower",
+            layer if layer >= 0 else layers + 1 + layer,
+            tokens,
+            vision.hidden_size,
+            vision.intermediate_size,
+            before=self.product * 3 * vision.patch_size**2 * tokens,
+        )
+        side = math.ceil(math.isqrt(patches) / config.spatial_merge_size)
+        num_embeds = num_frames * side**2
+        width = config.vision_feature_size * config.spatial_merge_size**2
+        return [*tower, self._projector("vision", num_embeds, width, has_norm=True)]
+
+    def _audio(self) -> list[_Stage]:
+        audio, frames = self.config.audio_config, self.config.audio_window_frames
+        d = getattr(audio, "d_model", None) or audio.hidden_size
+        windows = max(1, self.batch_size * self.num_windows)
+        # two convolutions, the second with stride 2, and their activations
+        before = self.product * windows * frames * (audio.num_mel_bins + 2 * d + d / 2)
+        width = getattr(audio, "encoder_ffn_dim", None) or audio.intermediate_size
+        num_layers = getattr(audio, "encoder_layers", None) or audio.num_hidden_layers
+        tower = self._encoder("audio_tower", num_layers, windows * frames // 2, d, width, before)
+        merged = self.config.audio_feature_size * self.config.audio_merge_size
+        num_embeds = windows * self.config.audio_window_embeds
+        return [*tower, self._projector("audio", num_embeds, merged, has_norm=False)]
+
+    def _encoder(self, name: str, num_layers: int, tokens: int, d: int, f: int, before: float) -> list[_Stage]:
+        during = tokens * d * self.stream  # the output, which the features hold
+        needed = tokens * (2 * self.stream * d + 2 * self.product * f)
+        if not self.learns[name]:
+            return [_Stage(name, during=during, forward=needed)]
+        inputs = (4 if self.is_mixed else 2) * self.product * d
+        kept = tokens * (2 * self.stream * d + inputs + 4 * self.product * d + 2 * self.product * f)
+        counts = self.counts[name]
+        stage = _Stage(
+            name,
+            kept=kept,
+            copies=2 * counts.products / num_layers * self.is_mixed,
+            forward=tokens * self.stream * d,
+            backward=tokens * (2 * self.stream * d + 2 * self.product * f),
+            gradients=self.gradients(name) / num_layers,
+        )
+        if self.checkpointing:
+            stage = self._checkpointed(stage, tokens * self.stream * d)
+        return [_Stage(name, kept=before, during=during), *[stage] * num_layers]
+
+    def _checkpointed(self, stage: _Stage, kept: float) -> _Stage:
+        """The same layer, of which only the input is kept and the rest made again for its backward pass."""
+        return replace(
+            stage,
+            kept=kept,
+            copies=0,
+            during=stage.copies,
+            forward=stage.kept + stage.forward,
+            backward=stage.kept + stage.copies + stage.backward,
+        )
+
+    def _projector(self, kind: str, num_embeds: int, width: int, has_norm: bool) -> _Stage:
+        name, d = f"{kind}_projector", self.config.text_config.hidden_size
+        learns, passes = self.learns[name], self.learns[name] or self.learns[f"{kind}_tower"]
+        kept = (has_norm * self.stream * width + self.product * d) * passes + self.product * (width + d) * learns
+        rotated = getattr(self.config, f"{'video' if kind == 'vision' else kind}_time_embedding").num_channels(d)
+        turning = 5 * 8 * min(num_embeds * rotated, MAX_BLOCK_ELEMENTS)
+        return _Stage(
+            name,
+            kept=num_embeds * kept,
+            copies=2 * self.counts[name].products * passes * self.is_mixed,
+            during=num_embeds * 2 * self.stream * d,
+            forward=max(turning, num_embeds * 2 * self.stream * width),
+            backward=num_embeds * (2 * self.stream * width * passes + self.product * d),
+            gradients=self.gradients(name),
+        )
+
+    def _words(self, passes: bool) -> list[_Stage]:
+        text = self.config.text_config
+        d, f, q, kv = self._text_sizes()
+        tokens, learns = self.batch_size * self.seq_len, self.learns["language_model"]
+        words = _Stage("embed_tokens", forward=3 * tokens * self.stream * d, gradients=self.gradients("embed_tokens"))
+        needed = self.stream * 2 * d + self.product * 3 * f
+        counts = self.counts["language_model"]
+        stage = _Stage(
+            "language_model",
+            kept=tokens * self._kept_by_decoder_layer(learns) * passes,
+            copies=2 * counts.products / text.num_hidden_layers * self.is_mixed * passes,
+            forward=tokens * (self.stream * 2 * d if passes else needed),
+            backward=tokens * needed * passes,
+            gradients=(self.gradients("language_model") + 4 * self.num_adapter_parameters) / text.num_hidden_layers,
+        )
+        if self.checkpointing and passes:
+            stage = self._checkpointed(stage, tokens * self.stream * d)
+        return [words, *[stage] * text.num_hidden_layers]
+
+    def _kept_by_decoder_layer(self, learns: bool) -> float:
+        """Bytes per token."""
+        d, f, q, kv = self._text_sizes()
+        kept = 2 * 4 * d + self.product * (2 * q + 2 * kv) + 4 * self.config.text_config.num_attention_heads
+        kept += self.product * 3 * f
+        if learns:
+            kept += 2 * self.stream * d + (5 if self.is_mixed else 2) * self.product * d + self.product * f
+        if self.lora_rank:
+            inputs = sum(width for width, _ in self._products())
+            copies = {"float32": 4 * (2 * d + f), "bfloat16": 4 * inputs, "mixed": 2 * inputs}[self.dtype]
+            kept += copies + 4 * self.lora_rank * len(self._products())
+        return kept
+
+    def _head(self, passes: bool) -> list[_Stage]:
+        tokens, text = self.batch_size * self.seq_len, self.config.text_config
+        d, logits = text.hidden_size, tokens * text.vocab_size
+        learns = self.learns["lm_head"]
+        norm = 4 + self.stream * self.learns["language_model"]
+        head = _Stage(
+            "lm_head",
+            kept=tokens * d * (norm * passes + self.product * learns),
+            copies=2 * self.counts["lm_head"].products * self.is_mixed,
+            during=logits * self.product,
+            backward=logits * self.product,
+            gradients=self.gradients("lm_head"),
+        )
+        upcast = 0 if self.product == 4 else 4
+        return [head, _Stage("loss", kept=4 * logits, forward=upcast * logits, backward=8 * logits)]
+
+
+def _add_up(run: _Run, optimizer: str, quantization: str | None, num_processes: int, sharding: str) -> MemoryEstimate:
+    is_sharded = sharding != "none" and num_processes > 1
+    share = num_processes if is_sharded else 1
+    weight = 2 if sharding == "zero3" and run.is_mixed else run.weight
+    num_parameters = sum(counts.total for counts in run.counts.values())
+    quantized = run.counts["language_model"].products if quantization else 0
+    adapters = run.num_adapter_parameters
+    num_trainable = adapters + sum(run.gradients(name) for name in (*MODULES, "embed_tokens")) // run.weight
+
+    weights = (num_parameters - quantized) * weight + quantized * QUANTIZED.get(quantization, 0) + 4 * adapters
+    stages = run.stages()
+    gradients = sum(stage.gradients for stage in stages)
+    state = 2 * gradients if OPTIMIZERS[optimizer] is None else num_trainable * OPTIMIZERS[optimizer]
+    if sharding == "zero3" and weight == 2:
+        state = 12 * num_trainable
+    communication = 0
+    if is_sharded:
+        communication = run.gathered
+    elif num_processes > 1:
+        communication = gradients
+    peak, when = _peak([replace(stage, gradients=stage.gradients / share) for stage in stages])
+    return MemoryEstimate(
+        weights=weights / share,
+        optimizer=state / share,
+        communication=communication,
+        gradients=gradients / share,
+        activations=sum(stage.kept for stage in stages[:-1]),
+        copies=sum(stage.copies for stage in stages),
+        logits=stages[-1].kept + stages[-1].backward,
+        total=(weights + state) / share + communication + peak,
+        when=when,
+        num_parameters=num_parameters + adapters,
+        num_trainable=num_trainable,
+        seq_len=run.seq_len,
+    )
+
+
+def _peak(stages: list[_Stage]) -> tuple[float, str]:
+    """The most bytes that a step holds beside weights and state, and when."""
+    moments, held = [], 0.0
+    for stage in stages:
+        held += stage.kept + stage.copies + stage.during
+        moments.append((held + stage.forward, f"forward pass, {stage.name}"))
+    held -= sum(stage.during for stage in stages)
+    for stage in reversed(stages):
+        held += stage.gradients
+        moments.append((held + stage.backward, f"backward pass, {stage.name}"))
+        held -= stage.kept + stage.copies
+    moments.append((held, "step of the optimizer"))
+    return max(moments)
+
+
+def format_estimate(estimate: MemoryEstimate) -> str:
+    """A table in GiB."""
+    rows = {
+        "weights": estimate.weights,
+        "state of the optimizer": estimate.optimizer,
+        "buckets of DDP": estimate.communication,
+        "gradients": estimate.gradients,
+        "kept by the forward pass": estimate.activations,
+        "autocast's copies of weights": estimate.copies,
+        "logits and their gradients": estimate.logits,
+    }
+    share = estimate.num_trainable / estimate.num_parameters
+    lines = [
+        f"parameters: {estimate.num_parameters / 1e9:.3f} B, {estimate.num_trainable / 1e9:.3f} B of them learn "
+        f"({share:.1%}); tokens in a row: {estimate.seq_len}",
+        *(f"{name:32} {size / 2**30:>9.2f} GiB" for name, size in rows.items() if size),
+        f"{'peak':32} {estimate.total / 2**30:>9.2f} GiB  ({estimate.when})",
+        "The rows are not all there at the same time, so the peak is less than their sum. On a GPU, add 1 to 2 GiB for "
+        "its context and libraries, and some for fragmentation.",
+    ]
+    return "\n".join(lines)

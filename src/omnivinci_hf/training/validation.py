@@ -1,0 +1,154 @@
+"""What is wrong with training data: every bad row with everything that is wrong with it, media included."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..audio_media_omnivinci import load_audio
+from ..conversation_omnivinci import PART_OPTIONS, SOURCE_KEYS
+from ..media_omnivinci import MediaError, load_image
+from ..released_config_omnivinci import MEDIA_TOKENS
+from ..video_media_omnivinci import load_video
+from .data import RowDataset, RowError, read_row
+
+
+NUM_FRAMES = 2  # of a video are decoded; its other packets are counted only
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used for training: its number in the file, counted from 1, and all that is wrong with it."""
+
+    line: int
+    id: str | None
+    problems: list[str]
+
+
+@dataclass
+class Validation:
+    """Counts of a check: all rows, bad rows, and the distinct media by kind."""
+
+    num_rows: int = 0
+    num_bad: int = 0
+    media: Counter = field(default_factory=Counter)
+
+    @property
+    def num_good(self) -> int:
+        return self.num_rows - self.num_bad
+
+    def __str__(self) -> str:
+        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in SOURCE_KEYS)
+        return f"rows: {self.num_rows}, good: {self.num_good}, bad: {self.num_bad}; distinct media: {media}"
+
+
+def validate_rows(rows: RowDataset, counts: Validation, read_media: bool = True) -> Iterator[BadRow | None]:
+    """Go through all rows; each gives a [`BadRow`], or None if it is good. `counts` is kept up to date.
+
+    Beside the schema, an answer must have words, and no words may hold the placeholder of a medium: the processor would
+    remove it. Media are really read, as training reads them, each distinct one once: images and sounds to their end,
+    of videos all packets and two frames.
+    """
+    media = _MediaCheck(counts.media, read_media)
+    for index in range(len(rows)):
+        name, problems = None, []
+        try:
+            normalized, problems = read_row(rows.raw(index), rows.media_root)
+            name = normalized["id"]
+            messages = [message for messages in normalized["conversations"] for message in messages]
+            found = [problem for message in messages for problem in (*_check_words(message), *media.check(message))]
+            problems += dict.fromkeys(found)  # the conversations of a row share their media
+        except RowError as error:
+            problems = error.problems
+        counts.num_rows += 1
+        counts.num_bad += bool(problems)
+        yield BadRow(rows.line_number(index), name, problems) if problems else None
+
+
+def _check_words(message: Mapping) -> Iterator[str]:
+    content = message.get("content", [])
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+    role = message.get("role")
+    if role == "assistant" and not "".join(texts).strip():
+        yield "An assistant turn is empty; write the answer, or leave the row out."
+    for token in MEDIA_TOKENS.values():
+        if any(token in text for text in texts):
+            yield (
+                f"The words of a turn of role {role!r} hold {token!r}, which is removed before training; put the "
+                "medium there as a part of its own."
+            )
+
+
+class _MediaCheck:
+    """Reads media, each distinct one once."""
+
+    def __init__(self, counts: Counter, read_media: bool):
+        self.counts, self.read_media = counts, read_media
+        self.answers: dict[bytes, str | None] = {}  # digest -> what is wrong with the medium
+
+    def check(self, message: Mapping) -> Iterator[str]:
+        content = message.get("content", [])
+        for part in () if isinstance(content, str) else content:
+            if part["type"] == "text":
+                continue
+            for kind, source, options in _media_of(part):
+                if problem := self._check(kind, source, options):
+                    yield problem
+
+    def _check(self, kind: str, source: Any, options: dict) -> str | None:
+        digest = _digest(kind, source, options)
+        if digest is None or digest not in self.answers:
+            self.counts[kind] += 1
+            problem = _read(READERS[kind], source, options) if self.read_media else None
+            if digest is None:
+                return problem
+            self.answers[digest] = problem
+        return self.answers[digest]
+
+
+def _media_of(part: Mapping) -> Iterator[tuple[str, Any, dict]]:
+    """A part's medium, and the sound that a video brings along, each with its options of reading."""
+    kind = part["type"]
+    key = next(key for key in SOURCE_KEYS[kind] if key in part)
+    source = part[key]
+    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
+        source = "data:application/octet-stream;base64," + source
+    options = {name: part[name] for name in PART_OPTIONS[kind] if name in part}
+    sound, rate = options.pop("audio", None), options.pop("sampling_rate", None)
+    if kind == "audio" and "sampling_rate" in part:
+        source = source, part["sampling_rate"]
+    if kind == "video" and (metadata := part.get("video_metadata", part.get("metadata"))) is not None:
+        options["metadata"] = metadata
+    yield kind, source, options
+    if sound is not None:
+        options = {name: options[name] for name in PART_OPTIONS["audio"] if name in options}
+        yield "audio", sound, options if rate is None else {**options, "input_sampling_rate": rate}
+
+
+def _read_video(source: Any, **options) -> None:
+    chosen = any(name in options for name in ("frame_indices", "frame_times"))
+    few = {} if chosen else {"num_frames": NUM_FRAMES}
+    load_video(source, with_audio=True, **{**options, "fps": options.get("fps"), **few})
+
+
+READERS: dict[str, Callable] = {"image": load_image, "video": _read_video, "audio": load_audio}
+
+
+def _read(reader: Callable, source: Any, options: dict) -> str | None:
+    try:
+        reader(source, progress=False, **options)
+    except MediaError as error:
+        return str(error)
+    except (ValueError, TypeError) as error:
+        return f"A part's options {sorted(options)} cannot be used: {error}"
+    return None
+
+
+def _digest(kind: str, source: Any, options: dict) -> bytes | None:
+    """The same for the same medium; None for one that has no short name, such as an array."""
+    if isinstance(source, bytes):
+        source = hashlib.blake2b(source, digest_size=16).digest()
+    if not isinstance(source, (str, bytes)):
+        return None
+    return hashlib.blake2b(repr((kind, source, sorted(options.items()))).encode(), digest_size=16).digest()
