@@ -3,19 +3,23 @@
     pip install opencv-python-headless decord
     python benchmarks/media.py --folder /tmp/clips
 
-Every measurement is a process of its own; the ways take turns, `--repeats` times, and medians are printed. Memory is
-the peak above that after the imports. 128 frames at 448 x 448 and the whole sound of every clip are taken; for the
-sound clip the sound alone. `same` says whether the pixels equal those of plain PyAV to the bit.
+Every measurement is a process of its own; the ways take turns, `--repeats` times, and medians are printed as a table in
+Markdown. Memory is the peak above that after the imports. 128 frames at 448 x 448 and the whole sound of every clip are
+taken; for the sound clip the sound alone. `same` says whether the pixels equal those of plain PyAV to the bit.
 """
 
 import argparse
 import hashlib
 import json
+import os
+import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +28,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 
 NUM_FRAMES, SIZE = 128, 448
+LIBRARIES = ("av", "opencv-python-headless", "decord", "pillow", "soxr", "numpy", "torch", "transformers")
 
 
 def reference(path: str, has_video: bool):
@@ -70,7 +75,7 @@ def ours(path: str, has_video: bool, backend: str = "pil"):
     if not has_video:
         return None, extractor([load_audio(path).samples])["input_features"]
     processor = OmniVinciVideoProcessor(size=SIZE, resize_backend=backend)
-    clip = load_video(path, num_frames=NUM_FRAMES, with_audio=True, transform=processor.squash)
+    clip = load_video(path, num_frames=NUM_FRAMES, with_audio=True, transform=processor.frame_pixels)
     pixels = processor([clip])["pixel_values_videos"]
     return pixels, extractor([clip.audio.samples])["input_features"]
 
@@ -147,8 +152,9 @@ def main() -> None:
     from media_clips import CLIPS, make_clip
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    print("| clip | way | wall s | CPU s | peak MB | faster than reference | than sequential | same |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(describe_machine(), f"Medians of {options.repeats}.\n")
+    print("| clip | way | wall s | CPU s | peak MB | faster than reference | than sequential | of its peak | same |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.only or CLIPS:
         path = make_clip(name, options.folder)
         results = {way: [] for way in WAYS}
@@ -163,13 +169,25 @@ def main() -> None:
             if runs
         }
         for way, numbers in median.items():
-            ratios = [
-                f"{median[other]['wall'] / numbers['wall']:.2f}" if other in median else "-"
-                for other in ("reference", "sequential")
-            ]
+            times = [ratio(median, other, way, "wall") for other in ("reference", "sequential")]
+            memory = ratio(median, way, "reference", "peak")
             same = results[way][0]["pixels"] == (results["sequential"] or results[way])[0]["pixels"]
             figures = f"{numbers['wall']:.2f} | {numbers['cpu']:.2f} | {numbers['peak']:.0f}"
-            print(f"| {name} | {way} | {figures} | {ratios[0]} | {ratios[1]} | {same} |", flush=True)
+            print(f"| {name} | {way} | {figures} | {times[0]} | {times[1]} | {memory} | {same} |", flush=True)
+    print(f"\nLoad of the machine at the end: {os.getloadavg()[1]:.1f}.")
+
+
+def describe_machine() -> str:
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    cores = f"{len(os.sched_getaffinity(0))} cores of {model[1] if model else platform.machine()}"
+    found = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
+    versions = ", ".join(f"{name} {found[name]}" for name in LIBRARIES if name in found)
+    load = os.getloadavg()[1]
+    return f"{cores}, load {load:.1f} before; Python {platform.python_version()}, {versions}."
+
+
+def ratio(median: dict, upper: str, lower: str, key: str) -> str:
+    return f"{median[upper][key] / median[lower][key]:.2f}" if {upper, lower} <= median.keys() else "-"
 
 
 if __name__ == "__main__":

@@ -171,6 +171,25 @@ class TestVideo:
         alone = [processor.preprocess(one)["pixel_values_videos"] for one in clips]
         assert torch.equal(outputs["pixel_values_videos"], torch.cat(alone))
 
+    def test_frames_that_are_pixel_values_already_stay_as_they_are(self, processor):
+        frames = [noise(50, 30, seed) for seed in range(3)]
+        pixels = torch.stack([processor.frame_pixels(frame) for frame in frames])
+        alone = processor.preprocess([clip(pixels, [0, 1, 2])])["pixel_values_videos"]
+        assert torch.equal(alone, processor.preprocess([clip(frames, [0, 1, 2])])["pixel_values_videos"])
+        assert alone.data_ptr() == pixels.data_ptr()  # no copy of what takes the most memory of all
+
+    def test_clips_of_a_batch_are_not_held_twice(self, processor):
+        clips = [
+            clip(torch.rand(2, 3, 8, 8), [0, 1]),
+            clip([noise(9, 9)], [0]),
+            clip(torch.rand(3, 3, 8, 8), [0, 1, 2]),
+        ]
+        first, last = (one.frames.clone() for one in (clips[0], clips[2]))
+        pixels = processor.preprocess(clips)["pixel_values_videos"]
+        assert torch.equal(pixels[:2], first) and torch.equal(pixels[3:], last)
+        for one, start in ((clips[0], 0), (clips[2], 3)):
+            assert one.frames.data_ptr() == pixels[start].data_ptr()
+
 
 class TestSaving:
     def test_image_processor_keeps_every_option(self, tmp_path):

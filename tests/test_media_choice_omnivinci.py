@@ -6,10 +6,13 @@ import signal
 import threading
 import time
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 from test_media_omnivinci import assert_frames_are_exact, tone, write_video, write_wav
 
@@ -21,7 +24,9 @@ from omnivinci_hf import (
     load_video,
     media_reading_omnivinci,
 )
+from omnivinci_hf.media_omnivinci import MediaSource
 from omnivinci_hf.media_reading_omnivinci import ReadOptions, run_all
+from omnivinci_hf.video_media_omnivinci import _upright_image
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +107,9 @@ def test_a_range_of_frames_that_were_sampled_already():
         ({"start_sec": 5}, "lasts 5 s; nothing is in the range start_sec=5"),
         ({"start_sec": 2, "end_sec": 2}, "0 <= start_sec < end_sec, got start_sec=2 and end_sec=2"),
         ({"start_sec": -1}, "0 <= start_sec"),
+        ({"start_sec": "1"}, "0 <= start_sec < end_sec, got start_sec='1'"),
+        ({"start_sec": None}, "0 <= start_sec < end_sec, got start_sec=None"),
+        ({"end_sec": "2"}, "0 <= start_sec < end_sec, got start_sec=0.0 and end_sec='2'"),
     ],
 )
 def test_frames_that_are_not_there(mp4, options, message):
@@ -152,6 +160,55 @@ def test_transform_sees_every_wanted_frame_once(mp4):
     clip = load_video(mp4, num_frames=4, transform=lambda image: seen.append(image.size) or image.size)
     assert clip.frames == [(64, 48)] * 4 and len(seen) == 4
     assert load_video(FRAMES, metadata={"fps": 1}, num_frames=2, transform=lambda image: 7).frames == [7, 7]
+
+
+def test_tensors_that_transform_makes_become_one(mp4):
+    def corner(image):
+        return torch.from_numpy(np.array(image))[:2, :3]
+
+    for clip in (
+        load_video(mp4, frame_indices=[2, 3, 3, 40], transform=corner),
+        load_video(mp4, frame_indices=[2, 3, 40], transform=corner),
+        load_video(FRAMES, metadata={"fps": 10}, frame_indices=[5, 5], transform=corner),
+    ):
+        plain = [FRAMES[5]] * 2 if len(clip.frames) == 2 else load_video(mp4, frame_indices=clip.indices).frames
+        assert clip.frames.shape == (len(clip.indices), 2, 3, 3)
+        assert torch.equal(clip.frames, torch.stack([corner(frame) for frame in plain]))
+
+
+def test_a_transform_with_out_fills_the_places_of_the_frames(mp4):
+    places = []
+
+    def corner(image, out=None):
+        result = torch.from_numpy(np.array(image))[:2, :3]
+        places.append(out)
+        return result if out is None else out.copy_(result)
+
+    frames = load_video(mp4, frame_indices=[2, 3, 3, 40, 45], transform=corner, num_threads=1).frames
+    plain = load_video(mp4, frame_indices=[2, 3, 3, 40, 45]).frames
+    assert torch.equal(frames, torch.stack([corner(frame) for frame in plain]))
+    assert [place is None for place in places[:4]] == [True, False, False, False]
+    assert load_video(mp4, num_frames=3, transform=type).frames == [Image.Image] * 3  # has no signature
+
+
+def test_frames_of_odd_width_are_as_pyav_makes_them():
+    graph = av.filter.Graph()
+    graph.link_nodes(graph.add("testsrc2", "size=67x45"), graph.add("format", "yuv444p"), graph.add("buffersink"))
+    graph.configure()
+    frame = graph.pull()
+    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, VideoReformatter())
+    assert image.size == (67, 45) and image.tobytes() == frame.to_image().tobytes()
+
+
+def test_frames_that_are_stored_upside_down():
+    class Plane(bytes):
+        line_size = -8  # rows of two pixels and padding, the last one first
+
+    rgb = SimpleNamespace(width=2, height=2, planes=[Plane(b"ccCddD__aaAbbB__")])
+    frame = SimpleNamespace(width=2, height=2, rotation=0)
+    reformatter = SimpleNamespace(reformat=lambda *args, **options: rgb)
+    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, reformatter)
+    assert image.tobytes() == b"aaAbbBccCddD"
 
 
 def test_the_number_of_threads_changes_nothing(mp4):

@@ -77,6 +77,9 @@ def test_limits_apply_to_the_range_that_is_taken(mp4):
         ({"media_limits": {"max_frames": True}}, "`max_frames` must be a positive number"),
         ({"on_damage": "ignore"}, '`on_damage` must be "raise" or "warn"'),
         ({"timeout_sec": 0}, "`timeout_sec` must be positive"),
+        ({"timeout_sec": None}, "`timeout_sec` must be positive, got None"),
+        ({"num_threads": 0}, "`num_threads` must be a positive whole number or None, got 0"),
+        ({"num_threads": -1}, "`num_threads` must be a positive whole number or None, got -1"),
     ],
 )
 def test_reading_options_are_checked(options, message):
@@ -220,6 +223,13 @@ def test_slow_file_objects_end_within_the_time_limit(load, delay_sec, mp4):
     assert time.monotonic() - begin < 1.5
 
 
+def test_a_file_object_that_was_closed(mp4):
+    with open(mp4, "rb") as file:
+        pass
+    with pytest.raises(MediaError, match="clip.mp4' is closed; open it again"):
+        load_video(file)
+
+
 def test_a_file_object_that_fails_keeps_its_error():
     class Broken(io.RawIOBase):
         def read(self, size=-1):
@@ -306,6 +316,76 @@ def test_a_cut_sound_keeps_its_head_where_asked(suffix, tmp_path, warnings):
     clip = load_audio(data[: len(data) * 6 // 10], on_damage="warn")
     assert 4 < clip.duration_sec < 7 and len(warnings) == 1
     np.testing.assert_array_equal(clip.samples[:60000], load_audio(data).samples[:60000])
+
+
+def encoded_noise(path, codec, format, seconds=6):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec} encoder")
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=48000, layout="stereo")
+        resampler = av.AudioResampler(stream.format, "stereo", 48000, stream.codec_context.frame_size or 4608)
+        for first in range(0, 48000 * seconds, 960):
+            wave = (rng.normal(size=(2, 960)) * 0.1).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="stereo")
+            frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), first
+            container.mux(packet for part in resampler.resample(frame) for packet in stream.encode(part))
+        container.mux(packet for part in resampler.resample(None) for packet in stream.encode(part))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "codec, format, message",
+    [
+        ("libopus", "ogg", r"is cut short: it ends at \d.\d\d s without a last page"),
+        ("flac", "ogg", r"is cut short: it ends at \d.\d\d s without a last page"),
+        ("libmp3lame", "mp3", r"is cut short: \d.\d\d s are missing"),
+    ],
+)
+def test_sounds_that_decode_silently_to_their_head_are_cut_short(codec, format, message, tmp_path, warnings):
+    data = encoded_noise(tmp_path / "noise", codec, format)
+    assert load_audio(data).duration_sec == pytest.approx(6, abs=0.1)
+    for part in (0.5, 0.7):
+        with pytest.raises(MediaError, match=message):
+            load_audio(data[: int(len(data) * part)])
+    clip = load_audio(data[: len(data) // 2], on_damage="warn")
+    assert 1 < clip.duration_sec < 4 and "cut short" in warnings[0]
+    if format == "mp3":  # with a large tag, as of a cover picture
+        tag = b"ID3\x04\0\0" + bytes([0, 1, 0, 0]) + bytes(1 << 14)
+        assert load_audio(tag + data).duration_sec == pytest.approx(6, abs=0.1)
+        with pytest.raises(MediaError, match=message):
+            load_audio(tag + data[: len(data) // 2])
+    else:  # within the last page
+        with pytest.raises(MediaError, match=message):
+            load_audio(data[:-100])
+
+
+@pytest.mark.parametrize("codec", ["libopus", "flac"])
+def test_ogg_files_that_were_joined_are_whole(codec, tmp_path):
+    data = encoded_noise(tmp_path / "noise", codec, "ogg", seconds=2)
+    assert load_audio(data + data).duration_sec == pytest.approx(4, abs=0.1)
+
+
+def test_an_mp3_without_a_count_of_its_frames_ends_where_it_ends(tmp_path):
+    data = encoded_noise(tmp_path / "noise", "libmp3lame", "mp3")
+    counted = max(data.find(b"Xing"), data.find(b"Info"))
+    frames = data[data.index(b"\xff\xfb", counted) :]
+    assert load_audio(frames[: len(frames) // 2]).duration_sec == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("codec, format", [("libopus", "ogg"), ("flac", "ogg"), ("flac", "flac")])
+def test_lost_pages_and_frames_of_a_sound_are_noticed(codec, format, tmp_path, warnings):
+    data = bytearray(encoded_noise(tmp_path / "noise", codec, format))
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    with pytest.raises(MediaError, match=r"is damaged: \d.\d\d s of its sound are missing at [123].\d\d s"):
+        load_audio(bytes(data))
+    clip = load_audio(bytes(data), on_damage="warn")
+    assert clip.duration_sec == pytest.approx(6, abs=0.2)  # the rest keeps its time
+    assert "of its sound are missing" in warnings[0]
+    silent = ~clip.samples[:80000].reshape(-1, 1000).any(axis=1)
+    assert silent.any() and not silent[:24].any() and not silent[-8:].any()
 
 
 def test_gaps_in_a_sound_become_silence_so_that_the_rest_keeps_its_time(tmp_path):

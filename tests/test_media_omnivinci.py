@@ -2,6 +2,7 @@ import base64
 import contextlib
 import io
 import os
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,6 +137,8 @@ def test_without_a_choice_all_frames_are_taken():
     [
         (1.0, {"num_frames": 0}, "`num_frames` must be a positive whole number, got 0"),
         (1.0, {"num_frames": 2.5}, "`num_frames` must be a positive whole number, got 2.5"),
+        (1.0, {"num_frames": True}, "`num_frames` must be a positive whole number, got True"),
+        (1.0, {"fps": "2"}, "`fps` must be a positive number, got '2'"),
         (1.0, {"fps": 0}, "`fps` must be a positive number, got 0"),
         (1.0, {"fps": float("nan")}, "`fps` must be a positive number, got nan"),
         (0.0, {}, "both must be positive"),
@@ -346,6 +349,13 @@ def test_times_in_metadata_come_before_the_rate():
         ({"times": [0, 2, 1]}, "finite, not negative and ascending"),
         ({"times": [0, 1, float("nan")]}, "finite, not negative and ascending"),
         ({"fps": 1, "duration": 1.5}, "The last frame is at 2.0 s but the video ends at 1.5 s"),
+        ("25 fps", "`video_metadata` of a video must be a dict or a VideoMetadata, got '25 fps'"),
+        ([{"fps": 1}], "`video_metadata` of a video must be a dict or a VideoMetadata"),
+        ({"fps": "25"}, "`fps` in `video_metadata` must be a number, got '25'"),
+        ({"fps": 1, "total_num_frames": "3"}, "`total_num_frames` in `video_metadata` must be a number"),
+        ({"times": ["0", "1", "2"]}, "`times` in `video_metadata` must be a list of numbers"),
+        ({"times": [[0], [1], [2]]}, "`times` in `video_metadata` must be a list of numbers"),
+        ({"fps": 1, "frames_indices": [0.5, 1, 2]}, "`frames_indices` in `video_metadata` must be a list of numbers"),
     ],
 )
 def test_frames_need_consistent_times(metadata, message):
@@ -393,6 +403,20 @@ def test_grey_arrays_and_bfloat16_tensors_are_images():
     np.testing.assert_array_equal(np.asarray(load_image(grey))[..., 1], grey)
     white = load_image(torch.ones(3, 4, 5, dtype=torch.bfloat16))
     assert white.size == (5, 4) and white.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_pictures_of_16_bits_keep_their_shades(tmp_path):
+    shades = np.array([[0, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(shades).save(tmp_path / "deep.png")
+    for source in (tmp_path / "deep.png", Image.fromarray(shades)):
+        np.testing.assert_array_equal(np.asarray(load_image(source))[0, :, 0], [0, 1, 128, 255])
+
+
+def test_pictures_of_numbers_must_fit_into_8_bits():
+    assert load_image(Image.fromarray(np.float32([[0, 200]]))).getpixel((1, 0)) == (200, 200, 200)
+    for values in (np.float32([[0, 0.5]]), np.int32([[0, 70000]]), np.int32([[-5, 20]])):
+        with pytest.raises(MediaError, match="image has values from .*; scale them to 8 bits, 0 to 255"):
+            load_image(Image.fromarray(values))
 
 
 def test_exif_orientation_is_applied(picture, tmp_path):
@@ -518,11 +542,24 @@ def test_arrays_are_resampled_and_summed():
     assert len(load_audio((wave, 48000), max_sec=0.25).samples) == 4000
 
 
+def test_a_long_array_is_read_in_blocks():
+    wave = np.random.default_rng(0).normal(size=(2, 4_000_000)).astype(np.float32) * 0.1
+    tracemalloc.start()
+    clip = load_audio((wave, 16000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(clip.samples, wave.mean(axis=0), atol=1e-7)
+    assert peak < 3 * clip.samples.nbytes  # what is returned, as it grows, and a block on its way
+    assert load_audio((wave, 16000), max_sec=1).duration_sec == 1
+
+
 @pytest.mark.parametrize(
     "source, message",
     [
         (np.zeros(10, np.float32), "needs its sampling rate: pass `sampling_rate`"),
         ((np.zeros(10, np.float32), 0), "must be a positive whole number, got 0"),
+        ((np.zeros(10, np.float32), "16000"), "must be a positive whole number, got '16000'"),
+        ((np.zeros(10, np.float32), float("inf")), "must be a positive whole number, got inf"),
         ((np.zeros((2, 3, 4)), 16000), r"not \(2, 3, 4\)"),
         ((np.zeros(0), 16000), r"not \(0,\)"),
         ((np.zeros(10, np.int64), 16000), "not int64"),
@@ -546,6 +583,7 @@ def test_sound_arrays_that_cannot_be_used(source, message):
         ({"downmix": "max"}, '`downmix` must be "mean" or "sum"'),
         ({"sampling_rate": 0}, "`sampling_rate` must be a positive whole number"),
         ({"max_sec": 0}, "seconds of sound to keep must be positive"),
+        ({"max_sec": "3"}, "seconds of sound to keep must be positive, got '3'"),
     ],
 )
 def test_sound_options_are_checked(options, message):

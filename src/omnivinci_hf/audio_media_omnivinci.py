@@ -3,23 +3,26 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
-from numbers import Integral
+from numbers import Integral, Real
 
 import av
 import numpy as np
 import soxr
 
 from .media_limits_omnivinci import MediaError
-from .media_omnivinci import MediaSource, is_array, to_numpy
+from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
 
 
 # A file's time stamps may jump this much before that is a gap: stamps are rounded, and streams are cut at packets.
 GAP_SEC = 0.1
+JUMP_SEC = 0.04  # a jump of the stamps in Ogg and FLAC, which count samples; streams may be joined less exactly
 RATES = (100, 1_000_000)  # per second; others are rubbish in a header
 BLOCK_SAMPLES = 1 << 16  # mixed down and resampled at once
 GROWTH_SAMPLES = 1 << 22
+PROGRESS_PACKETS = 100  # between two updates of the bar
 
 
 @dataclass
@@ -95,10 +98,10 @@ class SoundOptions:
             raise ValueError(f"`sampling_rate` must be a positive whole number, got {self.sampling_rate!r}.")
         if self.downmix not in ("mean", "sum"):
             raise ValueError(f'`downmix` must be "mean" or "sum", got {self.downmix!r}.')
-        if self.max_sec is not None and not self.max_sec > 0:
+        if self.max_sec is not None and not (isinstance(self.max_sec, Real) and self.max_sec > 0):
             raise ValueError(f"The seconds of sound to keep must be positive, got {self.max_sec!r}.")
 
-    @property
+    @cached_property
     def kept_sec(self) -> float:
         return min(self.range.duration_sec, math.inf if self.max_sec is None else self.max_sec)
 
@@ -112,7 +115,7 @@ def audio_from_container(
     """
     sound, fills_gaps = None, origin_sec is not None or source.reading.on_damage == "warn"
     for frame, is_new_start in _audio_frames(source, options.range.start_sec, origin_sec):
-        stamp = None if frame.pts is None else float(frame.pts * frame.time_base)
+        stamp = None if frame.pts is None else to_seconds(frame.pts, frame.time_base)
         if origin_sec is None:
             origin_sec = stamp
         place_sec = None if stamp is None or origin_sec is None else stamp - origin_sec
@@ -143,23 +146,16 @@ def _audio_frames(
         decoder = stream.codec_context
         if decoder is None:
             raise MediaError(f"{name}: there is no decoder for its sound; convert it, to AAC for example.")
-        num_packets = num_frames = num_broken = 0
-        end_sec = skip_until = 0.0
-        is_new_start = True
+        decoder.options = {"err_detect": "crccheck+explode"}  # of FLAC, a damaged frame would be let through
+        packets, num_frames, num_broken = PacketReader(source, container, stream), 0, 0
+        skip_until, is_new_start, due_sec = -math.inf, True, math.inf  # a stamp; where the next frame should be
+        is_gapless = container.format.name in ("ogg", "flac")
         duration_sec = container.duration / av.time_base if container.duration else 0.0
         with source.reading.progress_bar(name, duration_sec, round(duration_sec), "s") as bar:
-            # The length in a Matroska or Flash header is that of the longest stream, so all must be read.
-            streams = () if container.format.name.startswith(("matroska", "flv")) else (stream,)
-            for packet in chain(source.demux(container, *streams), [None]):  # None drains the decoder
-                if packet is not None:
-                    if packet.pts is not None:
-                        end_sec = max(end_sec, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                    if packet.stream_index != stream.index:
-                        continue
-                    num_packets += 1
-                    if num_frames and packet.pts is not None and packet.pts * packet.time_base < skip_until:
-                        is_new_start = True
-                        continue
+            for packet in chain(packets, [None]):  # None drains the decoder
+                if num_frames and packet is not None and packet.pts is not None and packet.pts < skip_until:
+                    is_new_start = True
+                    continue
                 try:
                     frames = decoder.decode(packet)
                 except av.error.EOFError:
@@ -167,22 +163,31 @@ def _audio_frames(
                 except av.error.FFmpegError as error:
                     if source.reading.on_damage == "raise":
                         source.report(
-                            f"is damaged or cut short: its sound does not decode at {end_sec:.2f} s ({error})"
+                            f"is damaged or cut short: its sound does not decode at {packets.end_sec:.2f} s ({error})"
                         )
                     num_broken, frames = num_broken + 1, []
                 for frame in frames:
                     num_frames += 1
                     if num_frames == 1 and frame.pts is not None:
-                        first_sec = float(frame.pts * frame.time_base)
-                        skip_until = start_sec - 1 + (first_sec if origin_sec is None else origin_sec)
+                        first_sec = to_seconds(frame.pts, frame.time_base) if origin_sec is None else origin_sec
+                        skip_until = (start_sec - 1 + first_sec) / stream.time_base
+                    if is_gapless and frame.pts is not None:
+                        place_sec = to_seconds(frame.pts, frame.time_base)
+                        if not is_new_start and place_sec > due_sec + JUMP_SEC:
+                            lost = f"{place_sec - due_sec:.2f} s of its sound are missing at {due_sec:.2f} s"
+                            source.report(f"is damaged: {lost}")
+                        due_sec = place_sec + frame.samples / frame.sample_rate
                     yield frame, is_new_start
                     is_new_start = False
-                bar.update(max(0, int(end_sec) - bar.n))
-        source.check_complete(container, stream, num_packets, end_sec)
+                if packets.count % PROGRESS_PACKETS == 0:
+                    bar.update(max(0, int(packets.end_sec) - bar.n))
+        source.check_complete(container, stream, packets)
         if num_broken:
-            source.report(f"is damaged: {num_broken} of {num_packets} audio packets do not decode, silence is in place")
-        if num_packets and not num_frames:
-            raise MediaError(f"{name}: its {num_packets} audio packets hold no sound; get the file again.")
+            source.report(
+                f"is damaged: {num_broken} of {packets.count} audio packets do not decode, silence is in place"
+            )
+        if packets.count and not num_frames:
+            raise MediaError(f"{name}: its {packets.count} audio packets hold no sound; get the file again.")
 
 
 class _SoundBuffer:
@@ -197,7 +202,7 @@ class _SoundBuffer:
         self.name, self.input_rate, self.options, self.reading = name, input_rate, options, reading
         self.lead_sec = lead_sec - options.range.start_sec
         self.num_input, self.downmixers, self.stream = 0, {}, None
-        self.waiting, self.waiting_kind, self.num_waiting = [], None, 0  # decoded, not yet mixed down
+        self.waiting, self.waiting_kind = None, None  # decoded, not yet mixed down
         self.position = round(min(self.lead_sec, options.kept_sec) * options.sampling_rate)  # negative: is cut
         self.samples = np.zeros(0, np.float32)
         if input_rate != options.sampling_rate:
@@ -219,20 +224,19 @@ class _SoundBuffer:
 
     def add(self, frame: av.AudioFrame) -> None:
         self._count(frame.samples)
+        # broadcasts change between stereo and 5.1
+        kind = (frame.layout.name, frame.layout.nb_channels, frame.format.name)
         if self.options.downmix == "mean" or frame.layout.nb_channels == 1:
-            kind = (frame.format.name, frame.layout.nb_channels)
-            if kind != self.waiting_kind or self.num_waiting >= BLOCK_SAMPLES:
+            if kind != self.waiting_kind or self.waiting.samples >= BLOCK_SAMPLES:
                 self._mix_down()
-                self.waiting_kind = kind
-            samples = frame.to_ndarray()  # (num_channels, num_samples), or (1, both interleaved)
-            self.waiting.append(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
-            self.num_waiting += frame.samples
+                self.waiting, self.waiting_kind = av.AudioFifo(), kind
+            frame.pts = None  # it would have to follow on the last one's
+            self.waiting.write(frame)
             return
-        key = (frame.layout.name, frame.format.name)  # broadcasts change between stereo and 5.1
-        if key not in self.downmixers:
-            self.downmixers[key] = av.AudioResampler("fltp", "mono", frame.sample_rate)
+        if kind not in self.downmixers:
+            self.downmixers[kind] = av.AudioResampler("fltp", "mono", frame.sample_rate)
         self._mix_down()
-        self._append(np.concatenate([part.to_ndarray()[0] for part in self.downmixers[key].resample(frame)]))
+        self._append(np.concatenate([part.to_ndarray()[0] for part in self.downmixers[kind].resample(frame)]))
 
     def fill_until(self, sec: float) -> None:
         """Silence up to a moment, if there is a gap; later sound keeps its place then."""
@@ -246,9 +250,11 @@ class _SoundBuffer:
             self._append(np.zeros(min(BLOCK_SAMPLES, gap - first), np.float32))
 
     def _mix_down(self) -> None:
-        if self.waiting:
-            self._append(_pcm_to_float(np.concatenate(self.waiting, axis=1)).mean(axis=0))
-            self.waiting, self.num_waiting = [], 0
+        frame = self.waiting and self.waiting.read()
+        if frame is not None:
+            samples = frame.to_ndarray()  # (num_channels, num_samples), or (1, both interleaved)
+            samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+            self._append(_pcm_to_float(samples).mean(axis=0))
 
     def _append(self, mono: np.ndarray, is_last: bool = False) -> None:
         block = mono if self.stream is None else self.stream.resample_chunk(mono, last=is_last)
@@ -291,8 +297,8 @@ def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOpt
             "Sound given as an array needs its sampling rate: pass `sampling_rate`, a pair "
             '(array, sampling_rate) or {"array": ..., "sampling_rate": ...}.'
         )
-    if not (input_rate > 0 and input_rate == int(input_rate)):
-        raise MediaError(f"The sampling rate of the sound must be a positive whole number, got {input_rate}.")
+    if not (isinstance(input_rate, Real) and 0 < input_rate < math.inf and input_rate == int(input_rate)):
+        raise MediaError(f"The sampling rate of the sound must be a positive whole number, got {input_rate!r}.")
     try:
         array = to_numpy(array)
     except ValueError as error:
@@ -304,9 +310,12 @@ def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOpt
     channels = array.reshape(1, -1) if array.ndim == 1 else array if len(array) <= len(array[0]) else array.T
     if len(channels) > 8:
         raise MediaError(f"Sound has 8 channels at most, got shape {array.shape}; pass the waveform.")
-    channels = np.ascontiguousarray(_pcm_to_float(channels))  # (num_channels, num_samples)
-    frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout=f"{len(channels)}c")
-    frame.sample_rate = int(input_rate)
-    sound = _SoundBuffer("The sound array", frame.sample_rate, options, reading)
-    sound.add(frame)
+    sound = _SoundBuffer("The sound array", int(input_rate), options, reading)
+    for first in range(0, channels.shape[1], BLOCK_SAMPLES):
+        block = np.ascontiguousarray(_pcm_to_float(channels[:, first : first + BLOCK_SAMPLES]))
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=f"{len(block)}c")
+        frame.sample_rate = sound.input_rate
+        sound.add(frame)
+        if sound.is_enough:
+            break
     return sound.finish()

@@ -10,7 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 
 # frames of the short-time Fourier transform that are held at once, to bound the memory of long sounds
-BLOCK_FRAMES = 6000
+BLOCK_FRAMES = 3000
 
 
 class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
@@ -90,24 +90,32 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Expected a mono waveform of shape (num_samples,), got shape {samples.shape}.")
         num_frames, width = self.num_frames(len(samples)), self.window_frames
         mel = torch.zeros(self.num_windows(len(samples)), self.feature_size, width)
-        filters = torch.from_numpy(self._mel_filters()).float()  # (n_fft // 2 + 1, feature_size)
-        window = torch.hann_window(self.n_fft)
-        block_frames = max(1, BLOCK_FRAMES // width) * width  # whole windows
-        for first in range(0, num_frames, block_frames):
-            last = min(first + block_frames, num_frames)
-            block = self._padded(samples, first * self.hop_length, (last - 1) * self.hop_length + self.n_fft)
-            spectrum = torch.stft(block, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
-            frames = ((spectrum.abs() ** 2).T @ filters).clamp_(min=1e-10).log10_()  # (last - first, feature_size)
-            for start in range(0, last - first, width):
-                part = frames[start : start + width]
-                mel[(first + start) // width, :, : len(part)] = part.T
+        filters = self._mel_filters().astype(np.float32)  # (n_fft // 2 + 1, feature_size)
+        window = torch.hann_window(self.n_fft).numpy()
+        for first in range(0, len(mel) * width, width):
+            for start in range(0, min(width, num_frames - first), BLOCK_FRAMES):
+                stop = min(start + BLOCK_FRAMES, width, num_frames - first)
+                part = self._mel_power(samples, first + start, first + stop, window, filters)
+                mel.numpy()[first // width, :, start:stop] = part.T
+        mel.clamp_(min=1e-10).log10_()
         rest = num_frames - (len(mel) - 1) * width  # frames in the last window
         loudest = torch.max(mel[:-1].amax() if len(mel) > 1 else mel[-1, :, :rest].amax(), mel[-1, :, :rest].amax())
         mel.clamp_(min=loudest - 8.0).add_(4.0).div_(4.0)
         mel[-1, :, rest:] = 0
         return mel
 
-    def _padded(self, samples: np.ndarray, first: int, last: int) -> torch.Tensor:
+    def _mel_power(self, samples: np.ndarray, first: int, last: int, window, filters) -> np.ndarray:
+        """Frames of the padded sound, `(last - first, feature_size)`.
+
+        Only PyTorch's Fourier transform rounds as Whisper's does. The rest is NumPy's: on a busy machine the threads
+        that PyTorch starts for every operation take many times longer to wait for each other than to work.
+        """
+        block = self._padded(samples, first * self.hop_length, (last - 1) * self.hop_length + self.n_fft)
+        frames = np.lib.stride_tricks.sliding_window_view(block, self.n_fft)[:: self.hop_length] * window
+        spectrum = torch.fft.rfft(torch.from_numpy(frames)).numpy()  # (last - first, n_fft // 2 + 1)
+        return (spectrum.real**2 + spectrum.imag**2) @ filters
+
+    def _padded(self, samples: np.ndarray, first: int, last: int) -> np.ndarray:
         """Part of the sound as it is after padding with zeros and reflecting `n_fft // 2` samples at both ends."""
         margin = self.n_fft // 2
         end = self.padded_samples(len(samples))  # of the zeros
@@ -116,7 +124,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         block = np.zeros(last - first, np.float32)
         inside = positions < len(samples)
         block[inside] = samples[positions[inside]]
-        return torch.from_numpy(block)
+        return block
 
     def _mel_filters(self) -> np.ndarray:
         return mel_filter_bank(

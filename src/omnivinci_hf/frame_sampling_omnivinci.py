@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -94,7 +94,8 @@ class FrameChoice:
 
 
 def _check_sampling(num_frames: int | None, fps: float | None) -> None:
-    if num_frames is not None and not (isinstance(num_frames, Integral) and num_frames > 0):
+    is_whole = isinstance(num_frames, Integral) and not isinstance(num_frames, bool)
+    if num_frames is not None and not (is_whole and num_frames > 0):
         raise ValueError(f"`num_frames` must be a positive whole number, got {num_frames!r}.")
-    if fps is not None and not 0 < fps < math.inf:
+    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
         raise ValueError(f"`fps` must be a positive number, got {fps!r}.")

@@ -58,14 +58,19 @@ def _cut(image: Image.Image, rows: int, columns: int, side: int, backend: str) -
     ]
 
 
-def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[float]) -> torch.Tensor:
-    """Same-sized RGB images to `(len(images), 3, height, width)` float32."""
+def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[float], out=None) -> torch.Tensor:
+    """Same-sized RGB images to `(len(images), 3, height, width)` float32, `out` if it is given."""
     width, height = images[0].size
-    pixels = torch.empty(len(images), 3, height, width)
-    for number, image in enumerate(images):
-        pixels[number] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    mean, std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-    return pixels.div_(255).sub_(mean).div_(std)
+    values = torch.empty(len(images), 3, height, width) if out is None else out
+    # NumPy, since videos come here from several threads, and PyTorch would start more from each of them
+    for tile, image in zip(values.numpy(), images, strict=True):
+        pixels = np.asarray(image)
+        for channel, plane in enumerate(tile):
+            plane[...] = pixels[..., channel]
+            plane /= np.float32(255)
+            plane -= np.float32(mean[channel])
+            plane /= np.float32(std[channel])
+    return values
 
 
 class OmniVinciImageProcessor(BaseImageProcessor):
@@ -186,10 +191,16 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         """One frame to one tile; as `transform` of `load_video` it keeps full-size frames from piling up."""
         return resize(frame, self.size, self.size, resize_backend or self.resize_backend)
 
+    def frame_pixels(self, frame: Image.Image, resize_backend: str | None = None, out=None) -> torch.Tensor:
+        """One frame to `(3, size, size)`; as `transform` of `load_video` it leaves [`preprocess`] nothing to do."""
+        tile = self.squash(frame, resize_backend)
+        return _to_pixel_values([tile], self.image_mean, self.image_std, None if out is None else out[None])[0]
+
     def preprocess(self, videos, return_tensors="pt", resize_backend=None, **kwargs) -> BatchFeature:
         """
         Args:
-            videos (`list[VideoClip]`): decoded clips, see `load_video`; frames that were squashed stay as they are.
+            videos (`list[VideoClip]`): decoded clips, see `load_video`; what [`squash`] or [`frame_pixels`] made of
+                their frames stays as it is.
             resize_backend: for this call.
 
         Returns:
@@ -198,11 +209,26 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
             tensors to half precision.
         """
         videos = videos if isinstance(videos, (list, tuple)) else [videos]
-        frames = [self.squash(frame, resize_backend) for video in videos for frame in video.frames]
         times = np.concatenate([video.times for video in videos])
         data = {
-            "pixel_values_videos": _to_pixel_values(frames, self.image_mean, self.image_std),
+            "pixel_values_videos": self._pixel_values(videos, resize_backend),
             "video_num_frames": torch.tensor([len(video.frames) for video in videos]),
             "video_frame_times_ns": torch.from_numpy(np.round(times * 1e9).astype(np.int64)),
         }
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _pixel_values(self, videos, resize_backend: str | None) -> torch.Tensor:
+        if len(videos) == 1 and isinstance(videos[0].frames, torch.Tensor):
+            return videos[0].frames
+        pixels = torch.empty(sum(len(video.frames) for video in videos), 3, self.size, self.size)
+        first = 0
+        for video in videos:
+            part = pixels[first : first + len(video.frames)]
+            first += len(part)
+            if isinstance(video.frames, torch.Tensor):
+                part.copy_(video.frames)
+                video.frames = part  # the same, and the memory of the other is free
+                continue
+            for number, frame in enumerate(video.frames):
+                self.frame_pixels(frame, resize_backend, out=part[number])
+        return pixels

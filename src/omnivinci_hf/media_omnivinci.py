@@ -12,7 +12,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from fractions import Fraction
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -34,6 +35,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO
 CHUNK_BYTES = 1 << 20
 # A file may end this much before the duration in its header without being called cut short.
 END_TOLERANCE_SEC = 0.5
+OGG_PAGE_BYTES = 65307  # at most
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
@@ -142,52 +144,52 @@ class MediaSource:
         if what not in self.damage:
             self.damage.append(what)
 
-    def demux(self, container, *streams) -> Iterator[av.Packet]:
-        """Packets with content. Where reading breaks off, that is reported as damage."""
-        checked = set()
-        packets, end_sec = container.demux(*streams), 0.0
-        while True:
-            self.reading.check_cancelled()
-            try:
-                packet = next(packets, None)
-            except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
-                return
-            except av.error.FFmpegError as error:
-                if self.reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
-                    raise
-                self.report(f"breaks off at {end_sec:.2f} s ({error.strerror})")
-                return
-            if packet is None:
-                return
-            if packet.size == 0:  # the end of a stream, or a frame that was dropped when recording
-                continue
-            if packet.stream_index not in checked:
-                checked.add(packet.stream_index)
-                if packet.has_sidedata("encryption_info"):
-                    raise MediaError(f"{self.name} is encrypted (DRM); decrypt it or get an unprotected copy.")
-            if packet.pts is not None:
-                end_sec = max(end_sec, float(packet.pts * packet.time_base))
-            yield packet
-
-    def check_complete(self, container, stream, num_packets: int, end_sec: float) -> None:
-        """Compare the packets of a stream, and their end on the container's clock, with what the headers promise."""
+    def check_complete(self, container, stream, packets: "PacketReader") -> None:
+        """Compare what came of a stream with what the headers promise."""
         names = container.format.name
         if names.startswith("mov"):  # the index lists every packet
             promised = sum(entry.size > 0 for entry in stream.index_entries)
-            if num_packets < promised:
-                self.report(f"is cut short: {promised - num_packets} of {promised} {stream.type} packets are missing")
-        elif names.startswith(("matroska", "flv", "flac")) and container.duration is not None:
-            lost = container.duration / av.time_base - end_sec
+            if packets.count < promised:
+                self.report(f"is cut short: {promised - packets.count} of {promised} {stream.type} packets are missing")
+        elif names.startswith(("matroska", "flv", "flac")) or (names == "mp3" and self._counts_mp3_frames()):
+            lost = (container.duration or 0) / av.time_base - packets.end_sec
             if lost > END_TOLERANCE_SEC:
                 self.report(f"is cut short: {lost:.2f} s are missing")
+        elif names == "ogg":
+            if not self._has_last_ogg_page():
+                self.report(f"is cut short: it ends at {packets.end_sec:.2f} s without a last page")
         elif names in ("avi", "wav", "mpegts"):
             lost = self._missing_bytes(names)
             if lost:
                 self.report(f"is cut short: {lost} bytes are missing at its end")
 
+    def _open(self) -> BinaryIO:
+        return io.BytesIO(self.data) if self.path is None else open(self.path, "rb")
+
+    def _counts_mp3_frames(self) -> bool:
+        """Whether the first frame is an encoder's count of all; else FFmpeg guesses the duration from the size."""
+        with self._open() as file:
+            head = file.read(10)
+            while head[:3] == b"ID3":  # a tag; its length has 7 bits in a byte
+                length = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
+                file.seek(length, os.SEEK_CUR)
+                head = file.read(10)
+            frame = head + file.read(64)
+        return b"Xing" in frame or b"Info" in frame
+
+    def _has_last_ogg_page(self) -> bool:
+        with self._open() as file:
+            file.seek(-min(file.seek(0, os.SEEK_END), OGG_PAGE_BYTES), os.SEEK_END)
+            tail = file.read()
+        page = tail[max(0, tail.rfind(b"OggS")) :]
+        if len(page) < 27:
+            return False
+        sizes = page[27 : 27 + page[26]]
+        return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(sizes)
+
     def _missing_bytes(self, format_name: str) -> int:
         """By the size in the header of AVI and WAV; a transport stream consists of whole packets."""
-        with io.BytesIO(self.data) if self.path is None else open(self.path, "rb") as file:
+        with self._open() as file:
             head, size = file.read(193), file.seek(0, os.SEEK_END)
         if format_name == "mpegts":
             return -size % 188 if head[:1] == head[188:189] == b"G" else 0
@@ -201,7 +203,61 @@ class MediaSource:
             self.damage.clear()
 
 
+class PacketReader:
+    """The packets of a stream that have content. Where reading breaks off, that is reported as damage.
+
+    `count` of them have come so far, and they end at `end_sec` on the container's clock.
+    """
+
+    def __init__(self, source: MediaSource, container, stream):
+        self.source, self.container, self.stream = source, container, stream
+        self.count, self.ends = 0, {}  # of each stream that is read, in units of its time base
+
+    @property
+    def end_sec(self) -> float:
+        bases = {stream.index: stream.time_base for stream in self.container.streams}
+        return max((to_seconds(end, bases[index]) for index, end in self.ends.items()), default=0.0)
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        reading, stream_index, ends = self.source.reading, self.stream.index, self.ends
+        # The length in a Matroska or Flash header is that of the longest stream, so all must be read.
+        reads_all = self.container.format.name.startswith(("matroska", "flv"))
+        packets = self.container.demux(*(() if reads_all else (self.stream,)))
+        while True:
+            reading.check_cancelled()
+            try:
+                packet = next(packets, None)
+            except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
+                return
+            except av.error.FFmpegError as error:
+                if reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
+                    raise
+                self.source.report(f"breaks off at {self.end_sec:.2f} s ({error.strerror})")
+                return
+            if packet is None:
+                return
+            if packet.size == 0:  # the end of a stream, or a frame that was dropped when recording
+                continue
+            index, pts = packet.stream_index, packet.pts
+            if index not in ends:
+                ends[index] = 0
+                if packet.has_sidedata("encryption_info"):
+                    raise MediaError(f"{self.source.name} is encrypted (DRM); decrypt it or get an unprotected copy.")
+            if pts is not None:
+                ends[index] = max(ends[index], pts + (packet.duration or 0))
+            if index == stream_index:
+                self.count += 1
+                yield packet
+
+
+def to_seconds(stamp: int, time_base: Fraction) -> float:
+    """The nearest float, as of an exact product, and much faster than one."""
+    return stamp * time_base.numerator / time_base.denominator
+
+
 def _parts(name: str, file) -> Iterator[bytes]:
+    if getattr(file, "closed", False):
+        raise MediaError(f"{name} is closed; open it again.")
     while part := file.read(CHUNK_BYTES):
         if not isinstance(part, bytes):
             raise MediaError(f"{name} gives {type(part).__name__}, not bytes; open it in binary mode.")
@@ -247,7 +303,7 @@ def load_image(source, **reading) -> Image.Image:
     try:
         image = image or Image.open(source.path or io.BytesIO(source.data), formats=IMAGE_FORMATS)
         check_pixels(name, *image.size, reading)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _to_rgb(name, ImageOps.exif_transpose(image))
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -257,6 +313,16 @@ def load_image(source, **reading) -> Image.Image:
     # Pillow's decoders raise all of these on broken files, and ValueError for a closed image.
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, OverflowError, MemoryError, EOFError) as error:
         raise MediaError(f"{name} cannot be decoded ({error}); it is damaged or cut short.") from error
+
+
+def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+    """Pillow cuts every value above 255 down to white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F") and not (0 <= image.getextrema()[0] and 1 < image.getextrema()[1] <= 255):
+        low, high = image.getextrema()
+        raise MediaError(f"{name} has values from {low:g} to {high:g}; scale them to 8 bits, 0 to 255.")
+    return image.convert("RGB")
 
 
 def _image_from_array(array: np.ndarray) -> Image.Image:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 from tqdm import tqdm
 
@@ -50,8 +51,10 @@ class ReadOptions:
     def __post_init__(self):
         if self.on_damage not in ("raise", "warn"):
             raise ValueError(f'`on_damage` must be "raise" or "warn", got {self.on_damage!r}.')
-        if not self.timeout_sec > 0:
+        if not (isinstance(self.timeout_sec, Real) and self.timeout_sec > 0):
             raise ValueError(f"`timeout_sec` must be positive, got {self.timeout_sec!r}.")
+        if self.num_threads is not None and not (isinstance(self.num_threads, Integral) and self.num_threads > 0):
+            raise ValueError(f"`num_threads` must be a positive whole number or None, got {self.num_threads!r}.")
         object.__setattr__(self, "media_limits", MediaLimits.of(self.media_limits))
         object.__setattr__(self, "num_threads", self.num_threads or available_processors())
 
@@ -75,7 +78,7 @@ class TimeRange:
 
     def __post_init__(self):
         end_sec = math.inf if self.end_sec is None else self.end_sec
-        if not 0 <= self.start_sec < end_sec:
+        if not (isinstance(self.start_sec, Real) and isinstance(end_sec, Real) and 0 <= self.start_sec < end_sec):
             raise ValueError(
                 f"The range must fit 0 <= start_sec < end_sec, got start_sec={self.start_sec!r} and "
                 f"end_sec={self.end_sec!r}."

@@ -5,8 +5,6 @@ import inspect
 import json
 import math
 import re
-import threading
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,14 +15,12 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .audio_media_omnivinci import load_audio
-from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig, check_boundary_tokens
+from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, OmniVinciConfig, check_boundary_tokens
 from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatten_videos
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from .layout_omnivinci import LayoutRules, MediumLayout
-from .media_omnivinci import MediaPart, load_image
-from .media_reading_omnivinci import available_processors, run_all
+from .media_inputs_omnivinci import FRAME_OPTIONS, RANGE_OPTIONS, READ_OPTIONS, load_media
 from .model_card_omnivinci import ModelCardMixin
 from .released_config_omnivinci import (
     HUB_OPTIONS,
@@ -35,7 +31,6 @@ from .released_config_omnivinci import (
     map_released_config,
     map_released_processor_options,
 )
-from .video_media_omnivinci import load_video
 
 
 logger = logging.get_logger(__name__)
@@ -58,18 +53,6 @@ CALL_OPTIONS = (
     "video_audio_downmix",
     "max_audio_sec",
     "group_duration_sec",
-)
-# options of one call only: no configuration that was downloaded can open connections or lift limits
-RANGE_OPTIONS = ("start_sec", "end_sec")
-FRAME_OPTIONS = ("frame_indices", "frame_times")
-READ_OPTIONS = (
-    "timeout_sec",
-    "media_limits",
-    "on_damage",
-    "progress",
-    "allow_urls",
-    "allow_redirects",
-    "allow_private_addresses",
 )
 
 
@@ -95,7 +78,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         patch_size (`int`): side of a patch of the vision tower in pixels.
     """
 
-    model_input_names = ["input_ids", "attention_mask", *MEDIA_INPUTS]
+    model_input_names = ["input_ids", "attention_mask", *MEDIA_INPUTS, *PAIR_INPUTS]
 
     def __init__(
         self,
@@ -237,7 +220,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
             `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
             appearance: `pixel_values`, `image_grids`, `pixel_values_videos`, `video_num_frames`,
             `video_frame_times_ns`, `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
-            (how many embeddings of each sound are kept).
+            (how many embeddings of each sound are kept), `video_has_audio`, `audio_from_video` (which videos and
+            sounds are clips of both).
 
         Raises:
             ValueError: when placeholders and media do not match, or truncation would cut a medium.
@@ -311,7 +295,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
     def describe(self, images=None, videos=None, audio=None, **kwargs) -> list[MediumLayout]:
         """What the model will see of each medium (images first, then videos, then sounds), without encoding it."""
         options = self._options(kwargs)
-        images, videos, audio = self._load_media(images, videos, audio, options)
+        images, videos, audio = self._load_media(images, videos, audio, options, self.video_processor.squash)
         rules, layouts = self.layout_rules, []
         for image in images:
             tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
@@ -325,12 +309,25 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         """Names of the options that a call takes."""
         return {*self._options({}), *TEXT_OPTIONS, *IGNORED_OPTIONS} - {"text"}
 
+    def encode_after_media(self, conversation: list[dict]) -> tuple[list[int], list[int]]:
+        """Ids of what follows the last medium of a conversation, all of it if there is none, and 1 for each of them
+        that the assistant speaks. The media are not read.
+        """
+        media = {"image": [], "video": [], "audio": []}
+        prompts, spans = render_jinja_template(
+            conversations=[[collect_media(message, media) for message in conversation]],
+            chat_template=self._template(None),
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        ids, offsets = self._tokenize(prompts[0], self._options({}))
+        first = self._end_of_media(ids)
+        return ids[first:].tolist(), _span_mask(offsets, spans[0])[first:].tolist()
+
     def words_after_media(self, prompt: str) -> list[int]:
         """Ids of what follows the last placeholder of a prompt; of all of it if there is none."""
         ids, _ = self._tokenize(prompt, self._options({}))
-        media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]
-        positions = np.flatnonzero(np.isin(ids, media_ids))
-        return ids[positions[-1] + 1 if len(positions) else 0 :].tolist()
+        return ids[self._end_of_media(ids) :].tolist()
 
     def join(self, inputs: list[BatchFeature], padding_side: str = "left") -> BatchFeature:
         """Several outputs of this processor, made with `return_tensors="pt"`, as one batch."""
@@ -358,7 +355,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         self._check_rows(rows, {"image": images, "video": videos, "audio": audio})
         images, videos, audio = flatten(images), flatten_videos(videos), flatten(audio)
         self._check_counts(rows, {"image": images, "video": videos, "audio": audio})
-        images, videos, audio = self._load_media(images, videos, audio, options)
+        images, videos, audio = self._load_media(images, videos, audio, options, self.video_processor.frame_pixels)
 
         rules, layouts, image_inputs = self.layout_rules, {"image": []}, {}
         if images:
@@ -380,9 +377,11 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         data.update(image_inputs)
         if videos:
             data.update(self.video_processor(videos, resize_backend=options["resize_backend"]))
+            data["video_has_audio"] = torch.tensor([layout.audio is not None for layout in layouts["video"]])
         if sounds:
-            data.update(self.feature_extractor([sound.samples for sound, _ in sounds]))
-            data["audio_num_embeds"] = torch.tensor([kept for _, kept in sounds])
+            data.update(self.feature_extractor([layout.audio.samples for layout in sounds]))
+            data["audio_num_embeds"] = torch.tensor([layout.num_audio_embeds for layout in sounds])
+            data["audio_from_video"] = torch.tensor([layout.kind == "video" for layout in sounds])
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -417,53 +416,14 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         options["text"] = {name: flat[name] for name in TEXT_OPTIONS if name in flat}
         return options
 
-    def _load_media(self, images, videos, audio, options):
-        rate = self.feature_extractor.sampling_rate
-        metadata = options["video_metadata"]
-        videos = flatten_videos(videos)
-        metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
-        if len(metadata) != len(videos):
-            raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
-        images, videos, audio = ([_with_options(medium) for medium in media] for media in
-                                 (flatten(images), videos, flatten(audio)))  # fmt: skip
-        reading = {name: options[name] for name in READ_OPTIONS if options[name] is not None}
-        # One video is decoded by all processors, several are decoded side by side.
-        num_threads = available_processors()
-        reading.update(cancelled=threading.Event(), num_threads=max(1, num_threads // max(1, len(videos))))
-        part_of_file = {name: options[name] for name in RANGE_OPTIONS if options[name] is not None}
-        watching = {
-            **{name: options[name] for name in ("num_frames", "fps", *FRAME_OPTIONS)},
-            "with_audio": options["load_audio_from_video"],
-            "sampling_rate": rate,
-            "downmix": options["video_audio_downmix"],
-            "align_audio_start": options["align_audio_start"],
-            "max_audio_sec": options["max_audio_sec"],
-            "transform": partial(self.video_processor.squash, resize_backend=options["resize_backend"]),
-            **part_of_file,
-            **reading,
-        }
-        hearing = {
-            "sampling_rate": rate,
-            "input_sampling_rate": options["sampling_rate"],
-            "max_sec": options["max_audio_sec"],
-            **part_of_file,
-            **reading,
-        }
-        jobs = [partial(load_image, image, **reading) for image, _ in images]
-        for (video, own), entry in zip(videos, metadata, strict=True):
-            chosen = any(name in own for name in ("num_frames", "fps", *FRAME_OPTIONS))
-            unset = dict.fromkeys(("num_frames", "fps", *FRAME_OPTIONS)) if chosen else {}
-            given = own if "audio" in own else entry if isinstance(entry, Mapping) else {}
-            sound = {**hearing, **{name: own[name] for name in RANGE_OPTIONS if name in own}}
-            if given.get("sampling_rate") is not None:
-                sound["input_sampling_rate"] = given["sampling_rate"]
-            own = {name: value for name, value in own.items() if name not in ("audio", "sampling_rate")}
-            listen = None if given.get("audio") is None else partial(load_audio, given["audio"], **sound)
-            jobs.append(partial(_watch, video, listen, metadata=entry, **{**watching, **unset, **own}))
-        jobs += [partial(load_audio, sound, **{**hearing, **own}) for sound, own in audio]
-        media = run_all(jobs, num_threads, reading["cancelled"])
-        first_sound = len(images) + len(videos)
-        return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
+    def _load_media(self, images, videos, audio, options, transform):
+        transform = partial(transform, resize_backend=options["resize_backend"])
+        return load_media(images, videos, audio, options, transform, self.feature_extractor.sampling_rate)
+
+    def _end_of_media(self, ids: np.ndarray) -> int:
+        media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]
+        positions = np.flatnonzero(np.isin(ids, media_ids))
+        return positions[-1] + 1 if len(positions) else 0
 
     def _tokenize(self, prompt: str, options) -> tuple[np.ndarray, np.ndarray]:
         settings = {name: value for name, value in options["text"].items() if name == "add_special_tokens"}
@@ -510,7 +470,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
             kind = kinds[int(ids[position])]
             layout = next(remaining[kind])
             if layout.audio is not None:
-                sounds.append((layout.audio, layout.num_audio_embeds))
+                sounds.append(layout)
             if kind == "video" and layout.audio is not None:
                 events.append([position, "audio", layout.sound_ids])
             events.append([position, kind, layout.ids])
@@ -592,19 +552,6 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         if isinstance(templates, dict):
             return templates.get(chat_template or "default", chat_template)
         return chat_template or templates
-
-
-def _with_options(medium) -> tuple[Any, dict[str, Any]]:
-    """A medium and the options that its part of the conversation has."""
-    return (medium.source, medium.options) if isinstance(medium, MediaPart) else (medium, {})
-
-
-def _watch(video, listen, with_audio: bool, **options):
-    """The clip with its own sound, or with the one that `listen` returns."""
-    clip = load_video(video, with_audio=with_audio and listen is None, **options)
-    if listen is not None:
-        clip.audio = listen()
-    return clip
 
 
 def _arguments_of(part: type, options: dict[str, Any]) -> dict[str, Any]:

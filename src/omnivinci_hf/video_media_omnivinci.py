@@ -1,20 +1,25 @@
 """Videos: the wanted frames with their true times, decoded by feeding only the packets that they need."""
 
+import inspect
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import av
 import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, SoundOptions, audio_from_container
 from .frame_sampling_omnivinci import FrameChoice, sample_indices
 from .media_limits_omnivinci import MediaError
-from .media_omnivinci import MediaSource, check_pixels, is_array, load_image, to_numpy
+from .media_omnivinci import MediaSource, PacketReader, check_pixels, is_array, load_image, to_numpy
 from .media_reading_omnivinci import ReadOptions, TimeRange, run_all
 from .video_table_omnivinci import FrameTable, scan_video, video_stream
 
@@ -28,13 +33,14 @@ _QUARTER_TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3
 class VideoClip:
     """Sampled frames of a video, or of a range of it.
 
-    `frames` are RGB images; where an index repeats so does the image object. `times` float64 `(num_frames,)` are
-    seconds since the start of the clip: the first frame of the video, or the start of the range, which is at
+    `frames` are RGB images, or what `transform` of [`load_video`] made of them: if tensors, then one for all,
+    `(num_frames, ...)`, else a list, in which an object repeats where its index does. `times` float64 `(num_frames,)`
+    are seconds since the start of the clip: the first frame of the video, or the start of the range, which is at
     `start_sec` of the video. `indices` int64 `(num_frames,)` and `total_frames` count all frames of the video.
     `duration_sec` is that of the clip, `fps` the average rate of the video, `size` its width and height in pixels.
     """
 
-    frames: list[Image.Image]
+    frames: list[Image.Image] | torch.Tensor
     times: np.ndarray
     indices: np.ndarray
     duration_sec: float
@@ -84,7 +90,8 @@ def load_video(
             released checkpoint heard it.
         max_audio_sec: only so many seconds of the sound.
         transform: applied to every frame as soon as it is decoded; its results are the clip's `frames`. A resize here
-            saves holding all frames in full size. It is called from several threads.
+            saves holding all frames in full size. Tensors are put into one; if it has a parameter `out`, it is given
+            the place of all but the first few to fill. It is called from several threads.
         reading: fields of [`ReadOptions`].
     """
     choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
@@ -97,13 +104,13 @@ def load_video(
     indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
     origin_sec = table.start_sec if align_audio_start else None
     listen = partial(audio_from_container, source, sound, origin_sec) if with_audio else lambda: None
-    sizes = []
-    images, audio = _decode(source, table, set(indices.tolist()), _noting_size(sizes, transform), listen)
-    indices = indices[[index in images for index in indices.tolist()]]
+    frames = _Frames(indices, transform)
+    audio = _decode(source, table, frames, listen)
+    indices = indices[[index in frames.sizes for index in indices.tolist()]]
     source.log_damage()
     end_sec = min(table.duration_sec, start_sec + choice.range.duration_sec)
     return VideoClip(
-        frames=[images[index] for index in indices.tolist()],
+        frames=frames.take(indices),
         times=np.maximum(table.times[indices] - start_sec, 0.0),
         indices=indices,
         duration_sec=end_sec - start_sec,
@@ -111,19 +118,56 @@ def load_video(
         total_frames=len(table.times),
         audio=audio,
         name=source.name,
-        size=sizes[0],
+        size=frames.size,
         start_sec=start_sec,
     )
 
 
-def _noting_size(sizes: list[tuple[int, int]], transform: Callable[[Image.Image], Any] | None):
-    """`transform`, with the size of what it is given noted, since its result may have another."""
+class _Frames:
+    """Collects the frames of some indices, each transformed; called from several threads."""
 
-    def noting(image: Image.Image) -> Any:
-        sizes.append(image.size)
-        return image if transform is None else transform(image)
+    def __init__(self, indices: np.ndarray, transform: Callable[[Image.Image], Any] | None):
+        self.wanted = sorted(set(indices.tolist()))
+        self.places = {index: place for place, index in enumerate(self.wanted)}
+        self.transform = transform or (lambda image: image)
+        self.fills_out = _has_parameter(self.transform, "out")
+        self.sizes: dict[int, tuple[int, int]] = {}  # of those that have come
+        self.items, self.lock = None, threading.Lock()
 
-    return noting
+    def add(self, index: int, image: Image.Image) -> None:
+        place = self.places[index]
+        if self.fills_out and isinstance(self.items, torch.Tensor):
+            self.transform(image, out=self.items[place])
+        else:
+            item = self.transform(image)
+            with self.lock:
+                if self.items is None:
+                    is_tensor = isinstance(item, torch.Tensor)
+                    number = len(self.wanted)
+                    self.items = item.new_empty(number, *item.shape) if is_tensor else [None] * number
+            self.items[place] = item
+        self.sizes[index] = image.size
+
+    @property
+    def missing(self) -> list[int]:
+        return [index for index in self.wanted if index not in self.sizes]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.sizes[min(self.sizes)]
+
+    def take(self, indices: np.ndarray) -> list | torch.Tensor:
+        places = [self.places[index] for index in indices.tolist()]
+        if places == list(range(len(self.items))):
+            return self.items
+        return self.items[places] if isinstance(self.items, torch.Tensor) else [self.items[place] for place in places]
+
+
+def _has_parameter(function: Callable, name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # it is written in C
+        return False
 
 
 def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading: ReadOptions) -> np.ndarray:
@@ -135,14 +179,17 @@ def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading:
     return indices
 
 
-def _decode(source: MediaSource, table: FrameTable, wanted: set[int], transform, listen) -> tuple[dict, Any]:
-    """Frames of the `wanted` indices, {index: transformed image}, and what `listen` returns."""
-    images, num_threads = {}, source.reading.num_threads
+def _decode(source: MediaSource, table: FrameTable, frames: _Frames, listen: Callable) -> Any:
+    """Put the wanted frames into `frames`, and return what `listen` does."""
+    wanted, num_threads = set(frames.wanted), source.reading.num_threads
     with source.reading.progress_bar(source.name, table.duration_sec, len(wanted), "frame") as bar:
+        of_thread = threading.local()
 
         def deliver(index: int, frame: av.VideoFrame) -> None:
             source.reading.check_cancelled()
-            images[index] = transform(_upright_image(source, frame))
+            if not hasattr(of_thread, "reformatter"):
+                of_thread.reformatter = VideoReformatter()
+            frames.add(index, _upright_image(source, frame, of_thread.reformatter))
             bar.update()
 
         jobs = [listen]
@@ -153,18 +200,17 @@ def _decode(source: MediaSource, table: FrameTable, wanted: set[int], transform,
             jobs += [partial(_feed, source, table, wanted, intervals, frame_threads, deliver)] * num_feeders
         audio, *unsure = run_all(jobs, num_threads, source.reading.cancelled)
         for index in set().union(*unsure):
-            images.pop(index, None)
-        if len(images) < len(wanted):
+            frames.sizes.pop(index, None)
+        if frames.missing:
             # No choice, some key frame was none (an intra refresh point), or damage: decode from the start.
-            for index in _decode_in_order(source, table, wanted - images.keys(), deliver):
-                images.pop(index, None)
-    missing = sorted(wanted - images.keys())
-    if missing:
+            for index in _decode_in_order(source, table, set(frames.missing), deliver):
+                frames.sizes.pop(index, None)
+    if missing := frames.missing:
         span = f"between {table.times[missing[0]]:.2f} and {table.times[missing[-1]]:.2f} s"
         source.report(f"is damaged or cut short: {len(missing)} of {len(wanted)} wanted frames do not decode, {span}")
-    if not images:
+    if not frames.sizes:
         raise MediaError(f"{source.name}: none of the {len(wanted)} wanted frames decodes; get the file again.")
-    return images, audio
+    return audio
 
 
 def _open_decoder(container, source: MediaSource, frame_threads: int = 1) -> tuple[av.VideoStream, Any]:
@@ -188,7 +234,7 @@ def _feed(
     unsure = set()
     with source.container() as container:
         stream, decoder = _open_decoder(container, source, frame_threads)
-        packets = enumerate(source.demux(container, stream))
+        packets = enumerate(PacketReader(source, container, stream))
         while intervals:
             try:
                 first, last = intervals.popleft()
@@ -229,7 +275,7 @@ def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], d
     wanted, order, clean_from, unsure, previous = set(wanted), 0, -math.inf, set(), None
     with source.container() as container:
         stream, decoder = _open_decoder(container, source)
-        packets = source.demux(container, stream)
+        packets = iter(PacketReader(source, container, stream))
         while wanted:
             packet = next(packets, None)
             if packet is not None and clean_from == math.inf and packet.is_keyframe and table.packets is not None:
@@ -253,9 +299,14 @@ def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], d
     return unsure
 
 
-def _upright_image(source: MediaSource, frame: av.VideoFrame) -> Image.Image:
+def _upright_image(source: MediaSource, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
+    """What `frame.to_image` gives, turned upright; that would make two more copies and start threads for each frame."""
     check_pixels(source.name, frame.width, frame.height, source.reading)
-    image, turns = frame.to_image(), round(frame.rotation / 90) % 4
+    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+    plane = rgb.planes[0]
+    stride, order = abs(plane.line_size), 1 if plane.line_size > 0 else -1  # -1: stored from the bottom up
+    image = Image.frombuffer("RGB", (rgb.width, rgb.height), plane, "raw", "RGB", stride, order)
+    turns = round(frame.rotation / 90) % 4
     return image.transpose(_QUARTER_TURNS[turns]) if turns else image
 
 
@@ -275,14 +326,12 @@ def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading
         chosen = np.arange(first, stop)
         indices = indices[chosen]
         reading.media_limits.check(name, "max_frames", len(chosen), "frames")
-    sizes = []
-    transform = _noting_size(sizes, transform)
-    images = {
-        index: transform(load_image(frames[index], media_limits=reading.media_limits)) for index in set(chosen.tolist())
-    }
+    taken = _Frames(chosen, transform)
+    for index in taken.wanted:
+        taken.add(index, load_image(frames[index], media_limits=reading.media_limits))
     start_sec = choice.range.start_sec
     return VideoClip(
-        frames=[images[index] for index in chosen.tolist()],
+        frames=taken.take(chosen),
         times=np.maximum(times[chosen] - start_sec, 0.0),
         indices=indices,
         duration_sec=min(duration_sec, start_sec + choice.range.duration_sec) - start_sec,
@@ -290,26 +339,21 @@ def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading
         total_frames=total_frames,
         audio=None,
         name=name,
-        size=sizes[0],
+        size=taken.size,
         start_sec=start_sec,
     )
 
 
 def _frame_times(num_given: int, metadata) -> tuple[np.ndarray, np.ndarray | None, float, int]:
     """Times of the given frames, indices if they were sampled already, duration, number of all frames."""
-    fields = metadata if isinstance(metadata, Mapping) else vars(metadata) if metadata is not None else {}
-    given = {key: value for key, value in dict(fields).items() if value is not None}
-    rate, times = given.get("fps"), given.get("times", given.get("timestamps"))
-    indices, total = given.get("frames_indices"), int(given.get("total_num_frames", num_given))
+    given = _metadata_fields(num_given, metadata)
+    rate, times, indices = given.get("fps"), given.get("times"), given.get("frames_indices")
+    total = int(given.get("total_num_frames", num_given))
     if rate is None and times is None:
         raise MediaError('Frames have no times: a frame rate is needed, `video_metadata={"fps": ...}`.')
     if rate is not None and not 0 < rate < math.inf:
         raise MediaError(f"`fps` in `video_metadata` must be positive, got {rate}.")
-    for name, values in (("frames_indices", indices), ("times", times)):
-        if values is not None and len(values) != num_given:
-            raise MediaError(f"Got {num_given} frames but {len(values)} {name}; they must match 1:1.")
     if indices is not None:
-        indices = to_numpy(indices).astype(np.int64)
         total = max(total, int(indices.max()) + 1)
     elif times is None and total != num_given:
         raise MediaError(f"Got {num_given} frames of {total}; say which with `frames_indices`.")
@@ -318,7 +362,6 @@ def _frame_times(num_given: int, metadata) -> tuple[np.ndarray, np.ndarray | Non
     if times is None:
         times, end_sec = (np.arange(num_given) if indices is None else indices) / rate, total / rate
     else:
-        times = to_numpy(times).astype(np.float64)
         # Without a rate the last frame is shown as long as the others are on average.
         gap = 1 / rate if rate else (times[-1] - times[0]) / (num_given - 1) if num_given > 1 else math.nan
         end_sec = times[-1] + gap
@@ -331,3 +374,25 @@ def _frame_times(num_given: int, metadata) -> tuple[np.ndarray, np.ndarray | Non
             "`duration` in `video_metadata`."
         )
     return times, indices, duration_sec, total
+
+
+def _metadata_fields(num_given: int, metadata) -> dict[str, Any]:
+    """What is given of the metadata of frames; `times` and `frames_indices` are arrays of one number for each frame."""
+    if metadata is not None and not isinstance(metadata, Mapping) and not hasattr(metadata, "__dict__"):
+        raise MediaError(f"`video_metadata` of a video must be a dict or a VideoMetadata, got {metadata!r:.100}.")
+    fields = dict(metadata if isinstance(metadata, Mapping) else vars(metadata) if metadata is not None else {})
+    fields["times"] = fields.get("times", fields.get("timestamps"))
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name in given.keys() & {"fps", "duration", "total_num_frames"}:
+        if not isinstance(given[name], Real):
+            raise MediaError(f"`{name}` in `video_metadata` must be a number, got {given[name]!r:.100}.")
+    for name, dtype in (("frames_indices", np.int64), ("times", np.float64)):
+        if name not in given:
+            continue
+        values = to_numpy(given[name])
+        if values.ndim != 1 or not np.can_cast(values.dtype, dtype, "same_kind"):
+            raise MediaError(f"`{name}` in `video_metadata` must be a list of numbers, got {given[name]!r:.100}.")
+        if len(values) != num_given:
+            raise MediaError(f"Got {num_given} frames but {len(values)} {name}; they must match 1:1.")
+        given[name] = values.astype(dtype)
+    return given

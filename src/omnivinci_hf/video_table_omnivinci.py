@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from .media_limits_omnivinci import MediaError
-from .media_omnivinci import MediaSource, check_pixels
+from .media_omnivinci import MediaSource, PacketReader, check_pixels, to_seconds
 
 
 @dataclass
@@ -41,14 +41,9 @@ def scan_video(source: MediaSource) -> FrameTable:
     """Demux once. Frame counts and rates in headers are not believed; the packets' stamps are."""
     with source.container() as container:
         stream = video_stream(container, source)
-        packets, end_sec = [], 0.0
-        for packet in source.demux(container):
-            if packet.pts is not None:
-                end_sec = max(end_sec, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            if packet.stream_index == stream.index:
-                is_key, is_shown = packet.is_keyframe, not packet.is_discard
-                packets.append((packet.pts, packet.dts, packet.duration, is_key, is_shown))
-        source.check_complete(container, stream, len(packets), end_sec)
+        reader = PacketReader(source, container, stream)
+        packets = [(p.pts, p.dts, p.duration, p.is_keyframe, not p.is_discard) for p in reader]
+        source.check_complete(container, stream, reader)
         rates = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         # AVI has no presentation times: FFmpeg guesses them in decode order, wrongly for B-frames.
         by_order = container.format.name == "avi"
@@ -95,7 +90,7 @@ def _frame_table(packets: list[tuple], time_base: Fraction, rates: list[Fraction
     return FrameTable(
         times=times,
         duration_sec=duration_sec,
-        start_sec=float(shown[0] * time_base),
+        start_sec=to_seconds(shown[0], time_base),
         index_of={stamp: index for index, stamp in enumerate(shown)},
         packets=None if by_order else list(zip(pts, is_key, strict=True)),
     )
