@@ -40,3 +40,8 @@ def test_finetune_round_trip(lora):
     if not lora:
         assert "What do you see? 'A red circle.' (taught: 'A red circle.')" in output
         assert "What do you hear? 'A low beep.' (taught: 'A low beep.')" in output
+
+
+def test_search_sound_by_video():
+    output = run("search_sound_by_video.py")
+    assert int(output.split("found: ")[1].split("%")[0]) >= 80

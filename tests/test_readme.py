@@ -1,5 +1,6 @@
 """The README's snippets run, in order and in one namespace, on a tiny checkpoint."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -20,12 +21,16 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
     shutil.copyfile(goldens.SMALL / "h_video5" / "video.mp4", "clip.mp4")
     shutil.copyfile(goldens.SMALL / "d_audio3" / "audio.wav", "speech.wav")
     Image.open(goldens.SMALL / "b_image" / "image.png").convert("RGB").save("photo.jpg")
-    assert len(SNIPPETS) == 8
+    answer = {"role": "assistant", "content": "A man speaks."}
+    row = {"messages": [{"role": "user", "content": [{"type": "audio", "path": "speech.wav"}]}, answer]}
+    Path("train.jsonl").write_text(json.dumps(row))
+    assert len(SNIPPETS) == 10
     namespace = {}
     for snippet in SNIPPETS:
         snippet = snippet.replace('"nvidia/omnivinci"', repr(str(released_folder)))
         exec(snippet.replace("max_new_tokens=128", "max_new_tokens=4"), namespace)
     assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
+    assert namespace["trainer"].state.global_step == 1 and namespace["embeds"].audio_embeds.norm() > 0
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))

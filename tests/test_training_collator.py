@@ -27,6 +27,11 @@ def summed_loss(model, batch) -> tuple[float, int]:
     return model(**batch).loss.item() * count, count
 
 
+def same(one: dict, other: dict) -> bool:
+    equal = (torch.equal(one[name], other[name]) for name in one if isinstance(one[name], torch.Tensor))
+    return one.keys() == other.keys() and all(equal)
+
+
 # -- labels -----------------------------------------------------------------------------------------------------------
 
 
@@ -105,13 +110,32 @@ def test_conversations_about_the_same_media_equal_separate_rows(loaded, packing,
 def test_encoded_rows_are_taken_as_they_are(collator, loaded):
     rows = [row("video"), row("image")]
     first, second = collator(rows), collator([collator.encode(one) for one in rows])
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert same(first, second)
 
 
 def test_options_of_the_processor_are_passed_on(loaded):
     assert len(OmniVinciDataCollator(loaded[1], num_frames=3)([row("video")])["pixel_values_videos"]) == 3
     with pytest.raises(TypeError, match=r"has no option \['frames'\]"):
         OmniVinciDataCollator(loaded[1], frames=3)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_logits_at_labels_alone_give_the_same_loss_and_gradients(loaded, packing):
+    model, processor = loaded
+    rows = [row("video"), row("image", 1, answer="red red red"), branched(None, [("What?", "bell"), ("Which?", "no")])]
+    found = []
+    for option in (True, False):
+        batch = OmniVinciDataCollator(processor, packing=packing, logits_at_labels=option)(rows)
+        model.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        found.append((output, model.lm_head.weight.grad.clone()))
+    (few, few_gradient), (all_of_them, gradient) = found
+    labels = batch["labels"]
+    assert few.logits.shape == ((labels != -100).sum(), len(processor.tokenizer))
+    torch.testing.assert_close(few.logits, all_of_them.logits[:, :-1][labels[:, 1:] != -100])
+    torch.testing.assert_close(few.loss, all_of_them.loss)
+    torch.testing.assert_close(few_gradient, gradient, rtol=1e-4, atol=1e-6)
 
 
 # -- dummy media ------------------------------------------------------------------------------------------------------
@@ -194,7 +218,7 @@ def test_a_bad_row_is_skipped_counted_and_told_of_on_request(loaded, bad, error,
     with caplog.at_level("WARNING", logger="omnivinci_hf"):
         batch = collator([bad, row("image")])
     assert collator.num_skipped == 1 and words in caplog.text
-    assert batch.keys() == good.keys() and all(torch.equal(batch[name], good[name]) for name in good)
+    assert same(batch, good)
 
 
 def test_skipped_rows_are_counted_in_the_workers_of_a_loader(loaded):
@@ -255,7 +279,7 @@ def test_columns_of_datasets_hold_media(collator):
     sound = {**row("audio"), "audios": [{"array": tone(), "sampling_rate": 16000}]}
     sound["messages"][0]["content"][0] = {"type": "audio"}
     columns = collator([picture, sound])
-    assert all(torch.equal(direct[name], columns[name]) for name in direct)
+    assert same(direct, columns)
 
 
 def test_rows_of_a_stream_of_datasets(collator, tmp_path):
@@ -272,7 +296,7 @@ def test_rows_of_a_stream_of_datasets(collator, tmp_path):
     stream = datasets.IterableDataset.from_generator(rows)
     loader = DataLoader(stream, batch_size=1, collate_fn=collator)
     batch, expected = next(iter(loader)), collator([row("image")])
-    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert same(batch, expected)
 
 
 def test_the_callers_rows_stay_as_they_were(collator):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2Model
 from transformers.cache_utils import Cache
@@ -33,6 +34,7 @@ from .time_embedding_omnivinci import build_time_embedding
 
 
 logger = logging.get_logger(__name__)
+NO_LABEL = -100
 
 
 class OmniVinciModel(OmniVinciPreTrainedModel):
@@ -395,7 +397,9 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         )
         omni_embeds, align_net = None, self.omni_align_net
         # in training, all processes must take part or none; a net that does not learn has no part in what others learn
-        if align_net is not None and (align_net.logit_scale.requires_grad if self.training else video_has_audio is not None):
+        if align_net is not None and (
+            align_net.logit_scale.requires_grad if self.training else video_has_audio is not None
+        ):
             omni_embeds = self._paired_embeddings(features, video_has_audio, audio_from_video)
         return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
 
@@ -507,6 +511,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         video_has_audio: torch.Tensor | None = None,
         audio_from_video: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
+        logits_at_labels: bool = False,
         **kwargs,
     ) -> OmniVinciCausalLMOutputWithPast:
         """
@@ -515,6 +520,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
                 Token ids to predict, -100 where there is no loss. Positions of media placeholders never count.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits, and the loss, for only so many last positions, or for these; 0 means all.
+            logits_at_labels (`bool`, defaults to False):
+                Compute only the logits that `labels` are compared with: `(num_labels, vocab_size)`, row by row. In
+                training most positions are media, and logits of all of them would take most of the memory.
             mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Taken because processors may return it; the ids say the same.
         """
@@ -541,15 +549,21 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        losses = {}
-        if labels is not None:
-            if input_ids is not None:
-                media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
-                is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
-                labels = labels.masked_fill(is_media.to(labels.device), -100)
-            losses = self._losses(logits, labels[:, kept], outputs.omni_embeds, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        if labels is not None and input_ids is not None:
+            media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
+            is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
+            labels = labels.masked_fill(is_media.to(labels.device), NO_LABEL)
+        if logits_at_labels and labels is not None:
+            predicted = labels[:, 1:]
+            counts = predicted != NO_LABEL
+            hidden_states, targets = hidden_states[:, :-1][counts.to(hidden_states.device)], predicted[counts]
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            hidden_states = hidden_states[:, kept]
+            targets = None if labels is None else F.pad(labels[:, kept], (0, 1), value=NO_LABEL)[:, 1:].contiguous()
+        logits = self.lm_head(hidden_states)
+        losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(
             **losses,
             logits=logits,
@@ -558,19 +572,20 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             attentions=outputs.attentions,
         )
 
-    def _losses(self, logits, labels, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
-        """The language loss, that of OmniAlignNet, and what is trained.
+    def _losses(self, logits, targets, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
+        """The language loss of logits that shall predict `targets`, that of OmniAlignNet, and what is trained.
 
         Where a step has several batches, `num_items_in_batch` counts the labels of all and the losses of the batches
         are summed up: OmniAlignNet's then counts by the share of labels that the batch has.
         """
-        num_items = (labels[:, 1:] != -100).sum()
+        num_items = (targets != NO_LABEL).sum()
         # a batch without any label gives zero
-        total = num_items if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=labels.device)
+        total = num_items if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=targets.device)
         total = total.clamp(min=1)
         loss = language_loss = self.loss_function(
             logits=logits,
-            labels=labels,
+            labels=None,
+            shift_labels=targets,
             vocab_size=self.config.text_config.vocab_size,
             num_items_in_batch=total,
             **kwargs,

@@ -152,6 +152,15 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
     _add_sampling(parser)
+    parser.add_argument("--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each sound")
+    estimate = parser.add_argument_group(
+        "memory", "With --estimate nothing is trained; without --model, the released checkpoint's sizes are taken."
+    )
+    estimate.add_argument("--estimate", action="store_true", help="print the memory that a process needs, and leave")
+    estimate.add_argument("--audio-sec", type=float, default=0.0, metavar="SEC", help="sound of each row")
+    estimate.add_argument("--text-tokens", type=_count, default=512, metavar="N", help="words of each row")
+    estimate.add_argument("--num-processes", type=_count, default=1, metavar="N")
+    estimate.add_argument("--sharding", choices=("none", "fsdp", "zero3"), default="none")
     return parser
 
 

@@ -5,8 +5,19 @@ from dataclasses import fields
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..configuration_omnivinci import OmniVinciConfig
+from ..training.estimate import estimate_memory, format_estimate
 from ..training.recipe import load_recipe, recipe_names
 from ..training.run import StageOptions, train_stage
+
+
+# names of Trainer's `optim` that differ from AdamW in what they hold
+ESTIMATED_OPTIMIZERS = {
+    "adamw_8bit": "adamw_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "adamw_8bit",
+    "sgd": "sgd",
+}
 
 
 class _TrainerOptions(HfArgumentParser):
@@ -18,6 +29,11 @@ def run_train(arguments: argparse.Namespace) -> None:
     if arguments.list_recipes:
         for name in recipe_names():
             print(f"{name:30} {load_recipe(name).summary}")
+        return
+    if arguments.estimate:
+        if not arguments.recipe:
+            raise ValueError("train --estimate needs --recipe (see omnivinci-hf train --help)")
+        print_estimate(arguments)
         return
     missing = [name for name in ("recipe", "model", "data") if not getattr(arguments, name)]
     if missing:
@@ -37,6 +53,39 @@ def run_train(arguments: argparse.Namespace) -> None:
         },
     )
     train_stage(recipe, options, training)
+
+
+def print_estimate(arguments: argparse.Namespace) -> None:
+    """What a run would need, from the configuration alone."""
+    recipe = load_recipe(arguments.recipe)
+    training = parse_training_arguments(recipe, arguments.rest)
+    model = arguments.model
+    config = OmniVinciConfig.from_pretrained(model) if model else OmniVinciConfig()
+    if recipe.omni_align_config is not None and config.omni_align_config is None:
+        config = OmniVinciConfig.from_dict(config.to_dict(), omni_align_config=recipe.omni_align_config)
+    learns = [*recipe.parts, *(["lm_head"] if "language_model" in recipe.parts else [])]
+    full_precision = arguments.dtype == "float32" or (arguments.dtype == "auto" and model and config.dtype is None)
+    dtype = "bfloat16" if not full_precision else "mixed" if training.bf16 else "float32"
+    estimate = estimate_memory(
+        config,
+        learns,
+        dtype=dtype,
+        batch_size=training.per_device_train_batch_size,
+        num_frames=arguments.num_frames or 0,
+        audio_sec=arguments.audio_sec,
+        text_tokens=arguments.text_tokens,
+        gradient_checkpointing=training.gradient_checkpointing,
+        optimizer=ESTIMATED_OPTIMIZERS.get(str(getattr(training.optim, "value", training.optim)), "adamw"),
+        lora_rank=recipe.lora and recipe.lora.get("r", 8),
+        quantization=recipe.quantization,
+        num_processes=arguments.num_processes,
+        sharding=arguments.sharding,
+    )
+    print(
+        f"recipe {recipe.name}, {dtype} weights; {training.per_device_train_batch_size} rows of "
+        f"{arguments.num_frames or 0} frames, {arguments.audio_sec:g} s of sound and {arguments.text_tokens} tokens"
+    )
+    print(format_estimate(estimate))
 
 
 def parse_training_arguments(recipe, words: list[str]) -> TrainingArguments:

@@ -57,6 +57,9 @@ class OmniVinciDataCollator:
         on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
             skipped, it is logged and counted in `num_skipped`; a batch that is left without rows has no labels and
             costs nothing.
+        logits_at_labels (`bool`, defaults to True): let the model compute logits only where there are labels, which
+            saves most of the memory where media are long. Metrics that compare logits with `labels` position by
+            position need False.
         media_root (`str`, *optional*): where relative paths of media begin, of rows that `load_rows` did not read.
         processor_options: options of a call of the processor, such as `num_frames`, `fps` or `max_audio_sec`.
 
@@ -72,6 +75,7 @@ class OmniVinciDataCollator:
         packing: bool = False,
         dummy_media: bool = True,
         on_error: str = "raise",
+        logits_at_labels: bool = True,
         media_root: str | None = None,
         **processor_options: Any,
     ):
@@ -86,6 +90,7 @@ class OmniVinciDataCollator:
         self.max_length = max_length
         self.packing = packing
         self.on_error = on_error
+        self.logits_at_labels = logits_at_labels
         self.media_root = media_root
         self.processor_options = processor_options
         self.dummies = self._make_dummies() if dummy_media else {}
@@ -97,11 +102,11 @@ class OmniVinciDataCollator:
         """Bad rows that were left out so far, in all processes of this one's DataLoader."""
         return int(self._skipped.sum())
 
-    def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, Any]:
         """
         Returns `input_ids`, `labels`, and what tells rows apart: `attention_mask (batch_size, length)`, or with
         `packing` `position_ids (1, length)`, or where a row has several conversations both, with a boolean mask
-        `(batch_size, 1, length, length)`; and the media of all rows, as the processor returns them.
+        `(batch_size, 1, length, length)`; `logits_at_labels`; and the media of all rows, as the processor returns them.
         """
         encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
         if not encoded:
@@ -115,7 +120,8 @@ class OmniVinciDataCollator:
                 media[name] = torch.cat(parts)
         for name in PAIR_INPUTS:
             media.setdefault(name, torch.zeros(0, dtype=torch.bool))
-        return {**self._lay_out(encoded, dummies), **media}
+        batch = {**self._lay_out(encoded, dummies), **media}
+        return {**batch, "logits_at_labels": True} if self.logits_at_labels else batch
 
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
         """One row with its media read; what a collator is called with may also be this.

@@ -45,8 +45,7 @@ Not counted: the CUDA context (0.5 to 1 GB), fragmentation of the allocator, buf
 masks of padded rows (rows count as full), one dequantized weight at a time, the float32 copies that peft's
 `prepare_model_for_kbit_training` makes of what is not quantized, and OmniAlignNet's activations (under 1 % of the
 language model's). An image counts as one frame per tile; a batch without video or sound runs one dummy frame or window,
-as the collator's does. Frozen towers keep nothing only if no hook makes their inputs require gradients: Transformers'
-`gradient_checkpointing_enable` puts such hooks on, and `disable_input_require_grads` takes them off.
+as the collator's does.
 
 `benchmarks/train_memory.py` compares the formulas with what PyTorch allocates. Sharding and quantization are not
 measured.

@@ -22,6 +22,8 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
     def __init__(self, model=None, args=None, *, recipe: Recipe | None = None, **kwargs):
         if args is not None:
             args.remove_unused_columns = False
+            # each process reads its own rows of a stream: media of a batch cannot be dealt out row by row
+            args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
         self.recipe = recipe
         self._losses: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
@@ -54,16 +56,16 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if outputs.get("omni_align_loss") is not None:
-            self._note_losses("train" if model.training else "eval", loss.detach(), outputs)
+            scaled = self.args.average_tokens_across_devices and num_items_in_batch is not None
+            scale = self.accelerator.num_processes if scaled else 1  # as the base class has multiplied the sum
+            self._note_losses("train" if model.training else "eval", loss.detach(), outputs, scale)
         return (loss, outputs) if return_outputs else loss
 
-    def _note_losses(self, phase: str, loss: torch.Tensor, outputs) -> None:
-        # what the base class made of the sum (the share of a batch in its step, the number of processes), it made of
-        # the parts too
-        total, language = outputs["loss"].detach(), outputs["language_loss"].detach()
-        scale = loss / total.where(total != 0, 1.0)
+    def _note_losses(self, phase: str, loss: torch.Tensor, outputs, scale: int) -> None:
+        language = scale * outputs["language_loss"].detach()
         weight = self.accelerator.unwrap_model(self.model).config.omni_align_config.loss_weight
-        parts = {"language_loss": language * scale, "omni_align_loss": (total - language) * scale / weight}
+        # the sum has the share of this batch in its step
+        parts = {"language_loss": language, "omni_align_loss": (loss - language) / weight}
         sums = self._losses[phase]
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.float()

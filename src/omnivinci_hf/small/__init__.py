@@ -1,0 +1,1 @@
+"""A small model for the made-up world, and how it is trained."""

@@ -1,0 +1,129 @@
+"""What stands in for the pretrained encoders of the real model: towers that learn to name what is there.
+
+Each learns under a head of its own that is thrown away: which shapes are in a frame, which sound is heard in each fifth
+of a second.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..world import COLOURS, SHAPES, SOUNDS
+from .model import MERGED_EMBEDS, WINDOW_SEC
+from .tracks import TrackEncoder, Tracks
+
+
+SHAPE_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+SILENCE = len(SOUNDS)
+
+
+def train_vision_tower(
+    model: OmniVinciForConditionalGeneration,
+    encoder: TrackEncoder,
+    steps: int,
+    *,
+    batch_size: int = 96,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    log=print,
+) -> float:
+    """Returns the share of frames of the last steps in which exactly the shapes that are there were found."""
+    tower, merge = model.model.vision_tower, model.config.spatial_merge_size
+    head = nn.Linear(model.config.vision_feature_size * merge**2, len(SHAPE_NAMES))
+
+    def loss_of(batch):
+        pixels, labels = batch
+        maps = tower((pixels.float() / 255 - 0.5) / 0.5).last_hidden_state
+        side = int(maps.shape[1] ** 0.5)
+        squares = (
+            maps.unflatten(1, (side // merge, merge, side // merge, merge)).transpose(2, 3).flatten(3).flatten(1, 2)
+        )
+        logits = head(squares).amax(1)  # a shape may be in any square
+        right = ((logits > 0) == labels.bool()).all(1).float().mean()
+        return F.binary_cross_entropy_with_logits(logits, labels), right
+
+    batches = frame_batches(encoder.tracks, batch_size, seed)
+    return _train(
+        [*tower.parameters(), *head.parameters()], batches, loss_of, steps, learning_rate, "vision tower", log
+    )
+
+
+def train_audio_tower(
+    model: OmniVinciForConditionalGeneration,
+    encoder: TrackEncoder,
+    steps: int,
+    *,
+    batch_size: int = 48,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    log=print,
+) -> float:
+    """Returns the share of fifths of a second of the last steps that were named right."""
+    tower = model.model.audio_tower
+    head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, len(SOUNDS) + 1)
+
+    def loss_of(batch):
+        features, labels = batch
+        hidden = tower(features).last_hidden_state.unflatten(1, (-1, MERGED_EMBEDS)).flatten(2)
+        logits = head(hidden)
+        right = (logits.argmax(-1) == labels).float().mean()
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), right
+
+    batches = window_batches(encoder, batch_size, seed)
+    parameters = [*tower.parameters(), *head.parameters()]
+    return _train(parameters, batches, loss_of, steps, learning_rate, "audio tower", log)
+
+
+def frame_batches(tracks: list[Tracks], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Frames `(batch_size, 3, size, size)` uint8 and which shapes they show, `(batch_size, shapes)`."""
+    rng = np.random.default_rng((seed, 1))
+    while True:
+        frames, labels = [], torch.zeros(batch_size, len(SHAPE_NAMES))
+        for number in range(batch_size):
+            track = tracks[rng.integers(len(tracks))]
+            index = rng.integers(len(track.times))
+            frames.append(track.frames[index])
+            for event in track.scene.vision.events:
+                if event.visible_at(track.times[index]):
+                    labels[number, SHAPE_NAMES.index(event.name)] = 1
+        yield torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), labels
+
+
+def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Windows `(batch_size, mel_bins, frames)` and the sound in each joined embedding, `(batch_size, embeds)`."""
+    rng = np.random.default_rng((seed, 2))
+    num_embeds = encoder.processor.feature_extractor.window_frames // 4 // MERGED_EMBEDS
+    step = WINDOW_SEC / num_embeds
+    while True:
+        features, labels = [], torch.full((batch_size, num_embeds), SILENCE)
+        for number in range(batch_size):
+            index = rng.integers(len(encoder.tracks))
+            windows = encoder.sounds[index]["input_features"]
+            window = int(rng.integers(len(windows)))
+            features.append(windows[window].float())
+            middles = window * WINDOW_SEC + (np.arange(num_embeds) + 0.5) * step
+            for event in encoder.tracks[index].scene.sound.events:
+                heard = (middles >= event.onset_sec) & (middles < event.end_sec)
+                labels[number, torch.from_numpy(heard)] = SOUNDS.index(event.kind)
+        yield torch.stack(features), labels
+
+
+def _train(parameters, batches, loss_of, steps: int, learning_rate: float, name: str, log) -> float:
+    optimizer = torch.optim.AdamW([value for value in parameters if value.requires_grad], lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    recent: list[float] = []
+    for step, batch in enumerate(itertools.islice(batches, steps), 1):
+        loss, right = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        recent = [*recent[-49:], right.item()]
+        if step % 100 == 0 or step == steps:
+            log(f"{name}: step {step}, loss {loss.item():.4f}, right {np.mean(recent):.3f}")
+    return float(np.mean(recent))

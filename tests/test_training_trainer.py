@@ -1,0 +1,369 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_training_recipe import arguments, make_trainer
+from training_data import ALIGN, RATE, frames, load, row, tone
+from transformers import Trainer
+
+from omnivinci_hf import OmniVinciForConditionalGeneration
+from omnivinci_hf.cli import main
+from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
+from omnivinci_hf.world import sample_scene, write_clip
+from omnivinci_hf.world.dataset import seed_questions
+
+
+ALL = Recipe(
+    "all", dict.fromkeys(("vision_tower", "vision_projector", "audio_tower", "audio_projector", "language_model"), 1e-3)
+)
+ROWS = [
+    row(kind, seed, answer=answer)
+    for seed, (kind, answer) in enumerate(
+        [
+            ("video", "red circle"),
+            (None, "bell"),
+            ("image", "star"),
+            ("audio", "drum"),
+            ("silent", "blue"),
+            ("video", "7"),
+        ]
+        + [(None, "yes"), (None, "no")]
+    )
+]
+
+
+def losses(trainer) -> list[float]:
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+def run(folder, rows=ROWS, recipe=ALL, align=ALIGN, resume=None, **options):
+    model, processor = load(omni_align_config=align)
+    options = {"per_device_train_batch_size": 2, "max_steps": 4, "logging_steps": 1, **options}
+    trainer = make_trainer(apply_recipe(model, recipe), processor, recipe, folder, rows=rows, **options)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_plain_trainer_trains_it(tmp_path):
+    model, processor = load()
+    options = arguments(tmp_path, max_steps=3, logging_steps=1, remove_unused_columns=False, learning_rate=1e-2)
+    trainer = Trainer(model, options, data_collator=OmniVinciDataCollator(processor), train_dataset=ROWS[:5])
+    trainer.train()
+    assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    """Also where the batches have unlike numbers of labels."""
+    large = run(tmp_path / "a", align=None, per_device_train_batch_size=8, max_steps=2)
+    small = run(tmp_path / "b", align=None, per_device_train_batch_size=2, gradient_accumulation_steps=4, max_steps=2)
+    assert losses(small) == pytest.approx(losses(large), abs=1e-5)
+
+
+def test_both_losses_are_in_the_log(tmp_path):
+    recipe = load_recipe("omni-implicit")
+    trainer = run(tmp_path, recipe=recipe, gradient_accumulation_steps=2, eval_strategy="no", max_steps=2)
+    trainer.evaluate(ROWS[:4])
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["language_loss"] + log["omni_align_loss"], abs=1e-4)
+    evaluated = next(log for log in trainer.state.log_history if "eval_loss" in log)
+    total = evaluated["eval_language_loss"] + evaluated["eval_omni_align_loss"]
+    assert evaluated["eval_loss"] == pytest.approx(total, abs=1e-4)
+
+
+def test_a_net_that_does_not_learn_has_no_part_in_what_others_learn(tmp_path):
+    found = []
+    for keep in (True, False):
+        model, processor = load(omni_align_config=ALIGN)
+        if not keep:
+            model.model.omni_align_net = None
+        recipe = load_recipe("vision-pretraining")
+        options = {"per_device_train_batch_size": 2, "max_steps": 4, "logging_steps": 1}
+        trainer = make_trainer(apply_recipe(model, recipe), processor, recipe, tmp_path, rows=ROWS, **options)
+        trainer.train()
+        found.append(losses(trainer))
+        assert "omni_align_loss" not in trainer.state.log_history[0]
+    assert found[0] == found[1]
+
+
+def test_skipped_rows_are_counted_in_the_log(tmp_path):
+    model, processor = load()
+    bad = {"messages": [{"role": "user", "content": "Is it?"}]}
+    trainer = OmniVinciTrainer(
+        model,
+        arguments(tmp_path, max_steps=1, per_device_train_batch_size=4, logging_steps=1),
+        data_collator=OmniVinciDataCollator(processor, on_error="skip"),
+        train_dataset=[ROWS[0], bad, ROWS[1], bad],
+    )
+    trainer.train()
+    assert next(log for log in trainer.state.log_history if "loss" in log)["skipped_rows"] == 2
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_and_resumed_training_has_the_same_losses(tmp_path):
+    options = {"max_steps": 6, "learning_rate": 1e-3, "lr_scheduler_type": "linear"}
+    whole = run(tmp_path / "whole", save_strategy="steps", save_steps=3, save_total_limit=1, **options)
+    first = run(tmp_path / "parts", save_strategy="steps", save_steps=3, **{**options, "max_steps": 6})
+    checkpoint = tmp_path / "parts" / "checkpoint-3"
+    second = run(tmp_path / "parts", resume=str(checkpoint), **options)
+    assert losses(first) == losses(whole)
+    assert losses(second) == pytest.approx(losses(whole), abs=1e-6)
+    assert sorted(folder.name for folder in (tmp_path / "whole").iterdir() if folder.is_dir()) == ["checkpoint-6"]
+    for name, value in second.model.state_dict().items():
+        torch.testing.assert_close(value, whole.model.state_dict()[name], rtol=0, atol=1e-6)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_losses(tmp_path, reentrant):
+    plain = run(tmp_path / "a", align=None)
+    saving = run(
+        tmp_path / "b",
+        align=None,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+    )
+    assert losses(saving) == pytest.approx(losses(plain), abs=1e-5)
+
+
+def test_frozen_towers_keep_nothing_under_checkpointing():
+    model, processor = load()
+    model = apply_recipe(model, load_recipe("vision-pretraining")).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    seen = []
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        tower.register_forward_hook(lambda module, inputs, output: seen.append(output.last_hidden_state.requires_grad))
+    loss = model(**OmniVinciDataCollator(processor)(ROWS[:1])).loss
+    assert seen == [False, False] and loss.requires_grad
+
+
+def test_bfloat16_is_near(tmp_path):
+    exact = run(tmp_path / "a", align=None, max_steps=1)
+    rounded = run(tmp_path / "b", align=None, max_steps=1, bf16=True)
+    assert losses(rounded)[0] == pytest.approx(losses(exact)[0], rel=0.02)
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_eight_clips_are_learned_by_heart(tmp_path):
+    rows = []
+    for seed in range(8):
+        scene = sample_scene(seed, duration_sec=6)
+        path = write_clip(scene, tmp_path / f"{seed}.mp4", size=(64, 64), fps=4)
+        question = seed_questions(seed, scene)[seed % 3]
+        content = [{"type": "video", "path": str(path)}, {"type": "text", "text": question.question}]
+        answer = {"role": "assistant", "content": question.answer}
+        rows.append({"messages": [{"role": "user", "content": content}, answer]})
+    model, processor = load()
+    collator = OmniVinciDataCollator(processor)
+    encoded = [collator.encode(one) for one in rows]
+    trainer = OmniVinciTrainer(
+        model,
+        arguments(tmp_path / "out", max_steps=100, per_device_train_batch_size=8, learning_rate=3e-3),
+        data_collator=collator,
+        train_dataset=encoded,
+    )
+    trainer.train()
+    batch = OmniVinciDataCollator(processor)(rows)
+    with torch.inference_mode():
+        logits = model.eval()(**batch).logits
+    labels = batch["labels"][:, 1:]
+    right = logits.argmax(-1) == labels[labels != -100]
+    assert right.float().mean() > 0.95
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A checkpoint and a JSON-lines file with media in files."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("training")
+    model, processor = load()
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    Image.fromarray(frames(0, 1)[0]).save(folder / "picture.png")
+    soundfile.write(folder / "sound.wav", tone(), RATE)
+    write_clip(sample_scene(1, duration_sec=6), folder / "clip.mp4", size=(32, 32), fps=2)
+    # so few that some batches of two have no sound or no picture
+    kinds = [None, None, "picture.png", "sound.wav", "clip.mp4", "clip.mp4", "clip.mp4", "picture.png"]
+    with open(folder / "data.jsonl", "w", encoding="utf-8") as file:
+        for number, path in enumerate(kinds):
+            content = [{"type": "text", "text": "What is heard?"}]
+            if path is not None:
+                kind = {"png": "image", "wav": "audio", "mp4": "video"}[path.split(".")[1]]
+                content.insert(0, {"type": kind, "path": path})
+            answer = " ".join(["bell", "red circle", "no", "7"][number % 4 :])
+            messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"id": str(number), "messages": messages}) + "\n")
+    return folder
+
+
+def command(folder, output, *options) -> list[str]:
+    return [
+        *("train", "--recipe", str(folder / "recipe.yaml"), "--model", str(folder / "model")),
+        *("--data", str(folder / "data.jsonl"), "--media-root", str(folder), "--output_dir", str(output)),
+        *("--max_steps", "4", "--logging_steps", "1", "--report_to", "none", "--use_cpu", "--disable_tqdm", "true"),
+        *("--save_strategy", "no", "--lr_scheduler_type", "constant", *options),
+    ]
+
+
+@pytest.fixture(scope="module")
+def single(workplace):
+    """Logs of one process with batches of four."""
+    (workplace / "recipe.yaml").write_text(
+        "learn: {vision_tower: 1.0e-3, vision_projector: 1.0e-3, audio_tower: 1.0e-3, audio_projector: 1.0e-3, "
+        "language_model: 1.0e-3, omni_align_net: 1.0e-3}\n"
+        "omni_align_config: {embed_dim: 16, num_attention_heads: 2}\n"
+    )
+    assert main(command(workplace, workplace / "single", "--per_device_train_batch_size", "4")) == 0
+    return logs_of(workplace / "single")
+
+
+def logs_of(folder) -> list[dict]:
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [log for log in state["log_history"] if "loss" in log]
+
+
+def launch(words: list[str], *options: str) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "-m", "omnivinci_hf", *words], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_command_saves_what_can_be_loaded(single, workplace):
+    model = OmniVinciForConditionalGeneration.from_pretrained(workplace / "single")
+    before = OmniVinciForConditionalGeneration.from_pretrained(workplace / "model")
+    name = "model.audio_projector.linear_1.weight"
+    assert not torch.equal(model.state_dict()[name], before.state_dict()[name])
+    assert model.config.omni_align_config.embed_dim == 16 and len(single) == 4
+    assert (workplace / "single" / "processor_config.json").exists()
+
+
+def configure(folder, name: str, **changes: str) -> Path:
+    """A configuration for accelerate that comes with the package, for two processes without a GPU."""
+    path = Path(__file__).parents[1] / "src/omnivinci_hf/training/configs" / f"{name}.yaml"
+    values = {**yaml.safe_load(path.read_text()), "use_cpu": True, "mixed_precision": "no", **changes}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return folder / f"{name}.yaml"
+
+
+def test_two_processes_equal_one(single, workplace):
+    config = configure(workplace, "ddp")
+    launch(command(workplace, workplace / "double", "--per_device_train_batch_size", "2"), "--config_file", str(config))
+    double = logs_of(workplace / "double")
+    for name in ("loss", "language_loss", "omni_align_loss"):
+        assert [log[name] for log in double] == pytest.approx([log[name] for log in single], abs=1e-5), name
+
+
+def test_fsdp_on_two_processes_equals_one(single, workplace):
+    config = configure(workplace, "fsdp2")
+    launch(command(workplace, workplace / "fsdp", "--per_device_train_batch_size", "2"), "--config_file", str(config))
+    sharded = logs_of(workplace / "fsdp")
+    for name in ("loss", "language_loss", "omni_align_loss"):
+        assert [log[name] for log in sharded] == pytest.approx([log[name] for log in single], abs=1e-5), name
+    one, other = (OmniVinciForConditionalGeneration.from_pretrained(workplace / name) for name in ("single", "fsdp"))
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, one.state_dict()[name], rtol=0, atol=1e-4, msg=name)
+
+
+def test_a_batch_that_lacks_a_modality_does_not_stall_the_others(single):
+    """The rows above do: some steps have no pair, some processes no picture and no sound."""
+    assert min(log["omni_align_loss"] for log in single) == 0 < max(log["omni_align_loss"] for log in single)
+
+
+def test_the_adapter_and_what_it_is_merged_into(workplace, tmp_path):
+    pytest.importorskip("peft")
+    (tmp_path / "lora.yaml").write_text(
+        "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n"
+        "lora: {r: 4, target_modules: '.*language_model.*(q_proj|v_proj)'}\n"
+    )
+    words = command(workplace, tmp_path / "out", "--merge")
+    words[words.index("--recipe") + 1] = str(tmp_path / "lora.yaml")
+    assert main(words) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    adapted = OmniVinciForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    merged = OmniVinciForConditionalGeneration.from_pretrained(tmp_path / "out" / "merged").eval()
+    base = OmniVinciForConditionalGeneration.from_pretrained(workplace / "model").eval()
+    _, processor = load()
+    batch = OmniVinciDataCollator(processor, logits_at_labels=False)(ROWS[:2])
+    with torch.inference_mode():
+        expected = adapted(**batch).logits
+        torch.testing.assert_close(merged(**batch).logits, expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(base(**batch).logits, expected, atol=1e-2)
+
+
+def test_going_on_from_the_last_checkpoint(workplace, tmp_path):
+    words = command(workplace, tmp_path, "--save_strategy", "steps", "--save_steps", "2")
+    assert main(words) == 0
+    whole = logs_of(tmp_path)
+    for name in ("checkpoint-4", "model.safetensors"):
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert main([*words, "--resume_from_checkpoint", "true"]) == 0
+    assert [log["loss"] for log in logs_of(tmp_path)] == pytest.approx([log["loss"] for log in whole], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "3"], "--epochs"),
+        (["--max_steps", "many"], "max_steps"),
+        (["--recipe", "mine"], "There is no recipe 'mine'"),
+        (["--data", "no/such.jsonl"], "no/such.jsonl"),
+        (["--merge"], "`merge` is for adapters"),
+        (["--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
+    ],
+)
+def test_wrong_options_end_in_one_line(workplace, single, tmp_path, options, message, capsys):
+    assert main([*command(workplace, tmp_path), *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("omnivinci-hf: ") and message in error
+
+
+def test_bad_rows_stop_the_run_or_are_skipped(workplace, single, tmp_path, capsys):
+    rows = (workplace / "data.jsonl").read_text().splitlines()
+    (tmp_path / "bad.jsonl").write_text("\n".join([*rows[:3], rows[4].replace("clip.mp4", "gone.mp4"), "{", *rows[6:]]))
+    words = [*command(workplace, tmp_path / "out"), "--data", str(tmp_path / "bad.jsonl")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "gone.mp4" in error or "line 5" in error
+    assert main([*words, "--on-error", "skip", "--per_device_train_batch_size", "4"]) == 0
+    assert logs_of(tmp_path / "out")[-1]["skipped_rows"] == 4  # two rows, read in two epochs
+
+
+def test_the_recipes_are_listed(capsys):
+    assert main(["train", "--list-recipes"]) == 0
+    assert "omni-implicit" in capsys.readouterr().out
+
+
+def test_the_memory_is_estimated_without_data(workplace, single, capsys):
+    words = ["train", "--estimate", "--recipe", "omni-implicit", "--model", str(workplace / "single")]
+    assert main([*words, "--num-frames", "8", "--audio-sec", "10"]) == 0
+    assert "peak" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_named(capsys):
+    assert main(["train"]) == 2
+    assert "train needs --recipe" in capsys.readouterr().err
