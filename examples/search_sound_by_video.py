@@ -25,18 +25,18 @@ parser.add_argument("--model", help="checkpoint with a trained OmniAlignNet")
 parser.add_argument("--steps", type=int, default=120)
 arguments = parser.parse_args()
 COLOURS = [(220, 40, 40), (40, 200, 60), (50, 80, 230), (230, 210, 50), (230, 230, 230), (25, 25, 25)]
-PITCHES = [150, 270, 480, 860, 1550, 2800]
+PITCHES = [300, 480, 770, 1230, 1960, 3140]
 
 
 def made_up_clip(place: int, rng: np.random.Generator) -> dict:
     """Two seconds of a place's colour and tone, both with noise."""
-    frames = np.array(COLOURS[place]) + rng.normal(0, 25, (4, 56, 56, 3)) + rng.normal(0, 12, 3)
+    frames = np.array(COLOURS[place]) + rng.normal(0, 25, (2, 56, 56, 3)) + rng.normal(0, 12, 3)
     phase = 2 * np.pi * PITCHES[place] * rng.uniform(0.95, 1.05) * np.arange(32000) / 16000
     sound = rng.uniform(0.1, 0.5) * np.sin(phase) + rng.normal(0, 0.02, 32000)
     return {
         "type": "video",
         "video": frames.clip(0, 255).astype(np.uint8),
-        "video_metadata": {"fps": 2},
+        "video_metadata": {"fps": 1},
         "audio": sound.astype(np.float32),
         "sampling_rate": 16000,
     }
@@ -46,8 +46,7 @@ def train_on_pairs() -> tuple:
     tokenizer = build_tokenizer()
     config = build_config(tokenizer)
     model, processor = build_model(config), build_processor(config, tokenizer)
-    parts = ("vision_tower", "vision_projector", "audio_tower", "audio_projector", "omni_align_net")
-    recipe = Recipe("pairs", learn=dict.fromkeys(parts, 1e-3))
+    recipe = Recipe("pairs", learn=dict.fromkeys(("vision_projector", "audio_projector", "omni_align_net"), 1e-3))
     rng = np.random.default_rng(0)
     # one clip of each place in a batch: the others are what it is told apart from
     rows = []
@@ -62,6 +61,7 @@ def train_on_pairs() -> tuple:
                 num_train_epochs=1,
                 per_device_train_batch_size=len(COLOURS),
                 train_sampling_strategy="sequential",
+                warmup_steps=20,
                 logging_steps=20,
                 save_strategy="no",
                 report_to="none",

@@ -30,7 +30,7 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
         snippet = snippet.replace('"nvidia/omnivinci"', repr(str(released_folder)))
         exec(snippet.replace("max_new_tokens=128", "max_new_tokens=4"), namespace)
     assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
-    assert namespace["trainer"].state.global_step == 1 and namespace["embeds"].audio_embeds.norm() > 0
+    assert namespace["trainer"].state.global_step == 1 and namespace["embeds"].vision_embeds.norm() > 0
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))
