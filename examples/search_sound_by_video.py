@@ -24,6 +24,8 @@ parser.add_argument("clips", nargs="*", help="videos with sound")
 parser.add_argument("--model", help="checkpoint with a trained OmniAlignNet")
 parser.add_argument("--steps", type=int, default=120)
 arguments = parser.parse_args()
+if bool(arguments.clips) != bool(arguments.model):
+    parser.error("clips of your own and --model go together")
 COLOURS = [(220, 40, 40), (40, 200, 60), (50, 80, 230), (230, 210, 50), (230, 230, 230), (25, 25, 25)]
 PITCHES = [300, 480, 770, 1230, 1960, 3140]
 
@@ -105,5 +107,5 @@ scores = pictures @ sounds.T
 for index, name in enumerate(names):
     sound, picture = scores[index].argmax(), scores[:, index].argmax()
     print(f"{name}: its picture finds the sound of {names[sound]}, its sound finds the picture of {names[picture]}")
-found = (scores.argmax(1) == torch.arange(len(names))).float().mean()
+found = (scores.argmax(1).cpu() == torch.arange(len(names))).float().mean()
 print(f"found: {found:.0%} (by chance {1 / len(names):.0%})")

@@ -120,12 +120,12 @@ def test_options_of_the_processor_are_passed_on(loaded):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_logits_at_labels_alone_give_the_same_loss_and_gradients(loaded, packing):
+def test_only_needed_logits_alone_give_the_same_loss_and_gradients(loaded, packing):
     model, processor = loaded
     rows = [row("video"), row("image", 1, answer="red red red"), branched(None, [("What?", "bell"), ("Which?", "no")])]
     found = []
     for option in (True, False):
-        batch = OmniVinciDataCollator(processor, packing=packing, logits_at_labels=option)(rows)
+        batch = OmniVinciDataCollator(processor, packing=packing, only_needed_logits=option)(rows)
         model.zero_grad()
         output = model(**batch)
         output.loss.backward()
@@ -174,8 +174,8 @@ def test_dummy_media_change_nothing(loaded, rows, packing):
         torch.testing.assert_close(gradient, gradients[1][name].expand_as(gradient), rtol=1e-4, atol=2e-6, msg=name)
 
 
-def test_a_batch_with_both_modalities_gets_no_dummies(collator, loaded):
-    rows = [row("video"), row(None)]
+def test_a_batch_with_every_kind_of_medium_gets_no_dummies(collator, loaded):
+    rows = [row("video"), row("image"), row(None)]
     without = OmniVinciDataCollator(loaded[1], dummy_media=False)(rows)
     assert collator(rows)["input_ids"].shape == without["input_ids"].shape
 

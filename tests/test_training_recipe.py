@@ -3,6 +3,7 @@ import torch
 from training_data import ALIGN, load, row
 from transformers import TrainingArguments
 
+from omnivinci_hf import OmniVinciProcessor
 from omnivinci_hf.training import (
     OmniVinciDataCollator,
     OmniVinciTrainer,
@@ -148,9 +149,9 @@ def test_qlora_trains_over_four_bits(tmp_path, released_folder):
     model = load_model(recipe, StageOptions(str(released_folder), data="-", dtype="float32"))
     packed = {name: value.clone() for name, value in model.named_parameters() if value.dtype == torch.uint8}
     assert packed and all("language_model" in name for name in packed)
-    _, processor = load()
+    processor = OmniVinciProcessor.from_pretrained(released_folder, num_frames=2)
     model = apply_recipe(model, recipe)
-    trainer = make_trainer(model, processor, recipe, tmp_path, max_steps=2)
+    trainer = make_trainer(model, processor, recipe, tmp_path, rows=ROWS[:3], max_steps=2)
     trainer.train()
     after = {own_name(name): value for name, value in model.named_parameters()}
     assert all(torch.equal(after[name], value) for name, value in packed.items())
@@ -167,6 +168,8 @@ def test_qlora_trains_over_four_bits(tmp_path, released_folder):
         ("learn: {language_model: 1.0e-4}\nquantization: nf4", "quantized weights cannot learn"),
         ("learn: {lora: 1.0e-4}\nlora: {r: 4}\nquantization: fp3", "must be one of"),
         ("learn: {language_model: 1.0e-4}\nrates: 3", r"unknown keys \['rates'\]"),
+        ("learn: {language_model: 1.0e-4}\narguments: 3", "`arguments` must be a mapping"),
+        ("learn: {language_model: 1.0e-4}\narguments: {learning_rate: 1.0}", "stand in `learn`"),
         ("- 3", "must be a mapping with `learn`"),
         ("learn: [", "is no YAML"),
     ],
@@ -192,6 +195,57 @@ def test_a_recipe_of_ones_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("learn: {audio_projector: 1.0e-3}\narguments: {weight_decay: 0.1}\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert recipe == Recipe(name="mine", learn={"audio_projector": 1e-3}, arguments={"weight_decay": 0.1})
+
+
+def test_rates_without_a_point_are_numbers(tmp_path):
+    (tmp_path / "mine.yaml").write_text("learn: {audio_projector: 1e-3}\n")
+    assert load_recipe(tmp_path / "mine.yaml").learn == {"audio_projector": 1e-3}
+
+
+def test_options_that_peft_does_not_know_are_named():
+    recipe = Recipe("mine", learn={"lora": 1e-3}, lora={"rr": 4, "target_modules": ".*q_proj"})
+    with pytest.raises(ValueError, match="rr"):
+        apply_recipe(load()[0], recipe)
+
+
+def test_an_adapter_cannot_add_an_omni_align_net(released_folder):
+    recipe = Recipe("mine", learn={"lora": 1e-3}, lora={"r": 4}, omni_align_config={})
+    with pytest.raises(ValueError, match="which an adapter cannot hold"):
+        load_model(recipe, StageOptions(str(released_folder), data="-"))
+
+
+def test_the_weight_of_the_loss_can_change_but_not_the_sizes(tmp_path):
+    load(omni_align_config=ALIGN)[0].save_pretrained(tmp_path)
+    parts = {"learn": {"omni_align_net": 1e-3}}
+    recipe = Recipe("mine", **parts, omni_align_config={"loss_weight": 0.1})
+    model = load_model(recipe, StageOptions(str(tmp_path), data="-"))
+    assert model.config.omni_align_config.loss_weight == 0.1 and model.config.omni_align_config.embed_dim == 16
+    with pytest.raises(ValueError, match="has another OmniAlignNet"):
+        load_model(Recipe("mine", **parts, omni_align_config={"embed_dim": 64}), StageOptions(str(tmp_path), data="-"))
+
+
+def test_vision_stages_do_not_hear():
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        hears = recipe.processor_options.get("load_audio_from_video", True)
+        assert hears == (not name.startswith(("vision", "image", "video")))
+
+
+def test_weights_are_full_precision_except_below_an_adapter(tmp_path):
+    load()[0].to(torch.bfloat16).save_pretrained(tmp_path)
+    options = StageOptions(str(tmp_path), data="-")
+    assert load_model(load_recipe("omni-implicit"), options).dtype == torch.float32
+    assert load_model(load_recipe("lora"), options).dtype == torch.bfloat16
+
+
+def test_projectors_may_be_more_exact_than_their_towers(tmp_path):
+    model, processor = load()
+    model.to(torch.bfloat16)
+    for part in (model.model.vision_projector, model.model.audio_projector):
+        part.float()
+    loss = model(**OmniVinciDataCollator(processor)(ROWS)).loss
+    loss.backward()
+    assert model.model.vision_projector.linear_1.weight.grad.dtype == torch.float32
 
 
 def test_parts_cover_the_whole_model():

@@ -241,7 +241,7 @@ class OmniVinciConfig(PreTrainedConfig):
     """
 
     model_type = "omnivinci"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "language_loss", "omni_align_loss"]
     sub_configs: ClassVar[dict[str, type]] = {
         "vision_config": AutoConfig,
         "audio_config": AutoConfig,

@@ -124,6 +124,7 @@ class OmniVinciVisionProjector(nn.Module):
         maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
         rows = maps.shape[1]
         merged = maps.transpose(2, 3).flatten(3).flatten(1, 2)  # (tiles, rows * columns, merge * merge * channels)
+        merged = merged.to(self.norm.weight.dtype)  # a projector that learns may be more exact than its tower
         return self.linear_2(self.act(self.linear_1(self.norm(merged)))).unflatten(1, (rows, -1))
 
 
@@ -140,7 +141,7 @@ class OmniVinciAudioProjector(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(windows, embeds, channels)` to `(windows, embeds / merge, hidden_size)`."""
-        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2)
+        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2).to(self.linear_2.bias.dtype)
         return self.linear_2(self.act(self.linear_1(hidden_states)))
 
 

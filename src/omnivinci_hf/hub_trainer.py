@@ -194,12 +194,15 @@ class HubTrainerMixin:
         text = Path(found).read_text(encoding="utf-8")
         return text != self._own_card and not is_placeholder(ModelCard(text, ignore_metadata_errors=True))
 
+    def _describe_rate(self) -> str:
+        return f"{self.args.learning_rate:g}"
+
     def _describe_training(self, dataset) -> str:
         args, state = self.args, self.state
         lines = [
             f"Trained with `{type(self).__name__}`; steps: {state.global_step}, epochs: {state.epoch or 0:.2f}.",
             "",
-            f"- learning rate {args.learning_rate:g}, schedule {_name(args.lr_scheduler_type)}, {_name(args.optim)}",
+            f"- learning rate {self._describe_rate()}, schedule {_name(args.lr_scheduler_type)}, {_name(args.optim)}",
             f"- batch size {args.train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size}",
             f"- seed {args.seed}",
         ]

@@ -165,7 +165,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower,
             `pooler_output (num_embeds, hidden_size)`, and `projected`.
         """
-        input_features = input_features.to(self.audio_projector.linear_2.bias.dtype)
+        input_features = input_features.to(self.audio_tower.dtype)
         output = self.audio_tower(input_features, return_dict=True, **kwargs)
         windows = self.audio_projector(output.last_hidden_state)
         counts = audio_num_windows.tolist()
@@ -312,19 +312,20 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
 
     def _paired_embeddings(self, features, video_has_audio, audio_from_video) -> OmniEmbeddingsOutput:
         """Of the clips that have both picture and sound; the others take no part."""
-        clips = {}
+        clips, stand_ins = {}, {}
         for kind, taken in (("video", video_has_audio), ("audio", audio_from_video)):
             projected = features[kind].projected if kind in features else ()
             taken = [False] * len(projected) if taken is None else taken.tolist()
             clips[kind] = [clip for clip, pair in zip(projected, taken, strict=True) if pair]
+            stand_ins[kind] = projected[0][:1] if projected else None
         if len(clips["video"]) != len(clips["audio"]):
             raise ValueError(
                 f"`video_has_audio` speaks of {len(clips['video'])} clips but `audio_from_video` of "
                 f"{len(clips['audio'])}; the processor returns the two together."
             )
         return OmniEmbeddingsOutput(
-            vision_embeds=self.omni_align_net.vision(clips["video"]),
-            audio_embeds=self.omni_align_net.audio(clips["audio"]),
+            vision_embeds=self.omni_align_net.vision(clips["video"], stand_ins["video"]),
+            audio_embeds=self.omni_align_net.audio(clips["audio"], stand_ins["audio"]),
         )
 
     @can_return_tuple
@@ -383,9 +384,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
                 self._warn_of_missing_media(input_ids)
             inputs_embeds = self._embed_words(input_ids)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:
-            # as every attention implementation that takes such masks can add it
-            lowest = torch.finfo(inputs_embeds.dtype).min
-            attention_mask = inputs_embeds.new_zeros(()).masked_fill(~attention_mask, lowest)
+            attention_mask = self._full_mask(attention_mask, inputs_embeds)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -397,11 +396,19 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         )
         omni_embeds, align_net = None, self.omni_align_net
         # in training, all processes must take part or none; a net that does not learn has no part in what others learn
-        if align_net is not None and (
-            align_net.logit_scale.requires_grad if self.training else video_has_audio is not None
-        ):
+        learns = align_net is not None and align_net.logit_scale.requires_grad
+        if learns and (self.training or video_has_audio is not None):
             omni_embeds = self._paired_embeddings(features, video_has_audio, audio_from_video)
         return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
+
+    def _full_mask(self, mask: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """A boolean mask `(batch_size, 1, length, length)` as the attention implementation takes it."""
+        implementation = self.language_model.config._attn_implementation
+        if implementation not in ("sdpa", "eager"):
+            raise ValueError(f"Masks of four dimensions need attention 'sdpa' or 'eager', not {implementation!r}.")
+        if implementation == "sdpa":
+            return mask
+        return inputs_embeds.new_zeros(()).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
 
     def _warn_of_missing_media(self, input_ids: torch.Tensor) -> None:
         kinds = [kind for kind in ("image", "video", "audio") if self._placeholders(kind, input_ids, None).any()]
@@ -428,8 +435,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         return (inputs_embeds == token).all(-1)
 
     def _encode_tiles(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        dtype = self.vision_projector.norm.weight.dtype
-        return self.vision_tower(pixel_values.to(dtype), return_dict=True, **kwargs)
+        return self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
@@ -511,7 +517,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         video_has_audio: torch.Tensor | None = None,
         audio_from_video: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
-        logits_at_labels: bool = False,
+        only_needed_logits: bool = False,
         **kwargs,
     ) -> OmniVinciCausalLMOutputWithPast:
         """
@@ -520,7 +526,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
                 Token ids to predict, -100 where there is no loss. Positions of media placeholders never count.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits, and the loss, for only so many last positions, or for these; 0 means all.
-            logits_at_labels (`bool`, defaults to False):
+            only_needed_logits (`bool`, defaults to False):
                 Compute only the logits that `labels` are compared with: `(num_labels, vocab_size)`, row by row. In
                 training most positions are media, and logits of all of them would take most of the memory.
             mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
@@ -554,7 +560,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
             is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
             labels = labels.masked_fill(is_media.to(labels.device), NO_LABEL)
-        if logits_at_labels and labels is not None:
+        if only_needed_logits and labels is not None:
             predicted = labels[:, 1:]
             counts = predicted != NO_LABEL
             hidden_states, targets = hidden_states[:, :-1][counts.to(hidden_states.device)], predicted[counts]

@@ -1,6 +1,7 @@
 """OmniAlignNet: one vector for what a clip shows, one for what it sounds like, in a shared space (arXiv 2510.15870)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -64,16 +65,22 @@ class OmniAlignBranch(nn.Module):
 
     def __init__(self, config: OmniAlignNetConfig, feature_size: int):
         super().__init__()
+        self.feature_size = feature_size
         self.query = nn.Parameter(torch.empty(config.num_queries, config.embed_dim))
         self.norm = nn.LayerNorm(feature_size)
         self.cross_attention = OmniAlignAttention(config.embed_dim, feature_size, config.num_attention_heads)
         self.layers = nn.ModuleList(OmniAlignLayer(config) for _ in range(config.num_layers))
 
-    def forward(self, clips: list[torch.Tensor]) -> torch.Tensor:
-        """Clips `(num_embeds, feature_size)` of any length, also none at all, to `(num_clips, embed_dim)`."""
-        # without any clip, a made-up one that is dropped again keeps every parameter in the graph
-        padded = pad_sequence(clips or [self.norm.weight.new_zeros(1, len(self.norm.weight))], batch_first=True)
-        lengths = torch.tensor([len(clip) for clip in clips] or [1], device=padded.device)
+    def forward(self, clips: Sequence[torch.Tensor], stand_in: torch.Tensor | None = None) -> torch.Tensor:
+        """Clips `(num_embeds, feature_size)` of any length, also none at all, to `(num_clips, embed_dim)`.
+
+        Without any clip, `stand_in`, or zeros, is read in its place and the result dropped: so every parameter, and
+        what gave the stand-in, has its part in the graph on each process.
+        """
+        if stand_in is None:
+            stand_in = self.query.new_zeros(1, self.feature_size)
+        padded = pad_sequence(clips or [stand_in], batch_first=True)
+        lengths = torch.tensor([len(clip) for clip in clips or [stand_in]], device=padded.device)
         present = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
         queries = self.query.expand(len(padded), -1, -1)
         hidden_states = self.cross_attention(queries, self.norm(padded), present[:, None, None])
@@ -99,7 +106,7 @@ class OmniAlignNet(nn.Module):
         self.config = config
         self.vision = OmniAlignBranch(config, feature_size)
         self.audio = OmniAlignBranch(config, feature_size)
-        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP takes no scalars
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -117,7 +124,7 @@ class OmniAlignNet(nn.Module):
         All processes must call this together, also those without a clip.
         """
         vision_embeds, audio_embeds = gather_rows(vision_embeds), gather_rows(audio_embeds)
-        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().squeeze()
         if not len(vision_embeds):
             return (vision_embeds.sum() + audio_embeds.sum()) * scale
         logits = scale * vision_embeds.float() @ audio_embeds.float().T

@@ -38,10 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = " ".join(_message(error).split()) or type(error).__name__
         print(f"omnivinci-hf: {words}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
+
+
+def _message(error: Exception) -> str:
+    """Without the traceback that a worker process of a DataLoader packs into its error."""
+    text = str(error)
+    if "Original Traceback" not in text:
+        return text
+    return text[text.rindex("\n", 0, text.rstrip().rindex("Error: ")) :].partition(": ")[2]
 
 
 def _is_bad_input(error: Exception) -> bool:

@@ -149,7 +149,9 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--on-error", choices=("raise", "skip"), default="raise", help="what a bad row does; default: %(default)s"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights; default: float32, below an adapter the checkpoint's own"
+    )
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
     _add_sampling(parser)
     parser.add_argument("--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each sound")

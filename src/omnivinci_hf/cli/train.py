@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import fields
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_omnivinci import OmniVinciConfig
@@ -64,8 +65,9 @@ def print_estimate(arguments: argparse.Namespace) -> None:
     if recipe.omni_align_config is not None and config.omni_align_config is None:
         config = OmniVinciConfig.from_dict(config.to_dict(), omni_align_config=recipe.omni_align_config)
     learns = [*recipe.parts, *(["lm_head"] if "language_model" in recipe.parts else [])]
-    full_precision = arguments.dtype == "float32" or (arguments.dtype == "auto" and model and config.dtype is None)
-    dtype = "bfloat16" if not full_precision else "mixed" if training.bf16 else "float32"
+    weights = arguments.dtype or ("float32" if recipe.lora is None else "auto")
+    is_full = weights == "float32" or (weights == "auto" and config.dtype in (None, torch.float32) and bool(model))
+    dtype = "bfloat16" if not is_full else "mixed" if training.bf16 else "float32"
     estimate = estimate_memory(
         config,
         learns,

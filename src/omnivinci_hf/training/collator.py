@@ -11,7 +11,7 @@ from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
-from ..processing_omnivinci import OmniVinciProcessor
+from ..processing_omnivinci import TEXT_OPTIONS, OmniVinciProcessor
 from .data import RowError, normalize_row
 
 
@@ -20,6 +20,7 @@ NO_LABEL = -100
 MEDIA = (*MEDIA_INPUTS, *PAIR_INPUTS)
 PADDING = -1
 MAX_WORKERS = 255
+TOO_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,19 @@ class OmniVinciDataCollator:
 
     Args:
         processor ([`OmniVinciProcessor`]): its chat template must mark the assistant's words (`{% generation %}`).
-        max_length (`int`, *optional*): words that make a row longer are cut off at its end. A row whose media alone are
+        max_length (`int`, *optional*): words that make a row, or one of its conversations, longer are cut off at its
+            end. A row whose media alone are
             longer, or that would lose all its labels, counts as bad.
         packing (`bool`, defaults to False): put all rows of a batch into one sequence instead of padding them. Rows do
             not see each other: their positions begin anew, which Transformers' attention functions understand, or,
             where rows have several conversations, a mask says so.
-        dummy_media (`bool`, defaults to True): a batch without video or without sound gets one frame, or one window of
-            silence, that nothing attends to. Data-parallel processes wait for each other's gradients: all of them must
-            run all parts of the model, and with this they do.
+        dummy_media (`bool`, defaults to True): a batch without image, video or sound gets one tile, one frame or one
+            window of silence that nothing attends to. Data-parallel processes wait for each other's gradients, and
+            those that share out weights for each other's calls: all must run all parts of the model, equally often.
         on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
             skipped, it is logged and counted in `num_skipped`; a batch that is left without rows has no labels and
             costs nothing.
-        logits_at_labels (`bool`, defaults to True): let the model compute logits only where there are labels, which
+        only_needed_logits (`bool`, defaults to True): let the model compute logits only where there are labels, which
             saves most of the memory where media are long. Metrics that compare logits with `labels` position by
             position need False.
         media_root (`str`, *optional*): where relative paths of media begin, of rows that `load_rows` did not read.
@@ -75,13 +77,15 @@ class OmniVinciDataCollator:
         packing: bool = False,
         dummy_media: bool = True,
         on_error: str = "raise",
-        logits_at_labels: bool = True,
+        only_needed_logits: bool = True,
         media_root: str | None = None,
         **processor_options: Any,
     ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
-        unknown = sorted(set(processor_options) - processor.call_option_names)
+        unknown = sorted(
+            set(processor_options) - processor.call_option_names | set(TEXT_OPTIONS) & {*processor_options}
+        )
         if unknown:
             raise TypeError(f"{type(processor).__name__} has no option {unknown} of a call.")
         if processor.tokenizer.pad_token_id is None:
@@ -90,23 +94,29 @@ class OmniVinciDataCollator:
         self.max_length = max_length
         self.packing = packing
         self.on_error = on_error
-        self.logits_at_labels = logits_at_labels
+        self.only_needed_logits = only_needed_logits
         self.media_root = media_root
         self.processor_options = processor_options
         self.dummies = self._make_dummies() if dummy_media else {}
-        # one count for each process of a DataLoader, and for this one
-        self._skipped = torch.zeros(MAX_WORKERS + 1, dtype=torch.int64).share_memory_()
+        # good and bad rows of each process of a DataLoader, and of this one
+        self._counts = torch.zeros(MAX_WORKERS + 1, 2, dtype=torch.int64).share_memory_()
 
     @property
     def num_skipped(self) -> int:
         """Bad rows that were left out so far, in all processes of this one's DataLoader."""
-        return int(self._skipped.sum())
+        return int(self._counts[:, 1].sum())
+
+    @property
+    def num_used(self) -> int:
+        """Good rows so far."""
+        return int(self._counts[:, 0].sum())
 
     def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, Any]:
         """
         Returns `input_ids`, `labels`, and what tells rows apart: `attention_mask (batch_size, length)`, or with
         `packing` `position_ids (1, length)`, or where a row has several conversations both, with a boolean mask
-        `(batch_size, 1, length, length)`; `logits_at_labels`; and the media of all rows, as the processor returns them.
+        `(batch_size, 1, length, length)`; `only_needed_logits`; and the media of all rows, as the processor returns
+        them.
         """
         encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
         if not encoded:
@@ -121,7 +131,7 @@ class OmniVinciDataCollator:
         for name in PAIR_INPUTS:
             media.setdefault(name, torch.zeros(0, dtype=torch.bool))
         batch = {**self._lay_out(encoded, dummies), **media}
-        return {**batch, "logits_at_labels": True} if self.logits_at_labels else batch
+        return {**batch, "only_needed_logits": True} if self.only_needed_logits else batch
 
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
         """One row with its media read; what a collator is called with may also be this.
@@ -131,7 +141,14 @@ class OmniVinciDataCollator:
             MediaError: when a medium cannot be read.
         """
         row = normalize_row(row, self.media_root)
-        first, *others = row["conversations"]
+        try:
+            return self._encode(row["conversations"])
+        except RowError as error:
+            error.place = error.place or (f"Row {row['id']!r}" if row.get("id") is not None else "")
+            raise
+
+    def _encode(self, conversations: list[list[dict]]) -> EncodedRow:
+        first, *others = conversations
         inputs = self.processor.apply_chat_template(
             first,
             tokenize=True,
@@ -170,13 +187,18 @@ class OmniVinciDataCollator:
     def _encode_or_skip(self, row) -> EncodedRow | None:
         if isinstance(row, EncodedRow):
             return row
+        worker = get_worker_info()
+        counts = self._counts[0 if worker is None else worker.id + 1]
         try:
-            return self.encode(row)
+            encoded = self.encode(row)
+            counts[0] += 1
+            return encoded
         except (ValueError, OSError) as error:
             if self.on_error == "raise":
                 raise
-            worker = get_worker_info()
-            self._skipped[0 if worker is None else worker.id + 1] += 1
+            counts[1] += 1
+            if counts[0] == 0 and counts[1] == TOO_MANY:
+                raise RowError(f"The first {TOO_MANY} rows are all bad, the last because: {error}") from error
             name = row.get("id") if isinstance(row, Mapping) else None
             logger.warning("Skipped %s: %s", "a bad row" if name is None else f"row {name!r}", error)
             return None
@@ -186,12 +208,13 @@ class OmniVinciDataCollator:
         return torch.isin(ids, torch.tensor(tokenizer_ids))
 
     def _make_dummies(self) -> dict[str, EncodedRow]:
-        """One video of a frame and one embedding of silence, by the name of the input that they stand in for."""
+        """An image, a video of one frame, one embedding of silence, by the name of the input that they stand in for."""
+        tile = {"type": "image", "image": np.zeros((8, 8, 3), np.uint8)}
         frame = {"type": "video", "video": np.zeros((1, 8, 8, 3), np.uint8), "video_metadata": {"fps": 1.0}}
         silence = {"type": "audio", "audio": np.zeros(1, np.float32)}
         silence["sampling_rate"] = self.processor.feature_extractor.sampling_rate
         dummies = {}
-        for name, part in (("pixel_values_videos", frame), ("input_features", silence)):
+        for name, part in (("pixel_values", tile), ("pixel_values_videos", frame), ("input_features", silence)):
             inputs = self.processor.apply_chat_template(
                 [{"role": "user", "content": [part]}],
                 tokenize=True,

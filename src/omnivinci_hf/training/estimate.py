@@ -29,7 +29,8 @@ master copy) and, with several processes and no sharding, DDP's buckets, as larg
                     attention: product 4 d; feed-forward: product f, and product f more if it learns
     projector       its norm: stream w and product w (w: the joined patches' width) per embedding; product 2 d
     checkpointed    stream d alone, per layer of either kind
-    lm_head, loss   product d; 4 V: the log-probabilities, in float32
+    lm_head, loss   product d; 4 V: the log-probabilities, in float32, of the words alone: as the collator asks for
+                    (`only_needed_logits`), nothing is predicted where media stand
     LoRA            inputs of products: with bfloat16 weights a float32 copy for each, with float32 ones 4 (2 d + f),
                     with `mixed` a bfloat16 copy for each; and 4 bytes times the rank for each
 
@@ -411,7 +412,8 @@ class _Run:
 
     def _head(self, passes: bool) -> list[_Stage]:
         tokens, text = self.batch_size * self.seq_len, self.config.text_config
-        d, logits = text.hidden_size, tokens * text.vocab_size
+        # only where there are labels: at most the words
+        d, logits = text.hidden_size, self.batch_size * self.text_tokens * text.vocab_size
         learns = self.learns["lm_head"]
         norm = 4 + self.stream * self.learns["language_model"]
         head = _Stage(
@@ -483,7 +485,7 @@ def format_estimate(estimate: MemoryEstimate) -> str:
     rows = {
         "weights": estimate.weights,
         "state of the optimizer": estimate.optimizer,
-        "buckets of DDP": estimate.communication,
+        "buckets of DDP, gathered weights": estimate.communication,
         "gradients": estimate.gradients,
         "kept by the forward pass": estimate.activations,
         "autocast's copies of weights": estimate.copies,

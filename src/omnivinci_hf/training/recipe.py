@@ -63,6 +63,14 @@ class Recipe:
             check_number(f"learn.{module}", rate)
         if (self.lora is None) != (LORA not in self.learn):
             raise ValueError(f"Recipe {self.name!r}: `lora` and `learn.lora` (its learning rate) go together.")
+        for name in ("processor_options", "arguments"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
+        for name in ("lora", "omni_align_config"):
+            if not isinstance(getattr(self, name), (dict, type(None))):
+                raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
+        if "learning_rate" in self.arguments:
+            raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learn`, not in `arguments`.")
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"Recipe {self.name!r}: `quantization` must be one of {QUANTIZATIONS}.")
         if self.quantization and (self.lora is None or "language_model" in self.learn):
@@ -98,10 +106,18 @@ def load_recipe(name: str | Path) -> Recipe:
         raise ValueError(f"{name} is no YAML: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("learn"), dict):
         raise ValueError(f"{name} must be a mapping with `learn`: learning rates by part of the model.")
+    values["learn"] = {part: _as_number(rate) for part, rate in values["learn"].items()}
     known = {entry.name for entry in fields(Recipe)} - {"name"}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{name} has unknown keys {unknown}; known are {sorted(known)}.")
     return Recipe(name=source.stem if is_file else str(name), **values)
+
+
+def _as_number(rate: Any) -> Any:
+    try:
+        return float(rate)  # YAML takes 1e-3, without a point, for a word
+    except (TypeError, ValueError):
+        return rate
 
 
 def module_of(parameter_name: str) -> str | None:
@@ -146,8 +162,13 @@ def _with_adapter(model: nn.Module, recipe: Recipe):
     present = {
         name.rpartition(".")[2] for name, module in model.named_modules() if any(True for _ in module.parameters())
     }
-    whole = [name for name in whole if name in present]
-    return get_peft_model(model, LoraConfig(modules_to_save=whole or None, **recipe.lora))
+    options = dict(recipe.lora)
+    whole = [*(options.pop("modules_to_save", None) or ()), *(name for name in whole if name in present)]
+    try:
+        config = LoraConfig(modules_to_save=whole or None, **options)
+    except TypeError as error:
+        raise ValueError(f"Recipe {recipe.name!r}: `lora` does not fit peft's LoraConfig: {error}") from error
+    return get_peft_model(model, config)
 
 
 def _folder():

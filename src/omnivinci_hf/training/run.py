@@ -32,8 +32,9 @@ class StageOptions:
         data, eval_data: as in [`load_rows`].
         split, eval_split, media_root, streaming: as in [`load_rows`].
         max_length, packing, on_error: as in [`OmniVinciDataCollator`].
-        dtype (`str`): of the weights. With less than float32, small updates of weights are lost to rounding: to train
-            in mixed precision, load in float32 and use `bf16` of the training arguments.
+        dtype (`str`, *optional*): of the weights. By default float32, since in less small updates are lost to rounding
+            (`bf16` of the training arguments computes in bfloat16); below an adapter, the checkpoint's own, with what
+            learns in float32.
         merge (`bool`): after training an adapter, also write the checkpoint with the adapter merged into its weights,
             unquantized, to the folder `merged` inside the output.
         processor_options (`dict`): options of a call of the processor; they come before those of the recipe.
@@ -49,7 +50,7 @@ class StageOptions:
     max_length: int | None = None
     packing: bool = False
     on_error: str = "raise"
-    dtype: str = "auto"
+    dtype: str | None = None
     merge: bool = False
     processor_options: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +59,8 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     """Train one stage, save the result with its processor to `arguments.output_dir`, push it if that was asked for.
 
     `arguments.resume_from_checkpoint` takes the folder of a checkpoint, or `"true"` for the last one of the output. The
-    learning rates are those of the recipe; `arguments.learning_rate` is not used.
+    learning rates are those of the recipe; `arguments.learning_rate` is not used, nor are the recipe's own `arguments`,
+    which the command line puts into `arguments`.
 
     Raises:
         ValueError: when recipe, data and model do not fit, or a row is bad and `on_error` is "raise".
@@ -80,6 +82,10 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         **{**recipe.processor_options, **options.processor_options},
     )
     model = apply_recipe(load_model(recipe, options), recipe)
+    if recipe.lora is not None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     trainer = OmniVinciTrainer(
         model,
         arguments,
@@ -90,12 +96,16 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         processing_class=processor,
     )
     trainer.train(resume_from_checkpoint=find_checkpoint(arguments))
+    if collator.num_skipped and not collator.num_used:
+        raise ValueError(f"None of the {collator.num_skipped} rows could be used; `omnivinci-hf validate` tells why.")
     trainer.save_model()
     trainer.save_state()
     if collator.num_skipped:
         logger.warning("%d bad rows were left out.", collator.num_skipped)
     if options.merge and trainer.is_world_process_zero():
-        merge_adapter(arguments.output_dir, options.model, Path(arguments.output_dir) / "merged", options.dtype)
+        merge_adapter(
+            arguments.output_dir, options.model, Path(arguments.output_dir) / "merged", options.dtype or "auto"
+        )
     if arguments.push_to_hub:
         trainer.push_to_hub(finetuned_from=options.model)
     return trainer
@@ -103,11 +113,23 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
 
 def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditionalGeneration:
     """The checkpoint as a stage needs it: quantized below an adapter, with an OmniAlignNet."""
-    arguments: dict[str, Any] = {"dtype": options.dtype}
+    arguments: dict[str, Any] = {"dtype": options.dtype or ("float32" if recipe.lora is None else "auto")}
     if recipe.omni_align_config is not None:
         saved = OmniVinciForConditionalGeneration.config_class.from_pretrained(options.model).omni_align_config
+        if saved is None and recipe.lora is not None:
+            raise ValueError(
+                f"Recipe {recipe.name!r} adds an OmniAlignNet, which an adapter cannot hold: first save the checkpoint "
+                "with one, `from_pretrained(..., omni_align_config={})`."
+            )
         if saved is None:
             arguments["omni_align_config"] = recipe.omni_align_config
+        else:
+            # what has no weights can change
+            changed = {name: value for name, value in recipe.omni_align_config.items() if getattr(saved, name) != value}
+            if set(changed) - {"loss_weight"}:
+                raise ValueError(f"{options.model} has another OmniAlignNet than recipe {recipe.name!r}: {changed}.")
+            if changed:
+                arguments["omni_align_config"] = {**saved.to_diff_dict(), **changed}
     if recipe.quantization is not None:
         if recipe.quantization == "int8":
             quantization = BitsAndBytesConfig(load_in_8bit=True)

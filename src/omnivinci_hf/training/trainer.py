@@ -21,13 +21,13 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
 
     def __init__(self, model=None, args=None, *, recipe: Recipe | None = None, **kwargs):
         if args is not None:
+            _check_arguments(args)
             args.remove_unused_columns = False
             # each process reads its own rows of a stream: media of a batch cannot be dealt out row by row
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
         self.recipe = recipe
         self._losses: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
-        self._logged_step = 0
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.recipe is None or self.optimizer is not None:
@@ -67,22 +67,45 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         # the sum has the share of this batch in its step
         parts = {"language_loss": language, "omni_align_loss": (loss - language) / weight}
         sums = self._losses[phase]
+        sums.setdefault("first_step", self.state.global_step)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.float()
         sums["batches"] = sums.get("batches", 0.0) + 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for phase, prefix in (("train", ""), ("eval", "eval_")):
-            sums = self._losses[phase]
-            if f"{prefix}loss" in logs and sums:
-                count = self.state.global_step - self._logged_step if phase == "train" else sums["batches"]
-                for name in ("language_loss", "omni_align_loss"):
-                    mean = self.accelerator.gather(sums[name].reshape(1)).mean().item() / max(count, 1)
-                    logs[prefix + name] = round(mean, 6)
-                self._losses[phase] = {}
-        if "loss" in logs:
-            self._logged_step = self.state.global_step
-        skipped = self.data_collator.num_skipped if isinstance(self.data_collator, OmniVinciDataCollator) else 0
-        if skipped:
-            logs["skipped_rows"] = skipped
+        if "loss" in logs and (sums := self._losses["train"]):
+            self._losses["train"] = {}
+            logs.update(self._mean_losses(sums, self.state.global_step - sums["first_step"]))
+        if isinstance(self.data_collator, OmniVinciDataCollator):
+            count = torch.tensor([self.data_collator.num_skipped], device=self.args.device)
+            if skipped := int(self.accelerator.gather(count).sum()):
+                logs["skipped_rows"] = skipped
         super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self._losses["eval"] = {}
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if sums := self._losses["eval"]:
+            output.metrics.update(self._mean_losses(sums, sums["batches"], f"{metric_key_prefix}_"))
+        return output
+
+    def _mean_losses(self, sums: dict, count: float, prefix: str = "") -> dict[str, float]:
+        return {
+            prefix + name: round(self.accelerator.gather(sums[name].reshape(1)).mean().item() / max(count, 1), 6)
+            for name in ("language_loss", "omni_align_loss")
+        }
+
+    def _describe_rate(self) -> str:
+        if self.recipe is None:
+            return super()._describe_rate()
+        return ", ".join(f"{part} {rate:g}" for part, rate in self.recipe.learn.items())
+
+
+def _check_arguments(args) -> None:
+    if args.label_smoothing_factor:
+        raise ValueError("`label_smoothing_factor` is not supported: Trainer's own does not shift the labels here.")
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs, and torch's DataParallel cannot deal out media: start one process "
+            "for each with `accelerate launch`, or let it see one (CUDA_VISIBLE_DEVICES=0)."
+        )
