@@ -101,7 +101,8 @@ def build_inputs(config: OmniVinciConfig, batch_size: int, num_frames: int, audi
     )
     return {
         "input_ids": ids,
-        "labels": ids,
+        "labels": ids.masked_fill(ids < 6, -100),  # as the collator makes them
+        "only_needed_logits": True,
         "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": torch.rand(rows * num_frames, 3, side, side),
         "video_num_frames": torch.full((rows,), num_frames),
@@ -124,8 +125,6 @@ def build_model(config: OmniVinciConfig, trainable, dtype: str, checkpointing: b
         model = get_peft_model(model, LoraConfig(r=lora_rank, target_modules=targets))
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        # Transformers' hooks on the embeddings of all parts would make frozen towers keep everything
-        model.disable_input_require_grads()
     return model.train()
 
 

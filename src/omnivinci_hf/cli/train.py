@@ -59,7 +59,8 @@ def run_train(arguments: argparse.Namespace) -> None:
 def print_estimate(arguments: argparse.Namespace) -> None:
     """What a run would need, from the configuration alone."""
     recipe = load_recipe(arguments.recipe)
-    training = parse_training_arguments(recipe, arguments.rest)
+    # the machine of the estimate needs no accelerator
+    training = parse_training_arguments(recipe, [*arguments.rest, "--use_cpu", "true"])
     model = arguments.model
     config = OmniVinciConfig.from_pretrained(model) if model else OmniVinciConfig()
     if recipe.omni_align_config is not None and config.omni_align_config is None:
