@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.utils.rnn import pad_sequence
 from transformers import initialization as init
 
@@ -136,6 +135,8 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Rows of all processes, in their order, with gradients; processes may have different numbers of rows."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
+    from torch.distributed.nn.functional import all_gather  # not every build of PyTorch has it
+
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
