@@ -9,6 +9,7 @@ are kept in `--keep`. Exit status 1 if there was any.
 import argparse
 import collections
 import json
+import os
 import queue
 import resource
 import select
@@ -121,9 +122,10 @@ class Pool:
     def _start(self) -> subprocess.Popen:
         command = [sys.executable, __file__, "--worker", "--seed", str(self.options.seed)]
         command += ["--max-bytes", str(self.options.max_bytes)]
-        worker = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=1, text=True
-        )
+        # one thread each: on a busy machine, threads of NumPy's matrix products wait for each other for minutes
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        worker = subprocess.Popen(command, **pipes, bufsize=1, text=True, env=environment)
         if self._answer(worker, 120).strip() != "ready":
             raise RuntimeError("a worker did not start")
         return worker
