@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file, is_peft_available
@@ -143,6 +144,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         Raises:
             OSError: when the adapter's weights are a pickle.
         """
+        file = None
         if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
             options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
             options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
@@ -150,14 +152,31 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 options["local_files_only"] = True
             if "revision" in options:
                 options["revision"] = str(options["revision"])  # Transformers keeps the commit of the base model in it
-            if component_file(peft_model_id, "", ADAPTER_SAFE_WEIGHTS_NAME, options) is None:
+            file = component_file(peft_model_id, "", ADAPTER_SAFE_WEIGHTS_NAME, options)
+            if file is None:
                 raise OSError(
                     f"{peft_model_id} has no {ADAPTER_SAFE_WEIGHTS_NAME}, and pickled adapters are never read: have it "
                     "saved anew with `save_pretrained`."
                 )
-        return super().load_adapter(
+        loaded = super().load_adapter(
             peft_model_id, *args, adapter_kwargs=adapter_kwargs, load_config=load_config, **kwargs
         )
+        if file is not None:
+            self._load_whole_modules(file)
+        return loaded
+
+    def _load_whole_modules(self, file: str) -> None:
+        """Whole modules that were trained beside an adapter; Transformers 5.17 leaves them out, 5.23 reads them."""
+        own = dict(self.named_parameters())
+        name = next(reversed(self.peft_config))  # the adapter that was loaded last
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                module, _, parameter = key.removeprefix("base_model.model.").rpartition(".")
+                parts = module.split(".")
+                for depth in range(1, len(parts) + 1):
+                    place = (*parts[:depth], "modules_to_save", name, *parts[depth:], parameter)
+                    if (target := own.get(".".join(place))) is not None and not target.is_meta:
+                        target.data.copy_(weights.get_tensor(key))
 
 
 @dataclass
