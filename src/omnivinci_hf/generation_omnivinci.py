@@ -53,11 +53,11 @@ class OmniVinciGenerationMixin(GenerationMixin):
         size, cache = generation_config.prefill_chunk_size, model_kwargs.get("past_key_values")
         media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
         embeds = model_kwargs.get("inputs_embeds")
-        if size is None or cache is None or not is_first_iteration or (embeds is None and not media):
+        if size is None or cache is None or not is_first_iteration:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
         # Transformers cuts the ids alone into chunks: with media, the embeddings are cut
         past_length = int(cache.get_seq_length())
-        if media:
+        if media or embeds is None:
             ids = input_ids if embeds is None else None
             embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=past_length, **media)
         else:

@@ -567,7 +567,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden_states = hidden_states[:, kept]
-            targets = None if labels is None else F.pad(labels[:, kept], (0, 1), value=NO_LABEL)[:, 1:].contiguous()
+            targets = None if labels is None else F.pad(labels, (0, 1), value=NO_LABEL)[:, 1:][:, kept].contiguous()
         logits = self.lm_head(hidden_states)
         losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(

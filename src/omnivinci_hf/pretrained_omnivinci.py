@@ -4,6 +4,7 @@ import copy
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from safetensors import safe_open
@@ -63,17 +64,13 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         """As [`PreTrainedModel.enable_input_require_grads`], but not for towers that learn nothing: they would keep
         every activation for a gradient that nobody needs.
         """
-        frozen = [
-            module
-            for module in self.modules()
-            if isinstance(module, PreTrainedModel) and not any(value.requires_grad for value in module.parameters())
-        ]
         super().enable_input_require_grads()
-        still = {id(tower.get_input_embeddings()) for tower in frozen if tower.main_input_name != "input_ids"}
-        for module in self.modules():
-            if id(module) in still:
+        for tower in self.modules():
+            if isinstance(tower, PreTrainedModel) and tower.main_input_name != "input_ids":
+                hooks = tower.get_input_embeddings()._forward_hooks
                 for hook in self._require_grads_hooks:
-                    module._forward_hooks.pop(hook.id, None)
+                    if hook.id in hooks:
+                        hooks[hook.id] = partial(_if_it_learns, tower, hooks[hook.id])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
@@ -177,6 +174,13 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                     place = (*parts[:depth], "modules_to_save", name, *parts[depth:], parameter)
                     if (target := own.get(".".join(place))) is not None and not target.is_meta:
                         target.data.copy_(weights.get_tensor(key))
+
+
+def _if_it_learns(tower: PreTrainedModel, hook, *args):
+    # asked when it runs: adapters may be put into the tower later
+    if any(value.requires_grad for value in tower.parameters()):
+        return hook(*args)
+    return None
 
 
 @dataclass
