@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 
 # name -> (format, video codec, pixel format, audio codec, container options)
@@ -35,7 +35,7 @@ CONTAINERS = {
     "aac.m4a": ("mp4", None, None, "aac", {}),
     "aac.aac": ("adts", None, None, "aac", {}),
 }
-IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM")
+IMAGES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM", *(["AVIF"] if features.check("avif") else []))
 RATE = 48000
 
 

@@ -190,6 +190,12 @@ class TestVideo:
         for one, start in ((clips[0], 0), (clips[2], 3)):
             assert one.frames.data_ptr() == pixels[start].data_ptr()
 
+    @pytest.mark.parametrize("frames", [torch.rand(2, 8, 8, 3), torch.rand(2, 3, 1, 1), torch.ones(2, 3, 8, 8).byte()])
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_tensors_must_be_pixel_values(self, processor, frames, number):
+        with pytest.raises(ValueError, match=r"must be pixel values of shape \(3, 8, 8\), got torch"):
+            processor.preprocess([clip(frames, [0, 1]) for _ in range(number)])
+
 
 class TestSaving:
     def test_image_processor_keeps_every_option(self, tmp_path):

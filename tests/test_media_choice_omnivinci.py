@@ -191,6 +191,32 @@ def test_a_transform_with_out_fills_the_places_of_the_frames(mp4):
     assert load_video(mp4, num_frames=3, transform=type).frames == [Image.Image] * 3  # has no signature
 
 
+def test_a_transform_may_leave_the_place_to_itself(mp4):
+    """One that ignores `out`, and one that fills it and returns nothing."""
+
+    def ignoring(image, out=None):
+        return torch.from_numpy(np.array(image))[:2, :3]
+
+    def silent(image, out=None):
+        result = ignoring(image)
+        if out is None:
+            return result
+        out.copy_(result)
+
+    plain = torch.stack([ignoring(frame) for frame in load_video(mp4, frame_indices=[2, 3, 40]).frames])
+    for transform in (ignoring, silent):
+        frames = load_video(mp4, frame_indices=[2, 3, 40], transform=transform, num_threads=1).frames
+        assert torch.equal(frames, plain)
+
+
+@pytest.mark.parametrize("second", [torch.zeros(1, 3), torch.zeros(3), torch.zeros(2, 3, dtype=torch.uint8), "frame"])
+def test_transforms_must_give_tensors_of_one_shape(second):
+    results = [torch.zeros(2, 3), second]
+    for transform in (lambda image: results[image.width - 4], lambda image, out=None: results[image.width - 4]):
+        with pytest.raises(ValueError, match=r"tensors of one type and shape, got .* after torch.float32 \(2, 3\)"):
+            load_video([Image.new("RGB", (4, 4)), Image.new("RGB", (5, 4))], metadata={"fps": 1}, transform=transform)
+
+
 def test_frames_of_odd_width_are_as_pyav_makes_them():
     graph = av.filter.Graph()
     graph.link_nodes(graph.add("testsrc2", "size=67x45"), graph.add("format", "yuv444p"), graph.add("buffersink"))
@@ -335,3 +361,18 @@ def test_a_batch_keeps_its_order_and_raises_its_first_error(processor, mp4, tmp_
     with pytest.raises(MediaError, match="bad.mp4"):
         processor.describe(videos=[mp4, tmp_path / "bad.mp4", other])
     assert len(processor.describe(images=[Image.new("RGB", (8, 8))], videos=[io.BytesIO(other.read_bytes())])) == 2
+
+
+def test_errors_tell_which_of_several_media_is_meant(processor, mp4):
+    whole, tone_of_1_sec = mp4.read_bytes(), (tone(1)[0], 16000)
+    picture, empty = Image.new("RGB", (8, 8)), np.zeros((0, 4, 3), np.uint8)
+    for media, message in (
+        ({"videos": [whole, b"no film" * 100]}, "^video 2: video given as bytes cannot be decoded"),
+        ({"audio": [(np.zeros(0), 16000), tone_of_1_sec]}, r"^audio 1: Sound must be \(num_samples,\)"),
+        ({"images": [picture, empty], "videos": [whole]}, "^image 2: An image array must be"),
+        ({"images": [picture], "videos": [mp4, io.BytesIO(b"no")]}, "^video 2: video file object"),
+        ({"images": [empty]}, "^An image array must be"),
+    ):
+        with pytest.raises(MediaError, match=message) as caught:
+            processor.describe(**media)
+        assert (caught.value.__cause__ is not None) == (":" in message)

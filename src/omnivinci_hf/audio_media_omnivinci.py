@@ -14,11 +14,13 @@ import soxr
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
+from .media_structure_omnivinci import id3_length
 
 
 # A file's time stamps may jump this much before that is a gap: stamps are rounded, and streams are cut at packets.
 GAP_SEC = 0.1
-JUMP_SEC = 0.04  # a jump of the stamps in Ogg and FLAC, which count samples; streams may be joined less exactly
+JUMP_SEC = 0.04  # a jump of stamps that count samples; streams may be joined less exactly
+LOUDEST = 1e12  # a sample; the squares of larger ones are beyond single precision
 RATES = (100, 1_000_000)  # per second; others are rubbish in a header
 BLOCK_SAMPLES = 1 << 16  # mixed down and resampled at once
 GROWTH_SAMPLES = 1 << 22
@@ -149,7 +151,12 @@ def _audio_frames(
         decoder.options = {"err_detect": "crccheck+explode"}  # of FLAC, a damaged frame would be let through
         packets, num_frames, num_broken = PacketReader(source, container, stream), 0, 0
         skip_until, is_new_start, due_sec = -math.inf, True, math.inf  # a stamp; where the next frame should be
-        is_gapless = container.format.name in ("ogg", "flac")
+        # Recorders may leave gaps, so a jump alone tells of a loss in FLAC only, which has no stamps but its samples.
+        is_damaged = {
+            "flac": lambda: True,
+            "ogg": lambda: source.has_lost_ogg_pages,
+            "mpegts": lambda: packets.num_corrupt > 0,
+        }.get(container.format.name)
         duration_sec = container.duration / av.time_base if container.duration else 0.0
         with source.reading.progress_bar(name, duration_sec, round(duration_sec), "s") as bar:
             for packet in chain(packets, [None]):  # None drains the decoder
@@ -157,7 +164,7 @@ def _audio_frames(
                     is_new_start = True
                     continue
                 try:
-                    frames = decoder.decode(packet)
+                    frames = decoder.decode(_without_tag(packet) if container.format.name == "mp3" else packet)
                 except av.error.EOFError:
                     break
                 except av.error.FFmpegError as error:
@@ -171,9 +178,9 @@ def _audio_frames(
                     if num_frames == 1 and frame.pts is not None:
                         first_sec = to_seconds(frame.pts, frame.time_base) if origin_sec is None else origin_sec
                         skip_until = (start_sec - 1 + first_sec) / stream.time_base
-                    if is_gapless and frame.pts is not None:
+                    if is_damaged is not None and frame.pts is not None:
                         place_sec = to_seconds(frame.pts, frame.time_base)
-                        if not is_new_start and place_sec > due_sec + JUMP_SEC:
+                        if not is_new_start and place_sec > due_sec + JUMP_SEC and is_damaged():
                             lost = f"{place_sec - due_sec:.2f} s of its sound are missing at {due_sec:.2f} s"
                             source.report(f"is damaged: {lost}")
                         due_sec = place_sec + frame.samples / frame.sample_rate
@@ -188,6 +195,16 @@ def _audio_frames(
             )
         if packets.count and not num_frames:
             raise MediaError(f"{name}: its {packets.count} audio packets hold no sound; get the file again.")
+
+
+def _without_tag(packet: av.Packet | None) -> av.Packet | None:
+    """Where MP3 files were joined, FFmpeg leaves the tag of the next one before its first frame."""
+    data = b"" if packet is None else bytes(packet)
+    if not (length := id3_length(data)) or length >= len(data):
+        return packet
+    frame = av.Packet(data[length:])
+    frame.pts, frame.dts, frame.time_base = packet.pts, packet.dts, packet.time_base
+    return frame
 
 
 class _SoundBuffer:
@@ -258,8 +275,11 @@ class _SoundBuffer:
 
     def _append(self, mono: np.ndarray, is_last: bool = False) -> None:
         block = mono if self.stream is None else self.stream.resample_chunk(mono, last=is_last)
-        if not np.isfinite(block).all():
-            raise MediaError(f"{self.name} contains NaN or infinite samples; clean it first.")
+        if not (np.abs(block) <= LOUDEST).all():  # NaN too
+            raise MediaError(
+                f"{self.name} contains NaN or infinite samples, or some above {LOUDEST:g} where full scale is 1; "
+                "clean it first."
+            )
         first, last = max(self.position, 0), self.position + len(block)
         if last > first:
             if last > len(self.samples):  # a large array grows in place: an hour is never held twice
@@ -284,7 +304,8 @@ class _SoundBuffer:
 
 
 def _pcm_to_float(samples: np.ndarray) -> np.ndarray:
-    floats = samples.astype(np.float32)
+    with np.errstate(over="ignore"):  # refused later on
+        floats = samples.astype(np.float32)
     if samples.dtype.kind == "f":
         return floats
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
@@ -305,7 +326,7 @@ def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOpt
         raise MediaError(f"Sound given as a list must be numbers ({error}).") from error
     if array.ndim not in (1, 2) or array.size == 0:
         raise MediaError(f"Sound must be (num_samples,) or (channels, num_samples), not {array.shape}.")
-    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.int16, np.int32):
+    if array.dtype.kind != "f" and array.dtype.newbyteorder("=") not in (np.uint8, np.int16, np.int32):
         raise MediaError(f"Sound must be float, or PCM as uint8, int16 or int32, not {array.dtype}.")
     channels = array.reshape(1, -1) if array.ndim == 1 else array if len(array) <= len(array[0]) else array.T
     if len(channels) > 8:

@@ -11,6 +11,8 @@ from transformers.feature_extraction_utils import BatchFeature
 
 # frames of the short-time Fourier transform that are held at once, to bound the memory of long sounds
 BLOCK_FRAMES = 3000
+# Products of this few frames are too small for the threads of OpenBLAS, which wait for each other as PyTorch's do.
+PRODUCT_FRAMES = 8
 
 
 class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
@@ -113,7 +115,10 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         block = self._padded(samples, first * self.hop_length, (last - 1) * self.hop_length + self.n_fft)
         frames = np.lib.stride_tricks.sliding_window_view(block, self.n_fft)[:: self.hop_length] * window
         spectrum = torch.fft.rfft(torch.from_numpy(frames)).numpy()  # (last - first, n_fft // 2 + 1)
-        return (spectrum.real**2 + spectrum.imag**2) @ filters
+        num_frames, num_bins = spectrum.shape
+        power = np.zeros((-(-num_frames // PRODUCT_FRAMES), PRODUCT_FRAMES, num_bins), np.float32)
+        np.add(spectrum.real**2, spectrum.imag**2, out=power.reshape(-1, num_bins)[:num_frames])
+        return (power @ filters).reshape(-1, filters.shape[1])[:num_frames]
 
     def _padded(self, samples: np.ndarray, first: int, last: int) -> np.ndarray:
         """Part of the sound as it is after padding with zeros and reflecting `n_fft // 2` samples at both ends."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, load_audio
 from .conversation_omnivinci import flatten, flatten_videos
+from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaPart, load_image
 from .media_reading_omnivinci import available_processors, run_all
 from .video_media_omnivinci import VideoClip, load_video
@@ -71,9 +72,21 @@ def load_media(
         jobs.append(_video_job(*_with_options(video), entry, watching, hearing))
     for sound, own in map(_with_options, audio):
         jobs.append(partial(load_audio, sound, **{**hearing, **own}))
+    if len(jobs) > 1:
+        kinds = (("image", images), ("video", videos), ("audio", audio))
+        labels = [f"{kind} {number}" for kind, media in kinds for number in range(1, len(media) + 1)]
+        jobs = [partial(_labelled, label, job) for label, job in zip(labels, jobs, strict=True)]
     media = run_all(jobs, num_threads, shared["cancelled"])
     first_sound = len(images) + len(videos)
     return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
+
+
+def _labelled(label: str, read: Callable) -> Any:
+    """Bytes and arrays have no name that would tell which of several is meant."""
+    try:
+        return read()
+    except MediaError as error:
+        raise MediaError(f"{label}: {error}") from error
 
 
 def _with_options(medium) -> tuple[Any, dict[str, Any]]:

@@ -9,10 +9,12 @@ import io
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import av
@@ -24,6 +26,7 @@ from transformers.utils import logging
 from .media_fetch_omnivinci import fetch
 from .media_limits_omnivinci import MediaError
 from .media_reading_omnivinci import ReadOptions, collect_bytes
+from .media_structure_omnivinci import find_damage, has_lost_ogg_pages
 
 
 logger = logging.get_logger(__name__)
@@ -32,10 +35,14 @@ logger = logging.get_logger(__name__)
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,flv,ogg,wav,flac,mp3,aac,asf"
 # No format that runs other programs (EPS starts Ghostscript) or that opens other files.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+# What its decoders raise on broken files, and ValueError for a closed image.
+PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error),
+    *(OverflowError, MemoryError, EOFError, RuntimeError),
+)
 CHUNK_BYTES = 1 << 20
 # A file may end this much before the duration in its header without being called cut short.
 END_TOLERANCE_SEC = 0.5
-OGG_PAGE_BYTES = 65307  # at most
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
@@ -141,61 +148,41 @@ class MediaSource:
         """Refuse a damaged medium, or note what is wrong with it."""
         if self.reading.on_damage == "raise":
             raise MediaError(f'{self.name} {what}; get a complete copy, or keep what is whole: on_damage="warn".')
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        """Have it logged once with the rest."""
         if what not in self.damage:
             self.damage.append(what)
 
-    def check_complete(self, container, stream, packets: "PacketReader") -> None:
-        """Compare what came of a stream with what the headers promise."""
-        names = container.format.name
-        if names.startswith("mov"):  # the index lists every packet
+    def check_complete(self, container, stream, packets: "PacketReader") -> bool:
+        """Compare what came of a stream with what the headers promise, and look at the structure of the file.
+
+        Returns False if packets may be missing in the middle.
+        """
+        names, what, is_certain = container.format.name, None, True
+        if names.startswith(("mov", "avi")):  # the index lists every packet
             promised = sum(entry.size > 0 for entry in stream.index_entries)
             if packets.count < promised:
-                self.report(f"is cut short: {promised - packets.count} of {promised} {stream.type} packets are missing")
-        elif names.startswith(("matroska", "flv", "flac")) or (names == "mp3" and self._counts_mp3_frames()):
+                what = f"is cut short: {promised - packets.count} of {promised} {stream.type} packets are missing"
+        elif names.startswith(("matroska", "flv", "flac")):
             lost = (container.duration or 0) / av.time_base - packets.end_sec
             if lost > END_TOLERANCE_SEC:
-                self.report(f"is cut short: {lost:.2f} s are missing")
-        elif names == "ogg":
-            if not self._has_last_ogg_page():
-                self.report(f"is cut short: it ends at {packets.end_sec:.2f} s without a last page")
-        elif names in ("avi", "wav", "mpegts"):
-            lost = self._missing_bytes(names)
-            if lost:
-                self.report(f"is cut short: {lost} bytes are missing at its end")
+                what = f"is cut short: {lost:.2f} s are missing"
+        if what is None:
+            with self._open() as file:
+                what, is_certain = find_damage(names, file)
+        if what is not None:
+            (self.report if is_certain else self.note)(what)
+        return what is None or "damaged" not in what
 
     def _open(self) -> BinaryIO:
         return io.BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
-    def _counts_mp3_frames(self) -> bool:
-        """Whether the first frame is an encoder's count of all; else FFmpeg guesses the duration from the size."""
+    @cached_property
+    def has_lost_ogg_pages(self) -> bool:
         with self._open() as file:
-            head = file.read(10)
-            while head[:3] == b"ID3":  # a tag; its length has 7 bits in a byte
-                length = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
-                file.seek(length, os.SEEK_CUR)
-                head = file.read(10)
-            frame = head + file.read(64)
-        return b"Xing" in frame or b"Info" in frame
-
-    def _has_last_ogg_page(self) -> bool:
-        with self._open() as file:
-            file.seek(-min(file.seek(0, os.SEEK_END), OGG_PAGE_BYTES), os.SEEK_END)
-            tail = file.read()
-        page = tail[max(0, tail.rfind(b"OggS")) :]
-        if len(page) < 27:
-            return False
-        sizes = page[27 : 27 + page[26]]
-        return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(sizes)
-
-    def _missing_bytes(self, format_name: str) -> int:
-        """By the size in the header of AVI and WAV; a transport stream consists of whole packets."""
-        with self._open() as file:
-            head, size = file.read(193), file.seek(0, os.SEEK_END)
-        if format_name == "mpegts":
-            return -size % 188 if head[:1] == head[188:189] == b"G" else 0
-        promised = int.from_bytes(head[4:8], "little")
-        # Recorders that cannot go back to the header leave 0 or a very large number there.
-        return max(0, promised + 8 - size) if head[:4] == b"RIFF" and promised < 0x7FFFF000 else 0
+            return has_lost_ogg_pages(file)
 
     def log_damage(self) -> None:
         if self.damage:
@@ -206,12 +193,14 @@ class MediaSource:
 class PacketReader:
     """The packets of a stream that have content. Where reading breaks off, that is reported as damage.
 
-    `count` of them have come so far, and they end at `end_sec` on the container's clock.
+    `count` of them have come so far, `num_corrupt` of these at a loss that FFmpeg noticed, and they end at `end_sec` on
+    the container's clock.
     """
 
     def __init__(self, source: MediaSource, container, stream):
         self.source, self.container, self.stream = source, container, stream
-        self.count, self.ends = 0, {}  # of each stream that is read, in units of its time base
+        self.count, self.num_corrupt = 0, 0
+        self.ends = {}  # of each stream that is read, in units of its time base
 
     @property
     def end_sec(self) -> float:
@@ -247,6 +236,7 @@ class PacketReader:
                 ends[index] = max(ends[index], pts + (packet.duration or 0))
             if index == stream_index:
                 self.count += 1
+                self.num_corrupt += packet.is_corrupt
                 yield packet
 
 
@@ -303,25 +293,27 @@ def load_image(source, **reading) -> Image.Image:
     try:
         image = image or Image.open(source.path or io.BytesIO(source.data), formats=IMAGE_FORMATS)
         check_pixels(name, *image.size, reading)
-        return _to_rgb(name, ImageOps.exif_transpose(image))
+        # Pillow has 16 bits of these as whole numbers, and of others whatever the numbers are
+        is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
+        return _to_rgb(name, ImageOps.exif_transpose(image), is_deep)
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
         raise MediaError(f"{name} is of no known image format; check that it opens in a viewer.") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name} is too large ({error}); make it smaller, or raise Image.MAX_IMAGE_PIXELS.") from error
-    # Pillow's decoders raise all of these on broken files, and ValueError for a closed image.
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, OverflowError, MemoryError, EOFError) as error:
+    except PILLOW_ERRORS as error:
         raise MediaError(f"{name} cannot be decoded ({error}); it is damaged or cut short.") from error
 
 
-def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+def _to_rgb(name: str, image: Image.Image, is_deep: bool) -> Image.Image:
     """Pillow cuts every value above 255 down to white."""
-    if image.mode.startswith("I;16"):
+    if is_deep:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F") and not (0 <= image.getextrema()[0] and 1 < image.getextrema()[1] <= 255):
-        low, high = image.getextrema()
-        raise MediaError(f"{name} has values from {low:g} to {high:g}; scale them to 8 bits, 0 to 255.")
+    elif image.mode in ("I", "F"):
+        low, high = np.asarray(image).min(), np.asarray(image).max()
+        if not 0 <= low <= high <= 255 or (image.mode == "F" and 0 < high <= 1):  # NaN too
+            raise MediaError(f"{name} has values from {low:g} to {high:g}; scale them to 8 bits, 0 to 255.")
     return image.convert("RGB")
 
 

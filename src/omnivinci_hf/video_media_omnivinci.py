@@ -90,8 +90,8 @@ def load_video(
             released checkpoint heard it.
         max_audio_sec: only so many seconds of the sound.
         transform: applied to every frame as soon as it is decoded; its results are the clip's `frames`. A resize here
-            saves holding all frames in full size. Tensors are put into one; if it has a parameter `out`, it is given
-            the place of all but the first few to fill. It is called from several threads.
+            saves holding all frames in full size. Tensors, all of one shape, are put into one; if it has a parameter
+            `out`, it is given the place of all but the first few to fill. It is called from several threads.
         reading: fields of [`ReadOptions`].
     """
     choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
@@ -135,17 +135,23 @@ class _Frames:
         self.items, self.lock = None, threading.Lock()
 
     def add(self, index: int, image: Image.Image) -> None:
-        place = self.places[index]
+        number, place = self.places[index], None
         if self.fills_out and isinstance(self.items, torch.Tensor):
-            self.transform(image, out=self.items[place])
+            place = self.items[number]
+            item = self.transform(image, out=place)
+            item = place if item is None else item
         else:
             item = self.transform(image)
             with self.lock:
                 if self.items is None:
-                    is_tensor = isinstance(item, torch.Tensor)
-                    number = len(self.wanted)
-                    self.items = item.new_empty(number, *item.shape) if is_tensor else [None] * number
-            self.items[place] = item
+                    is_tensor, total = isinstance(item, torch.Tensor), len(self.wanted)
+                    self.items = item.new_empty(total, *item.shape) if is_tensor else [None] * total
+        if isinstance(self.items, torch.Tensor):
+            kind, first = _kind(item), _kind(self.items[0])
+            if kind != first:
+                raise ValueError(f"`transform` must give tensors of one type and shape, got {kind} after {first}.")
+        if place is None or item.data_ptr() != place.data_ptr():
+            self.items[number] = item
         self.sizes[index] = image.size
 
     @property
@@ -161,6 +167,10 @@ class _Frames:
         if places == list(range(len(self.items))):
             return self.items
         return self.items[places] if isinstance(self.items, torch.Tensor) else [self.items[place] for place in places]
+
+
+def _kind(item: Any) -> str:
+    return f"{item.dtype} {tuple(item.shape)}" if isinstance(item, torch.Tensor) else type(item).__name__
 
 
 def _has_parameter(function: Callable, name: str) -> bool:
@@ -348,12 +358,17 @@ def _frame_times(num_given: int, metadata) -> tuple[np.ndarray, np.ndarray | Non
     """Times of the given frames, indices if they were sampled already, duration, number of all frames."""
     given = _metadata_fields(num_given, metadata)
     rate, times, indices = given.get("fps"), given.get("times"), given.get("frames_indices")
-    total = int(given.get("total_num_frames", num_given))
+    total = given.get("total_num_frames", num_given)
     if rate is None and times is None:
         raise MediaError('Frames have no times: a frame rate is needed, `video_metadata={"fps": ...}`.')
     if rate is not None and not 0 < rate < math.inf:
         raise MediaError(f"`fps` in `video_metadata` must be positive, got {rate}.")
+    if not (0 < total < math.inf and total == int(total)):
+        raise MediaError(f"`total_num_frames` in `video_metadata` must be a positive whole number, got {total:g}.")
+    total = int(total)
     if indices is not None:
+        if indices[0] < 0 or (np.diff(indices) < 0).any():
+            raise MediaError("`frames_indices` in `video_metadata` must be ascending and not negative.")
         total = max(total, int(indices.max()) + 1)
     elif times is None and total != num_given:
         raise MediaError(f"Got {num_given} frames of {total}; say which with `frames_indices`.")
@@ -367,7 +382,7 @@ def _frame_times(num_given: int, metadata) -> tuple[np.ndarray, np.ndarray | Non
         end_sec = times[-1] + gap
     if not (np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
         raise MediaError("Frame times in `video_metadata` must be finite, not negative and ascending.")
-    duration_sec = float(given.get("duration", end_sec))
+    duration_sec = given.get("duration", float(end_sec))
     if not (times[-1] <= duration_sec < math.inf and duration_sec > 0):
         raise MediaError(
             f"The last frame is at {times[-1]} s but the video ends at {duration_sec} s; give `fps` or "
@@ -386,10 +401,17 @@ def _metadata_fields(num_given: int, metadata) -> dict[str, Any]:
     for name in given.keys() & {"fps", "duration", "total_num_frames"}:
         if not isinstance(given[name], Real):
             raise MediaError(f"`{name}` in `video_metadata` must be a number, got {given[name]!r:.100}.")
+        try:
+            given[name] = float(given[name])
+        except OverflowError as error:
+            raise MediaError(f"`{name}` in `video_metadata` is too large ({error}).") from error
     for name, dtype in (("frames_indices", np.int64), ("times", np.float64)):
         if name not in given:
             continue
-        values = to_numpy(given[name])
+        try:
+            values = to_numpy(given[name])
+        except (ValueError, TypeError, OverflowError):  # ragged, or no numbers
+            values = np.array(None)
         if values.ndim != 1 or not np.can_cast(values.dtype, dtype, "same_kind"):
             raise MediaError(f"`{name}` in `video_metadata` must be a list of numbers, got {given[name]!r:.100}.")
         if len(values) != num_given:

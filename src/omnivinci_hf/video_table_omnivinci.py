@@ -10,6 +10,9 @@ from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, check_pixels, to_seconds
 
 
+JOIN_PACKETS = 3  # so far before a key frame a packet may be marked as damaged where transport streams were joined
+
+
 @dataclass
 class FrameTable:
     """All frames of a video stream in the order of showing."""
@@ -42,15 +45,51 @@ def scan_video(source: MediaSource) -> FrameTable:
     with source.container() as container:
         stream = video_stream(container, source)
         reader = PacketReader(source, container, stream)
-        packets = [(p.pts, p.dts, p.duration, p.is_keyframe, not p.is_discard) for p in reader]
-        source.check_complete(container, stream, reader)
+        packets = [(p.pts, p.dts, p.duration, p.is_keyframe, not p.is_discard, p.is_corrupt) for p in reader]
         rates = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        stamps = [packet[0] for packet in packets]
         # AVI has no presentation times: FFmpeg guesses them in decode order, wrongly for B-frames.
-        by_order = container.format.name == "avi"
+        by_order = container.format.name == "avi" or None in stamps or len(set(stamps)) < len(stamps)
+        is_whole = source.check_complete(container, stream, reader)
+        whole = _without_marked(source, packets, stream.time_base) if reader.num_corrupt else packets
+        if not by_order:  # else frames are counted, also these
+            packets = whole if is_whole else _without_gaps(whole)
         table = _frame_table(packets, stream.time_base, rates, by_order) if packets else None
     if table is None:
         raise MediaError(f"{source.name} has no video frames; check that it plays.")
     return table
+
+
+def _without_gaps(packets: list[tuple]) -> list[tuple]:
+    """Of a file with parts missing: no frame from a gap in the stamps to the next key frame, for it refers to these."""
+    shown = sorted((packet[0], packet[3]) for packet in packets)
+    gaps = np.diff([pts for pts, _ in shown])
+    widest = 1.5 * np.median(gaps) if len(gaps) else 0
+    left_out, is_damaged = set(), False
+    for (pts, is_key), gap in zip(shown[1:], gaps, strict=True):
+        is_damaged = not is_key and (is_damaged or gap > widest)
+        if is_damaged:
+            left_out.add(pts)
+    return [(*packet[:4], packet[4] and packet[0] not in left_out, packet[5]) for packet in packets]
+
+
+def _without_marked(source: MediaSource, packets: list[tuple], time_base: Fraction) -> list[tuple]:
+    """Where packets are missing, decoders often show the frames up to the next key frame, wrongly and without an error.
+
+    FFmpeg marks a packet nearby. With a key frame among the next ones it may be that streams were joined there.
+    """
+    kept, key_pts, is_damaged = [], None, False
+    for number, (pts, *others, is_key, is_shown, is_corrupt) in enumerate(packets):
+        nearby = packets[number : number + JOIN_PACKETS]
+        if is_key:
+            key_pts, is_damaged = (pts if is_damaged else None), False
+        if is_corrupt and not is_damaged and len(nearby) == JOIN_PACKETS and not any(packet[3] for packet in nearby):
+            stamp = "" if pts is None else f" at {to_seconds(pts, time_base):.2f} s"
+            source.report(f"is damaged: video packets are missing{stamp}")
+            is_damaged = True
+        leads = None not in (key_pts, pts) and pts < key_pts  # refers to what is before the key frame
+        kept.append((pts, *others, is_key, is_shown and not is_damaged and not leads, is_corrupt))
+    return kept
 
 
 def video_stream(container, source: MediaSource) -> av.VideoStream:
@@ -65,10 +104,9 @@ def video_stream(container, source: MediaSource) -> av.VideoStream:
 
 
 def _frame_table(packets: list[tuple], time_base: Fraction, rates: list[Fraction], by_order: bool) -> FrameTable | None:
-    """`packets` in decode order: (pts, dts, duration, is_keyframe, is_shown). None if no frame is shown."""
-    pts, dts, durations, is_key, is_shown = zip(*packets, strict=True)
+    """`packets` in decode order: (pts, dts, duration, is_keyframe, is_shown, is_corrupt). None if no frame is shown."""
+    pts, dts, durations, is_key, is_shown, _ = zip(*packets, strict=True)
     rates = rates or [Fraction(25)]
-    by_order = by_order or None in pts or len(set(pts)) < len(pts)
     stamps = next((s for s in (pts, dts) if None not in s and len(set(s)) == len(s)), None)
     if stamps is None:
         stamps, durations, time_base = range(len(packets)), [1] * len(packets), 1 / rates[0]

@@ -1,0 +1,219 @@
+"""What the structure of a container tells about parts that are missing, where FFmpeg reads on and says nothing."""
+
+import os
+import re
+import zlib
+from typing import BinaryIO
+
+
+MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
+OGG_PAGE = b"OggS\0"  # each begins so
+OGG_PAGE_BYTES = 65307  # at most
+ID3V1_BYTES = 128
+NO_END = "has no mark of its end, so it may be cut short"
+
+_MP3_COUNTS = re.compile(rb"(?:Xing|Info)\0\0\0(.)....(....)", re.DOTALL)  # which there are, of frames, of bytes
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
+_SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
+# What a Matroska file may consist of, outside of the elements that are skipped as a whole (RFC 9559).
+_ELEMENTS = {
+    *(_SEGMENT, _CLUSTER, *map(bytes.fromhex, ("1a45dfa3", "ec", "bf"))),
+    *map(bytes.fromhex, ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469", "1043a770", "1254c367")),
+    *map(bytes.fromhex, ("e7", "5854", "a7", "ab", "a3", "a0", "af")),
+}
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def find_damage(format_name: str, file: BinaryIO) -> tuple[str | None, bool]:
+    """What is wrong with a file of FFmpeg's format `format_name`, and whether that is certain."""
+    check = _CHECKS.get(format_name.partition(",")[0])
+    return (None, True) if check is None else check(file, file.seek(0, os.SEEK_END))
+
+
+def _cut(missing: int) -> tuple[str | None, bool]:
+    return (f"is cut short: {missing} bytes are missing at its end" if missing > 0 else None), True
+
+
+def _broken(place: int) -> tuple[str, bool]:
+    return f"is damaged at byte {place}: what is there is no part of such a file", True
+
+
+def _check_riff(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """AVI and WAV have their size in the header. Recorders that cannot go back there leave 0 or a very large number."""
+    file.seek(0)
+    head = file.read(28)
+    if head[:4] == b"RF64" and head[12:16] == b"ds64":
+        return _cut(int.from_bytes(head[20:28], "little") + 8 - size)
+    promised = int.from_bytes(head[4:8], "little")
+    return _cut(promised + 8 - size if head[:4] == b"RIFF" and promised < 0x7FFFF000 else 0)
+
+
+def _check_transport(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """A transport stream consists of packets of one size, of discs with a time stamp before each."""
+    file.seek(0)
+    head = file.read(205)
+    for first, length in ((0, 188), (4, 192), (0, 204)):
+        if head[first : first + 1] == head[first + length : first + length + 1] == b"G":
+            return _cut(-size % length)
+    return None, True
+
+
+def id3_length(data: bytes) -> int:
+    """Length of the tag that `data` begins with; 0 without one. It is written with 7 bits in a byte."""
+    if data[:3] != b"ID3":
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
+
+
+def _check_mp3(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Encoders put the size into the first frame. Their count of frames, which FFmpeg trusts, may be missing."""
+    start = file.seek(0)
+    while length := id3_length(head := file.read(10)):
+        start = file.seek(start + length)
+    counts = _MP3_COUNTS.search(head + file.read(64))
+    missing = start + int.from_bytes(counts[2], "big") - size if counts and counts[1][0] & 3 == 3 else 0
+    return _cut(missing if missing > ID3V1_BYTES else 0)  # some encoders count this tag, which editors drop
+
+
+def _check_asf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    file.seek(0)
+    head = file.read(1 << 16)
+    properties = head[head.find(_ASF_PROPERTIES) :][:92]
+    is_broadcast = len(properties) < 92 or properties[88] & 1
+    return _cut(0 if is_broadcast else int.from_bytes(properties[40:48], "little") - size)
+
+
+def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Elements follow on each other without a gap, also those in the clusters."""
+    place, end, cluster_end = 0, size, size
+    for _ in range(MAX_PARTS):
+        if place >= min(end, size):
+            break
+        file.seek(place)
+        head = file.read(12)
+        name = head[: 9 - head[0].bit_length()]
+        first = head[len(name) : len(name) + 1]
+        if name not in _ELEMENTS or first == b"\0":
+            return _broken(place)
+        width = 9 - first[0].bit_length() if first else 1  # of the length, whose first bits say how many bytes it has
+        bits = (1 << 7 * width) - 1
+        length = int.from_bytes(head[len(name) :][:width], "big") & bits
+        is_open = length == bits  # where it ends was not known when it was written
+        place += len(name) + width
+        if name == _SEGMENT:
+            end = cluster_end = size if is_open else place + length
+        elif name == _CLUSTER:
+            cluster_end = end if is_open else place + length
+        elif is_open:
+            return _broken(place)
+        else:
+            place += length
+        if place >= cluster_end:
+            if place > cluster_end and cluster_end < size:
+                return _broken(cluster_end)
+            cluster_end = end
+    return _cut(max(place, end) - size)
+
+
+def _check_flash(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    file.seek(5)
+    place = int.from_bytes(file.read(4), "big") + 4
+    for _ in range(MAX_PARTS):
+        if place >= size:
+            break
+        file.seek(place)
+        head = file.read(4)
+        if head[0] & 0x1F not in (8, 9, 18):  # sound, picture, data
+            return _broken(place)
+        place += int.from_bytes(head[1:], "big") + 15
+    return _cut(place - 4 - size)  # the last 4 bytes repeat the length
+
+
+def _check_fragments(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Of an MP4 file in one piece the index lists every packet; fragments that FFmpeg does not find are not missed."""
+    place, has_fragments = 0, False
+    for _ in range(MAX_PARTS):
+        if place >= size:
+            break
+        file.seek(place)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place  # 0: to the end
+        if length < 8 or kind == bytes(4):
+            return _broken(place) if has_fragments else (None, True)
+        has_fragments |= kind == b"moof"
+        place += length
+    return _cut(place - size if has_fragments else 0)
+
+
+def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    def skip_palette(flags: int) -> None:
+        file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
+
+    file.seek(0)
+    skip_palette(file.read(13).ljust(13)[10])
+    parts = iter(range(MAX_PARTS))
+    for _ in parts:
+        place, kind = file.tell(), file.read(1)
+        if kind == b",":
+            head = file.read(9)
+            if len(head) == 9:
+                skip_palette(head[8])
+        elif kind != b"!":
+            return (NO_END, False) if not kind else (None, True) if kind == b";" else _broken(place)
+        file.seek(1, os.SEEK_CUR)
+        for _ in parts:
+            length = file.read(1)
+            if not length:
+                return "is cut short: it ends within a picture", True
+            if length == b"\0":
+                break
+            file.seek(length[0], os.SEEK_CUR)
+    return None, True
+
+
+def _check_ogg_end(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    file.seek(-min(size, OGG_PAGE_BYTES), os.SEEK_END)
+    tail = file.read()
+    page = tail[max(0, tail.rfind(OGG_PAGE)) :]
+    if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return "is cut short: its last page is not whole", True
+    return (None, True) if page[5] & 4 else (NO_END, False)  # many recorders leave the mark out
+
+
+def has_lost_ogg_pages(file: BinaryIO) -> bool:
+    """By the numbers and checksums of the pages; after the headers of a stream it may be joined at any page."""
+    following = {}  # number of the next page of each stream
+    file.seek(0)
+    while len(head := file.read(27)) == 27:
+        if head[:5] != OGG_PAGE:  # a tag at the end
+            rest = head + file.read(OGG_PAGE_BYTES)
+            return OGG_PAGE in rest or len(rest) > OGG_PAGE_BYTES
+        sizes = file.read(head[26])
+        page = head[:22] + bytes(4) + head[26:] + sizes + file.read(sum(sizes))
+        stream, number = head[14:18], int.from_bytes(head[18:22], "little")
+        # Python has this checksum for bits in the other order
+        checksum = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        if checksum != int.from_bytes(head[22:26].translate(_MIRRORED), "big"):
+            return True
+        is_first, is_header = head[5] & 2, head[6:14] == bytes(8)
+        if not is_first and following.get(stream, number) != number:
+            return True
+        following[stream] = number + 1
+        if is_header:
+            del following[stream]
+    return False
+
+
+_CHECKS = {
+    "asf": _check_asf,
+    "avi": _check_riff,
+    "flv": _check_flash,
+    "gif": _check_gif,
+    "matroska": _check_matroska,
+    "mov": _check_fragments,
+    "mp3": _check_mp3,
+    "mpegts": _check_transport,
+    "ogg": _check_ogg_end,
+    "wav": _check_riff,
+}
