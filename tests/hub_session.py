@@ -62,6 +62,7 @@ def push(folder: Path) -> dict:
     model.push_to_hub("org/kept")
     model.push_to_hub("org/kept", revision="draft")
     pipe.push_to_hub("org/pipe")
+    pipe.save_pretrained(folder / "saved", push_to_hub=True, repo_id="org/saved", commit_message="Mine", private=True)
     results["converted"] = main(["convert", str(RELEASED), str(folder / "converted"), "--push-to-hub", "org/converted"])
 
     for trainer_class, name in ((Trainer, "trained"), (HubTrainer, "trained-with-card")):
@@ -101,12 +102,13 @@ def training_arguments(folder: Path, repo_id: str, **options):
 
 
 def train_and_save(model, processor, folder: Path, repo_id: str, strategy: str) -> None:
-    """Two steps, each saved and pushed, from a folder with somebody's .gitignore and pickle."""
+    """Two steps, each saved and pushed, from a folder with somebody's .gitignore and pickles."""
     from omnivinci_hf.hub_trainer import HubTrainer
 
     folder.mkdir()
     (folder / ".gitignore").write_text("*.log\n!*.pt\n")
-    (folder / "left_behind.pt").write_bytes(b"\x80\x02.")
+    for end in ("pt", "pickle", "ckpt", "joblib"):
+        (folder / f"left_behind.{end}").write_bytes(b"\x80\x02.")
     options = {"max_steps": 2, "save_steps": 1, "learning_rate": 1e-3, "push_to_hub": True, "hub_strategy": strategy}
     arguments = training_arguments(folder, repo_id, **options, hub_always_push=True)
     trainer = HubTrainer(model=model, args=arguments, train_dataset=ROWS, processing_class=processor)

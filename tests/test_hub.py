@@ -1,6 +1,5 @@
 """Pushing to and loading from a Hub, in processes of their own; hub_session.py holds what they do."""
 
-import copy
 import json
 import os
 import subprocess
@@ -9,24 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import goldens
-import numpy as np
 import pytest
 import torch
 from hub_server import TOKEN, HubServer
-from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load, save
-from small_model import small_model
-from transformers import Trainer, TrainingArguments
 from transformers.utils import is_peft_available
-
-from omnivinci_hf import model_card_omnivinci as cards
-from omnivinci_hf.hub_trainer import HubTrainer, load_state, save_state
 
 
 TESTS = Path(__file__).parent
 RELEASED = goldens.SMALL / "checkpoint"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npy")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy")
 OWN_CARD = b"---\nlicense: mit\n---\n\nMy own words.\n"
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
@@ -241,16 +234,6 @@ def test_a_pushed_adapter_says_what_it_belongs_to(sessions, name):
     assert "adapter_model.safetensors" in files and WEIGHTS not in files
 
 
-def test_only_an_untouched_placeholder_of_peft_is_replaced(model, tmp_path):
-    peft = pytest.importorskip("peft")
-    tuned = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
-    tuned.create_or_update_model_card(tmp_path)
-    card = ModelCard.load(tmp_path / CARD)
-    assert cards.is_placeholder(card)
-    card.text += "\nMy words.\n"
-    assert not cards.is_placeholder(card)
-
-
 # -- training
 
 
@@ -272,69 +255,6 @@ def test_every_push_of_a_training_brings_code_and_no_pickle(sessions, strategy):
 
 def test_what_was_pushed_while_training_loads_without_the_package(sessions):
     assert sessions.results["without"]["every_save"] == sessions.results["push"]["every_save"]
-
-
-def small_trainer(folder, steps, trainer_class=HubTrainer, **options):
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(6, 99, (6, 8), generator=generator)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        save_steps=2,
-        learning_rate=1e-2,
-        lr_scheduler_type="cosine",
-        per_device_train_batch_size=1,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        **options,
-    )
-    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
-    return trainer_class(model=small_model(), args=arguments, train_dataset=rows)
-
-
-def test_training_goes_on_from_a_checkpoint_without_pickles(tmp_path):
-    whole = small_trainer(tmp_path, 4)
-    whole.train()
-    checkpoint = tmp_path / "checkpoint-2"
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in PICKLES]
-    again = small_trainer(tmp_path / "again", 4)
-    again.train(resume_from_checkpoint=str(checkpoint))
-    assert again.state.global_step == 4
-    expected = whole.model.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
-    # and it is the states that make the difference
-    for path in (*checkpoint.glob("optimizer.*"), *checkpoint.glob("scheduler.*")):
-        path.unlink()
-    other = small_trainer(tmp_path / "other", 4)
-    other.train(resume_from_checkpoint=str(checkpoint))
-    assert not all(torch.equal(value, expected[name]) for name, value in other.model.state_dict().items())
-
-
-def test_states_that_another_trainer_pickled_are_refused(tmp_path):
-    small_trainer(tmp_path, 2, trainer_class=Trainer).train()
-    with pytest.raises(ValueError, match=r"its \['optimizer.pt', 'scheduler.pt'\] are pickles"):
-        small_trainer(tmp_path / "again", 4).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-
-
-def test_states_are_kept_as_they_are(tmp_path):
-    state = {"state": {0: {"step": torch.tensor(3.0), "moment": torch.arange(6).view(2, 3).T}}, "betas": (0.9, 0.99)}
-    state |= {"groups": [{"lr": 1e-3, "name": None, "fused": True}], "best": float("inf"), "count": np.int64(3)}
-    save_state(state, tmp_path / "state")
-    found = load_state(tmp_path / "state")
-    assert all(torch.equal(found["state"][0].pop(name), state["state"][0].pop(name)) for name in ("step", "moment"))
-    assert found == state
-    with pytest.raises(TypeError, match="A set in the state `state` cannot be saved without pickle"):
-        save_state({"names": {"a"}}, tmp_path / "state")
-
-
-def test_the_loss_scale_of_half_precision_is_kept(tmp_path):
-    trainer = small_trainer(tmp_path, 2)
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    trainer._save_scaler(str(tmp_path))
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    trainer._load_scaler(str(tmp_path))
-    assert trainer.accelerator.scaler.get_scale() == 8.0
 
 
 # -- pickles, and other machines
@@ -370,7 +290,7 @@ def test_every_way_of_pushing_writes_the_same_files(sessions):
     plain = repos["org/plain"].files()
     assert {"config.json", WEIGHTS, CARD, "chat_template.jinja", "processor_config.json"} <= set(plain)
     assert set(repos["org/pipe"].files()) == set(plain)
-    for name in ("org/pipe", "org/converted"):
+    for name in ("org/pipe", "org/saved", "org/converted"):
         files = repos[name].files()
         assert set(files) == set(plain)
         assert all(files[path] == plain[path] for path in plain if path.endswith((".py", ".jinja")))
@@ -380,6 +300,7 @@ def test_every_way_of_pushing_writes_the_same_files(sessions):
         assert all(torch.equal(tensors[key], expected[key]) for key in expected)
     assert set(repos["org/trained"].files()) == {*plain, "training_args.bin"}
     assert set(repos["org/trained-with-card"].files()) == {*plain, "training_args.json", ".gitignore"}
+    assert repos["org/saved"].private
     draft = repos["org/sharded"].files("draft")
     assert len([path for path in draft if path.endswith(".safetensors")]) > 1
     assert set(repos["org/sharded"].files("main")) == {".gitattributes"}
@@ -403,107 +324,6 @@ def test_the_trainer_writes_what_it_did(sessions):
     assert "`HubTrainer`; steps: 1" in card.text and "learning rate 0.001" in card.text
     arguments = json.loads(sessions.hub.repos["org/trained-with-card"].files()["training_args.json"])
     assert arguments["max_steps"] == 1
-
-
-def test_the_trainer_brings_its_own_card_up_to_date(model, tmp_path):
-    trainer = HubTrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True))
-    for steps in (3, 5):
-        trainer.state.global_step = steps
-        trainer.create_model_card()
-        assert f"steps: {steps}," in (tmp_path / CARD).read_text()
-
-
-def test_weights_that_were_only_pushed_are_not_called_fine_tuned(model, monkeypatch):
-    card = cards.card_of_model(model, "me/mine").text
-    assert "A small checkpoint" in card and "fine-tuned" not in card
-    monkeypatch.setattr(model, "num_parameters", lambda: 8_700_000_000)
-    for base in (str(RELEASED), "nvidia/omnivinci"):
-        monkeypatch.setattr(model, "name_or_path", base)
-        card = cards.card_of_model(model, "me/mine").text
-        assert "fine-tuned" not in card and "does not show whether its weights were changed" in card
-
-
-def test_a_quantized_model_says_so(model, monkeypatch):
-    monkeypatch.setattr(model, "name_or_path", "nvidia/omnivinci")
-    monkeypatch.setattr(model.config, "quantization_config", {"quant_method": "bitsandbytes"}, raising=False)
-    assert cards.card_of_model(model, "me/mine").data.base_model_relation == "quantized"
-
-
-def test_the_trainer_keeps_an_own_card(model, tmp_path):
-    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
-    trainer = HubTrainer(model=copy.deepcopy(model), args=arguments)
-    (tmp_path / CARD).write_bytes(OWN_CARD)
-    trainer.create_model_card()
-    assert (tmp_path / CARD).read_bytes() == OWN_CARD
-    (tmp_path / CARD).unlink()
-    trainer.create_model_card(model_name="it", license="mit", finetuned_from="me/base", dataset="clips", tags="mine")
-    card = ModelCard.load(tmp_path / CARD)
-    assert (card.data.license, card.data.base_model) == ("mit", "me/base")
-    assert "- data: clips" in card.text and "mine" in card.data.tags
-
-
-# -- the card's templates
-
-
-@pytest.mark.parametrize("kind", cards.KINDS)
-@pytest.mark.parametrize("base_model", [None, "nvidia/omnivinci", "me/other"])
-def test_every_template_renders(kind, base_model):
-    card = cards.render_model_card(
-        kind, "me/mine", base_model=base_model, num_parameters=8_700_000_000, tags=["mine"], datasets=["me/data"]
-    )
-    again = ModelCard(card.content).data
-    assert again.library_name == ("peft" if kind == "adapter" else "transformers")
-    assert again.pipeline_tag == "any-to-any"
-    assert again.base_model == base_model and again.datasets == ["me/data"] and "mine" in again.tags
-    assert again.license == ("other" if base_model else "unknown")
-    if base_model:
-        assert again.license_link == f"https://huggingface.co/{base_model}"
-    for part in (
-        "## Usage",
-        "## How it was made",
-        "## Limits",
-        "## Licence",
-        "## Citation",
-        "2510.15870",
-        "Apache-2.0",
-    ):
-        assert part in card.text
-    assert 'model="me/mine"' in card.text and ("8.7 B parameters" in card.text or kind == "adapter")
-    assert ("fine-tuned" in card.text) == (kind == "fine_tuned")
-    assert "{{" not in card.content and "None" not in card.content
-
-
-def test_a_licence_can_be_given():
-    card = cards.render_model_card("small", "me/mine", license="apache-2.0", training="On ten clips.")
-    assert card.data.license == "apache-2.0" and "On ten clips." in card.text
-
-
-def test_an_unknown_kind_of_card_is_refused():
-    with pytest.raises(ValueError, match="`kind` must be one of"):
-        cards.render_model_card("big", "me/mine")
-
-
-def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
-    placeholder = ModelCard.from_template(
-        ModelCardData(tags=["mine"], library_name="transformers"), model_description=cards.PLACEHOLDER
-    )
-    path = tmp_path / CARD
-    for own in (placeholder.content + "\nMy words.\n", placeholder.content.replace("tags:", "license: mit\ntags:")):
-        path.write_text(own)
-        cards.complete_model_card(tmp_path, "me/mine", model)
-        assert path.read_text() == own
-    placeholder.save(path)
-    cards.complete_model_card(tmp_path, "me/mine", model)
-    assert "A small checkpoint" in path.read_text() and "mine" in ModelCard.load(path).data.tags
-
-
-def test_the_base_model_is_named_where_it_is_on_the_hub(model, monkeypatch):
-    monkeypatch.setattr(model, "name_or_path", "me/base")
-    card = cards.card_of_model(model, "me/mine")
-    assert card.data.base_model == "me/base" and "loaded from [me/base]" in card.text
-    assert "A fine-tuned OmniVinci model" in cards.card_of_model(model, "me/mine", training="On ten clips.").text
-    assert cards.card_of_model(model, "me/base").data.base_model is None
-    assert cards.hub_id(str(RELEASED)) is None and cards.hub_id(None) is None
 
 
 # -- the server itself

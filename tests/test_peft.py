@@ -55,6 +55,19 @@ def test_a_step_changes_the_adapter_of_the_part_alone(released_folder, inputs, p
     assert reached and reached <= trained and all("lora_B" in name for name in reached)
 
 
+@pytest.mark.parametrize("reentrant", [None, True, False])
+def test_adapters_of_towers_learn_after_preparation_for_quantized_training(released_folder, inputs, reentrant):
+    base = AutoModel.from_pretrained(released_folder, dtype=torch.float32)
+    base.is_loaded_in_4bit = base.is_quantized = True  # as bitsandbytes does, which the preparation asks
+    options = {} if reentrant is None else {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    base = peft.prepare_model_for_kbit_training(base, **options)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=TARGETS["towers"])).train()
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    reached = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+    assert {name.split("_tower")[0].rpartition(".")[2] for name in reached} == {"vision", "audio"}
+    assert all("lora_B" in name for name in reached)
+
+
 def test_an_adapter_merged_gives_the_same(released_folder, inputs, tmp_path):
     model = adapted(released_folder, init_lora_weights=False)
     expected = logits(model, inputs)
@@ -79,6 +92,18 @@ def test_a_saved_adapter_loads_in_every_way(folders, inputs, tmp_path, layout):
     base.disable_adapters()
     assert not torch.equal(logits(base, inputs), expected)
 
+    for auto_class in (AutoModel, OmniVinciForConditionalGeneration):
+        assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
+
+
+def test_whole_modules_come_with_their_adapter(released_folder, inputs, tmp_path):
+    model = adapted(released_folder, TARGETS["language model"], modules_to_save=["vision_projector", "lm_head"])
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "modules_to_save" in name:
+                value.add_(0.1 * torch.randn_like(value))
+    expected = logits(model, inputs)
+    model.save_pretrained(tmp_path)
     for auto_class in (AutoModel, OmniVinciForConditionalGeneration):
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
 

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 from threading import Thread
 
 import goldens
@@ -85,9 +86,9 @@ def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
     questions = ["What happens?", "What is heard at the end, and by whom?", "Why?"]
     expected = [pipe(video=VIDEO, question=question)[0] for question in questions]
     calls = []
-    encode, process = pipe.model.model.get_video_features, pipe.processor._process
+    encode, process = pipe.model.model._videos, pipe.processor._process
     encoded = lambda *a, **k: calls.append("encode") or encode(*a, **k)  # noqa: E731
-    monkeypatch.setattr(pipe.model.model, "get_video_features", encoded)
+    monkeypatch.setattr(pipe.model.model, "_videos", encoded)
     monkeypatch.setattr(pipe.processor, "_process", lambda *a: calls.append("read") or process(*a))
     assert pipe(video=VIDEO, question=questions) == expected
     assert calls == ["read", "encode"]
@@ -103,6 +104,7 @@ def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
         {"prompt_lookup_num_tokens": 2},
         {"num_beams": 2, "repetition_penalty": 3.0},
         {"repetition_penalty": 3.0},
+        {"prefill_chunk_size": 4},
         {"generation_config": GenerationConfig(num_beams=3, max_new_tokens=5, pad_token_id=456)},
         {"processor_kwargs": {"padding": "max_length", "max_length": 400}},
         {"return_mm_token_type_ids": True},
@@ -115,8 +117,10 @@ def test_several_questions_under_any_way_of_generating(pipe, options):
     assert pipe(video=VIDEO, question=questions, **options) == expected
 
 
-def test_several_questions_without_media(pipe):
-    assert pipe(question=["Hi?", "Who?"]) == pipe(question="Hi?") + pipe(question="Who?")
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 3}], ids=str)
+def test_several_questions_without_media(pipe, options):
+    expected = pipe(question="Hi?") + pipe(question="Who?")
+    assert pipe(question=["Hi?", "Who?"], **options) == expected
 
 
 MIXED = [
@@ -214,7 +218,9 @@ def test_a_streamer_gets_the_words(pipe):
     "call, message",
     [
         (lambda pipe: pipe(), "Nothing to ask"),
-        (lambda pipe: pipe(video=VIDEO), "media but no `question`"),
+        (lambda pipe: pipe(video=VIDEO), r"no `question`: got the keys \['video'\]"),
+        (lambda pipe: pipe(VIDEO, question="x"), r"\['question'\] given twice, .* media as `image="),
+        (lambda pipe: pipe({"image": IMAGE, "question": "x"}, images=[IMAGE]), r"\['image'\] given twice"),
         (lambda pipe: pipe(video=VIDEO, question=[]), "`question` is an empty list"),
         (lambda pipe: pipe({"vidio": VIDEO, "question": "?"}), r"unknown keys \['vidio'\]"),
         (lambda pipe: pipe([{"question": "?"}], question="x"), "cannot be combined with several inputs"),
@@ -227,10 +233,21 @@ def test_calls_that_make_no_sense_are_refused(pipe, call, message):
 
 
 def test_inputs_of_the_wrong_type_are_refused(pipe):
-    with pytest.raises(TypeError, match="Cannot take a int as input"):
-        pipe(3)
+    for wrong in (3, Path(IMAGE), b"image", Image.new("RGB", (8, 8))):
+        with pytest.raises(TypeError, match=f"Cannot take a {type(wrong).__name__} as input: .* media as `image="):
+            pipe(wrong, question="What?")
     with pytest.raises(TypeError, match="must be a question, a chat or a dictionary, got int"):
         pipe([3])
+
+
+def test_parts_of_the_wrong_type_are_refused(pipe):
+    headless, processor = pipe.model.model, pipe.processor
+    with pytest.raises(TypeError, match="must be an OmniVinciForConditionalGeneration, got a OmniVinciModel: load it"):
+        pipeline("omni-qa", model=headless, processor=processor)
+    with pytest.raises(TypeError, match="must be an OmniVinciForConditionalGeneration, got a Qwen2Model"):
+        pipeline("omni-qa", model=headless.language_model, processor=processor)
+    with pytest.raises(TypeError, match="must be an OmniVinciProcessor, got a Qwen2.*: load it"):
+        pipeline("omni-qa", model=pipe.model, processor=processor.tokenizer)
 
 
 def test_an_unknown_option_is_named(pipe):
@@ -348,6 +365,7 @@ def test_wrong_inputs_are_named_with_what_came_and_a_remedy(pipe, call, error, m
     [
         (lambda pipe: pipe(image=IMAGE, images=[IMAGE], question="a"), r"has \['images'\] beside the singular"),
         (lambda pipe: pipe(image=IMAGE, question=["a", "b"], streamer=object()), "ask one question at a time"),
+        (lambda pipe: pipe.save_pretrained("a", push_to_hub=True, variant="b"), r"\['variant'\] cannot be combined"),
     ],
 )
 def test_more_calls_that_make_no_sense_are_refused(pipe, call, message):

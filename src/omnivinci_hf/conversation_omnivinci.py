@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from .media_omnivinci import MediaPart
 from .released_config_omnivinci import MEDIA_TOKENS
 
 
+logger = logging.get_logger(__name__)
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' %}
     {{- '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}
@@ -64,18 +66,29 @@ PART_OPTIONS = {
     ),
     "audio": ("start_sec", "end_sec"),
 }
+PART_KEYS = {"type", "text", *SOURCE_KEYS, "path", "url", "base64", "sampling_rate", "video_metadata", "metadata"}
 
 
 def collect_media(message: dict, media: dict[str, list]) -> dict:
     """A copy of a message for the template; its media are appended to `media`."""
+    if not isinstance(message, dict) or "role" not in message:
+        got = f"one with the keys {list(message)}" if isinstance(message, dict) else f"a {type(message).__name__}"
+        raise ValueError(f"A message must be a dictionary with `role` and `content`, got {got}.")
     content = message.get("content") or []
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError(f"`content` of a message must be a string or a list of parts, got a {type(parts).__name__}.")
     cleaned = []
     for part in parts:
+        if not isinstance(part, dict):
+            raise ValueError(
+                f"A part of a message must be a dictionary, got a {type(part).__name__}; words are "
+                "`{'type': 'text', 'text': ...}`."
+            )
         kind = part.get("type")
         if kind in ("image_url", "video_url", "audio_url"):
-            url = part[kind]
-            kind, part = kind.removesuffix("_url"), {"url": url["url"] if isinstance(url, dict) else url}
+            url = part.get(kind)
+            kind, part = kind.removesuffix("_url"), {"url": url.get("url") if isinstance(url, dict) else url}
         if kind == "text":
             cleaned.append({"type": "text", "text": _without_placeholders(part.get("text") or "")})
             continue
@@ -87,12 +100,17 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
                 f"A part of type {kind!r} has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}. (The "
                 "sound of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
             )
+        ignored = [key for key in part if part[key] is not None and key not in {*PART_KEYS, *PART_OPTIONS[kind]}]
+        if ignored:
+            logger.warning_once(f"Parts of type {kind!r} have no option {ignored}: this is ignored.")
         media[kind].append(_source(kind, keys[0], part))
         cleaned.append({"type": kind})
     return {**message, "content": cleaned}
 
 
 def _without_placeholders(words: str) -> str:
+    if not isinstance(words, str):
+        raise ValueError(f"`text` of a part must be a string, got a {type(words).__name__}.")
     # what is left may form another one: "<im<image>age>"
     while (cleaned := re.sub("|".join(map(re.escape, MEDIA_TOKENS.values())), "", words)) != words:
         words = cleaned

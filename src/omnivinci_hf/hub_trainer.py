@@ -1,5 +1,6 @@
 """Trainers whose checkpoints and pushes are fit for the Hub: a card of this package, its code, and no pickle files."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -15,14 +16,30 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import PushInProgress
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    PushInProgress,
+)
 
 from .model_card_omnivinci import card_of_model, is_placeholder
 
 
-# what Transformers' trainers, DeepSpeed and FSDP write with pickle
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.distcp", ".metadata")
+# what Transformers' trainers, DeepSpeed, FSDP and others write with pickle
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.distcp", ".metadata")
 PICKLED_STATES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
+# pickled weights that would be read unless one of the others is there
+PICKLED_WEIGHTS = {
+    WEIGHTS_NAME: (SAFE_WEIGHTS_NAME,),
+    WEIGHTS_INDEX_NAME: (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+    ADAPTER_WEIGHTS_NAME: (ADAPTER_SAFE_WEIGHTS_NAME,),
+    f"*/{ADAPTER_WEIGHTS_NAME}": (ADAPTER_SAFE_WEIGHTS_NAME,),
+}
+FINGERPRINT = "<!-- written by a trainer; sha256 of the above: "
 
 
 class HubTrainerMixin:
@@ -34,21 +51,32 @@ class HubTrainerMixin:
     pickled: those stay on this machine, and resuming there trusts the files of its disk.
 
     Every push carries the code that loads the model, and none carries a pickle, whatever lies in the folder. A
-    README.md that somebody wrote, in the folder or in the repository, is left alone.
+    README.md that somebody wrote or changed, in the folder or in the repository, is left alone: a card of a trainer
+    ends with its fingerprint.
     """
-
-    _own_card: str | None = None
 
     # -- checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
         card = folder / "README.md"
         if card.exists() and is_placeholder(ModelCard.load(card, ignore_metadata_errors=True)):
             card.unlink()  # PEFT's
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if not self._has_own_format():
+            refuse_pickled_weights(Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._has_own_format():
+            refuse_pickled_weights(Path(self.state.best_model_checkpoint))
+        super()._load_best_model()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._has_own_format():
@@ -177,13 +205,13 @@ class HubTrainerMixin:
             training=self._describe_training(dataset),
             **options,
         )
-        card.save(path)
-        self._own_card = path.read_text(encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(with_fingerprint(card.content), encoding="utf-8")
 
     def _is_somebodys(self, path: Path) -> bool:
-        """Whether the folder, or else the repository, has a card that this trainer has not written."""
+        """Whether the folder, or else the repository, has a card that is not as a trainer wrote it."""
         if path.exists():
-            return path.read_text(encoding="utf-8") != self._own_card
+            return not has_fingerprint(path.read_text(encoding="utf-8"))
         if not self.hub_model_id:
             return False
         options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
@@ -192,7 +220,7 @@ class HubTrainerMixin:
         except (EntryNotFoundError, RevisionNotFoundError):
             return False
         text = Path(found).read_text(encoding="utf-8")
-        return text != self._own_card and not is_placeholder(ModelCard(text, ignore_metadata_errors=True))
+        return not has_fingerprint(text) and not is_placeholder(ModelCard(text, ignore_metadata_errors=True))
 
     def _describe_rate(self) -> str:
         return f"{self.args.learning_rate:g}"
@@ -220,6 +248,36 @@ class HubTrainer(HubTrainerMixin, Trainer):
     """[`~transformers.Trainer`] with the manners of [`HubTrainerMixin`]."""
 
 
+def refuse_pickled_weights(checkpoint: Path) -> None:
+    """
+    Raises:
+        ValueError: when the weights of a checkpoint, or those of an adapter, would be read from a pickle.
+    """
+    for pattern, readable in PICKLED_WEIGHTS.items():
+        for path in checkpoint.glob(pattern):
+            if not any(path.with_name(name).exists() for name in readable):
+                raise ValueError(
+                    f"{path} is a pickle, which is never read, and there is no {' or '.join(readable)} beside it: have "
+                    "the weights saved anew with `save_pretrained`, or go on with the trainer that wrote them."
+                )
+
+
+def with_fingerprint(card: str) -> str:
+    """The text of a card, followed by what tells it from one that somebody changed; not seen where it is shown."""
+    return f"{card.rstrip()}\n\n{FINGERPRINT}{_fingerprint(card)} -->\n"
+
+
+def has_fingerprint(card: str) -> bool:
+    """Whether a card is as [`with_fingerprint`] returned it."""
+    card, mark, end = card.rpartition(FINGERPRINT)
+    return bool(mark) and end.strip() == f"{_fingerprint(card)} -->"
+
+
+def _fingerprint(card: str) -> str:
+    lines = "\n".join(card.strip().splitlines())  # however they end
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def save_state(state: Any, path: Path) -> None:
     """Nested dictionaries, lists and tuples: tensors go to `path.safetensors`, everything else to `path.json`.
 
@@ -228,21 +286,24 @@ def save_state(state: Any, path: Path) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
 
-    def plain(node: Any) -> Any:
-        if isinstance(node, torch.Tensor):
+    def plain(node: Any, is_key: bool = False) -> Any:
+        if isinstance(node, torch.Tensor) and not is_key:
             tensors[str(len(tensors))] = node.detach().cpu().clone().contiguous()
             return {"tensor": str(len(tensors) - 1)}
         if isinstance(node, Mapping):
-            return {"dict": [[key, plain(value)] for key, value in node.items()]}
+            return {"dict": [[plain(key, is_key=True), plain(value)] for key, value in node.items()]}
         if isinstance(node, tuple):
-            return {"tuple": [plain(value) for value in node]}
+            return {"tuple": [plain(value, is_key) for value in node]}
         if isinstance(node, list):
             return [plain(value) for value in node]
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
         if isinstance(node, np.generic):
             return node.item()
-        raise TypeError(f"A {type(node).__name__} in the state `{path.name}` cannot be saved without pickle.")
+        raise TypeError(
+            f"A {type(node).__name__} in the state `{path.name}` cannot be saved without pickle: keep it out of the "
+            "`state_dict`, or set `save_only_model=True` and do without resuming."
+        )
 
     text = json.dumps(plain(state))
     path.with_suffix(".json").write_text(text, encoding="utf-8")
@@ -263,7 +324,7 @@ def load_state(path: Path) -> Any:
             return tensors[value]
         if kind == "tuple":
             return tuple(rebuilt(part) for part in value)
-        return {key: rebuilt(part) for key, part in value}
+        return {rebuilt(key): rebuilt(part) for key, part in value}
 
     return rebuilt(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
 

@@ -1,8 +1,10 @@
 """`pipeline("omni-qa")`: questions about images, videos and sounds."""
 
 import copy
+import os
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,10 @@ MEDIA = ("image", "video", "audio")
 ROLES = ("system", "user", "assistant")
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
 DEFAULT_MAX_NEW_TOKENS = 256
+PUSH_OPTIONS = (
+    *("repo_id", "commit_message", "commit_description", "private", "token"),
+    *("revision", "create_pr", "tags"),
+)
 # settings of `generate` under which the cache of a shared prefix cannot be handed on from question to question
 UNSHARED = {
     "num_beams": (None, 1),
@@ -58,6 +64,20 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
     _load_feature_extractor = False
     _pipeline_calls_generate = False  # the options of `generate` are passed on as they are
 
+    def __init__(self, model, *args, processor=None, **kwargs):
+        bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not hasattr(bare, "generate") or not hasattr(getattr(bare, "model", None), "embed_inputs"):
+            raise TypeError(
+                f"`model` must be an OmniVinciForConditionalGeneration, got a {type(bare).__name__}: load it with "
+                "`AutoModel.from_pretrained`."
+            )
+        if not hasattr(processor, "call_option_names"):
+            raise TypeError(
+                f"`processor` must be an OmniVinciProcessor, got a {type(processor).__name__}: load it with "
+                "`AutoProcessor.from_pretrained`."
+            )
+        super().__init__(model, *args, processor=processor, **kwargs)
+
     def __call__(self, inputs: Any = None, **kwargs):
         """
         Args:
@@ -66,6 +86,12 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
                 `image`, `video`, `audio` (one medium or a list of them, each a path, bytes, array, tensor, ...).
         """
         keys = {name: kwargs.pop(name) for name in list(kwargs) if name in (*MEDIA, *PLURALS, "question", "messages")}
+        is_many = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+        if isinstance(inputs, (bytes, os.PathLike)) or not (inputs is None or _is_one(inputs) or is_many):
+            raise TypeError(
+                f"Cannot take a {type(inputs).__name__} as input: give a question, a dictionary or a list, and media "
+                "as `image=`, `video=` or `audio=`."
+            )
         if inputs is None:
             if not keys:
                 raise ValueError("Nothing to ask: give `question` and media, a dictionary, a chat or a list of them.")
@@ -73,13 +99,17 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         elif keys and not _is_one(inputs):
             raise ValueError(f"{sorted(keys)} cannot be combined with several inputs: put them into each of them.")
         elif keys:
-            inputs = {**_as_item(inputs), **keys}
+            inputs = _as_item(inputs)
+            if twice := sorted(inputs.keys() & {PLURALS.get(name, name) for name in keys}):
+                raise ValueError(
+                    f"{twice} given twice, in the input and as keywords. A string alone is a question: give media as "
+                    "`image=`, `video=` or `audio=`."
+                )
+            inputs = {**inputs, **keys}
         if isinstance(inputs, list) and not inputs:
             return []
         if _is_one(inputs):
             return super().__call__(_Item(inputs), **kwargs)
-        if not isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
-            raise TypeError(f"Cannot take a {type(inputs).__name__} as input: give a question, a dictionary or a list.")
         if isinstance(inputs, (list, tuple)):
             return super().__call__([_Item(item) for item in inputs], **kwargs)
         if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
@@ -87,10 +117,25 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         # whatever else can be gone through, data sets without a length among it, is streamed
         return super().__call__((_Item(item) for item in inputs), **kwargs)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Model, processor and the code of both with this pipeline's; `kwargs` go to the model's `save_pretrained`."""
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Model, processor and the code of both with this pipeline's; `kwargs` go to the model's `save_pretrained`.
+
+        `push_to_hub=True` then also calls `push_to_hub(repo_id)`, with its options among `kwargs`; `repo_id` is by
+        default the name of the folder.
+        """
+        pushed = {}
+        if push_to_hub:
+            pushed = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+            if unknown := sorted(kwargs.keys() - {"max_shard_size"}):
+                raise ValueError(
+                    f"{unknown} cannot be combined with `push_to_hub=True`: save, then upload the folder with "
+                    "`huggingface_hub.upload_folder`."
+                )
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            repo_id = pushed.pop("repo_id", None) or Path(save_directory).resolve().name
+            self.push_to_hub(repo_id, **pushed, **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -304,7 +349,7 @@ def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[
         return [head + messages], [_last_words(messages)]
     questions = item.get("question")
     if questions is None:
-        raise ValueError(f"An input has media but no `question`: got the keys {sorted(item)}.")
+        raise ValueError(f"An input has no `question`: got the keys {sorted(item)}.")
     questions = [questions] if isinstance(questions, str) else questions
     if not isinstance(questions, (list, tuple)) or not all(isinstance(question, str) for question in questions):
         raise TypeError(f"`question` must be a string or a list of strings, got {questions!r}.")
