@@ -1,6 +1,6 @@
 """Ask several questions about a video, picture and sound.
 
-    python examples/ask_video.py                                             # tiny random checkpoint, made-up clip
+    python examples/ask_video.py                                             # small checkpoint, made-up clip
     python examples/ask_video.py --model nvidia/omnivinci --video clip.mp4   # the released weights
 
 Run with the first line on 2 busy CPU cores in 14 seconds. The released weights need a GPU with 24 GB in bfloat16.
@@ -14,36 +14,32 @@ from pathlib import Path
 from transformers import pipeline
 
 import omnivinci_hf  # noqa: F401 (registers the task)
-from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
-from omnivinci_hf.demo import write_demo_clip
+from omnivinci_hf.demo import demo_scene, timeline
+from omnivinci_hf.small import small_checkpoint
+from omnivinci_hf.world import write_clip
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--model", help="checkpoint; a tiny random one by default, whose answers are noise")
-parser.add_argument("--video", help="file; by default a clip of shapes and beeps")
+parser.add_argument("--model", help="checkpoint; by default the small one of the package")
+parser.add_argument("--video", help="file; by default a clip of shapes and sounds, all that the small one knows")
+parser.add_argument("--question", action="append", help="may be given several times")
 parser.add_argument("--max-new-tokens", type=int, default=16)
 arguments = parser.parse_args()
 
 with tempfile.TemporaryDirectory() as scratch:
-    video = arguments.video
+    video, questions = arguments.video, arguments.question
     if video is None:
-        video = str(Path(scratch) / "clip.mp4")
-        timeline = write_demo_clip(video, duration_sec=6.0)
-        print("really there:", ", ".join(event["name"] for event in timeline["shapes"] + timeline["sounds"]))
+        scene, asked = demo_scene()
+        video = str(write_clip(scene, Path(scratch) / "clip.mp4"))
+        questions = questions or [question.question for question in asked]
+        print("really there:", *timeline(scene), sep="\n")
 
-    pipe = pipeline(
-        "omni-qa",
-        model=arguments.model or str(write_tiny_checkpoint(Path(scratch) / "tiny")),
-        dtype="auto",
-        device_map="auto",
-    )
+    pipe = pipeline("omni-qa", model=arguments.model or str(small_checkpoint()), dtype="auto", device_map="auto")
 
     # the video is read and encoded once for all questions
-    questions = ["Which shapes cross the picture?", "What is heard, and when?", "What is seen while a beep sounds?"]
     records = pipe(
         video=video,
-        question=questions,
-        num_frames=8,
+        question=questions or ["What happens?"],
         max_new_tokens=arguments.max_new_tokens,
         do_sample=False,
         return_token_counts=True,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import av
 import pytest
+from world_scenes import write_plain_clip
 
 from omnivinci_hf import __version__
 from omnivinci_hf.checkpoints import write_tiny_checkpoint
 from omnivinci_hf.cli import main
-from omnivinci_hf.demo import write_demo_clip
 
 
 # real files: Debian's packages opencv-doc and alsa-utils
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "clip.mp4"
-    write_demo_clip(path, duration_sec=4, fps=8)
+    write_plain_clip(path, duration=4)
     return str(path)
 
 
@@ -269,9 +269,10 @@ def test_reader_that_goes_away_is_no_error(clip):
     assert result.stderr == "code 141\n"
 
 
-def test_demo_runs(capsys, tmp_path):
-    assert main(["demo"]) == 0
-    assert capsys.readouterr().out.count("nothing was trained") == 2
+def test_demo_keeps_its_clip(capsys, tmp_path):
+    assert main(["demo", "--number", "2", "--keep", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"The clip is in {tmp_path}.")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 @needs_real_files

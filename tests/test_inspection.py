@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from world_scenes import write_plain_clip
 
 from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor
 from omnivinci_hf.checkpoints import write_tiny_checkpoint
-from omnivinci_hf.demo import write_demo_clip
 from omnivinci_hf.inspection import format_report, inspect_media, released_layout, report, tell_kind
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspection")
-    write_demo_clip(folder / "clip.mp4", duration_sec=10, fps=8)
+    write_plain_clip(folder / "clip.mp4", duration=10)
     soundfile.write(folder / "sound.wav", np.zeros(40 * 8000, dtype=np.float32), 8000)
     Image.new("RGB", (500, 500), "red").save(folder / "picture.png")
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]

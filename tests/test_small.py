@@ -1,16 +1,20 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
+from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor, small
+from omnivinci_hf.small import small_checkpoint
+from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.small.packaging import package, plot_curve
 from omnivinci_hf.small.towers import SILENCE, frame_batches, window_batches
 from omnivinci_hf.small.tracks import BLOCK_ROWS, DURATIONS, PairedClips, TrackEncoder, load_tracks, row
 from omnivinci_hf.small.train import Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator
-from omnivinci_hf.world import vocabulary
+from omnivinci_hf.world import Question, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +64,17 @@ def test_encoding_equals_the_collator(encoder):
 def test_rows_are_the_same_every_time_and_of_one_length_in_a_block(encoder):
     one, other = PairedClips(encoder, 2 * BLOCK_ROWS, seed=5), PairedClips(encoder, 2 * BLOCK_ROWS, seed=6)
     assert one.draw(3) == PairedClips(encoder, 2 * BLOCK_ROWS, seed=5).draw(3) != other.draw(3)
-    lengths = {encoder.tracks[one.draw(index)[0]].scene.duration_sec for index in range(BLOCK_ROWS)}
-    assert len(lengths) == 1
+    scenes = [[encoder.tracks[track].scene for track in one.draw(index)[:2]] for index in range(BLOCK_ROWS)]
+    assert len({scene.duration_sec for pair in scenes for scene in pair}) == 1
+    # picture and sound are of one place, and neighbours of different ones
+    assert all(seen.vision.place == heard.sound.place for seen, heard in scenes)
+    assert len({seen.vision.place for seen, _ in scenes[:3]}) == 3
+
+
+def test_long_clips_can_be_left_out(encoder):
+    assert len(PairedClips(encoder, 2, max_sec=6.0)) == 2
+    with pytest.raises(ValueError, match="None of 3 tracks is at most 5.0 s long"):
+        PairedClips(encoder, 2, max_sec=5.0)
 
 
 def test_families_can_be_left_out(encoder):
@@ -70,11 +83,91 @@ def test_families_can_be_left_out(encoder):
 
 
 def test_labels_of_the_encoders_follow_from_the_events(encoder):
-    frames, shapes = next(frame_batches(encoder.tracks, 64, seed=0))
+    frames, shapes, places = next(frame_batches(encoder.tracks, 64, seed=0))
     assert frames.shape == (64, 3, 56, 56) and 0 < shapes.sum(1).max() <= 2
-    windows, sounds = next(window_batches(encoder, 32, seed=0))
-    assert windows.shape[1:] == (64, 200) and sounds.shape == (32, 10)
+    assert set(places.tolist()) == {track.scene.vision.place for track in encoder.tracks}
+    windows, sounds, places = next(window_batches(encoder, 32, seed=0))
+    assert windows.shape[1:] == (64, 200) and sounds.shape == (32, 10) and places.shape == (32,)
     assert (sounds == SILENCE).any() and (sounds != SILENCE).any()
+
+
+class Mistaken(torch.nn.Module):
+    """Knows every next token, but takes red for blue."""
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.red, self.blue, self.size = *tokenizer.convert_tokens_to_ids(["red", "blue"]), len(tokenizer)
+
+    def forward(self, input_ids, **inputs):
+        coming = input_ids.roll(-1, dims=1)
+        coming = coming.masked_fill(coming == self.red, self.blue)
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(coming, self.size).float())
+
+
+def test_one_wrong_token_makes_an_answer_wrong(encoder):
+    asked = [
+        [Question("vision", "Which?", "red circle"), Question("vision", "What?", "blue red")],
+        [Question("time", "When?", "4"), Question("vision", "Where?", "blue square")],
+        [],
+    ]
+    scores = exact_matches(Mistaken(encoder.processor.tokenizer), encoder, asked)
+    assert {family: (score.right, score.asked) for family, score in scores.items() if score.asked} == {
+        "vision": (1, 3),
+        "time": (1, 1),
+    }
+
+
+def test_controls_hear_and_see_other_tracks(encoder):
+    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
+    model = build_model(build_config(encoder.processor.tokenizer))
+    seen = []
+    encode = encoder.encode
+    encoder.encode = lambda *pair: seen.append(pair[:2]) or encode(*pair)
+    try:
+        exact_matches(model, encoder, asked, heard=[1, 2, 0])
+    finally:
+        del encoder.encode
+    assert seen == [(0, 1), (1, 2), (2, 0)]
+
+
+def test_packaged_checkpoint_is_half_as_large_and_loads_in_single_precision(encoder, tmp_path):
+    model = build_model(build_config(encoder.processor.tokenizer))
+    model.save_pretrained(tmp_path / "saved")
+    encoder.processor.save_pretrained(tmp_path / "saved")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "old.json").write_text("{}")
+    folder = package(tmp_path / "saved", tmp_path / "packed")
+    assert not {path.suffix for path in folder.iterdir()} & {".py", ".md"} and not (folder / "old.json").exists()
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("saved", "packed")]
+    assert sizes[1] < 0.51 * sizes[0]
+    again = OmniVinciForConditionalGeneration.from_pretrained(folder)
+    assert again.dtype == torch.float32 and not hasattr(again.config, "auto_map")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value.half().float(), rtol=0, atol=0)
+    assert OmniVinciProcessor.from_pretrained(folder).tokenizer.get_vocab() == encoder.processor.tokenizer.get_vocab()
+
+
+def test_curve_is_drawn(tmp_path):
+    records = [
+        {"stage": "alignment", "step": 1, "language_loss": 2.0},
+        {"stage": "joint", "step": 1, "language_loss": 1.0, "omni_align_loss": 2.7},
+        {"stage": "joint", "step": 20, "language_loss": 0.5, "omni_align_loss": 1.7},
+    ]
+    plot_curve(records, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_checkpoint_of_the_package_is_small_and_trained():
+    folder = small_checkpoint()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+    config = OmniVinciForConditionalGeneration.from_pretrained(folder).config.text_config
+    assert config.hidden_size // config.num_attention_heads == 32  # serving engines take no smaller heads
+
+
+def test_missing_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(small, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(FileNotFoundError, match="holds no weights. Train them"):
+        small_checkpoint()
 
 
 def test_training_ends_in_a_checkpoint(encoder, tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from world_scenes import write_plain_clip
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.demo import write_demo_clip
 from omnivinci_hf.training import validation
 from omnivinci_hf.training.data import JsonlDataset
 from omnivinci_hf.training.validation import Validation, validate_rows
@@ -24,7 +24,7 @@ ANSWER = {"role": "assistant", "content": "A dog."}
 def media(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
     Image.new("RGB", (8, 8)).save(folder / "a.png")
-    write_demo_clip(folder / "clip.mp4", duration_sec=3, fps=8)
+    write_plain_clip(folder / "clip.mp4", duration=3)
     with wave.open(str(folder / "a.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))

@@ -1,6 +1,9 @@
 """Scenes of the made-up world, written by hand."""
 
-from omnivinci_hf.world import Motion, Scene, ShapeEvent, SoundEvent, SoundTrack, VisionTrack
+import os
+from pathlib import Path
+
+from omnivinci_hf.world import Motion, Scene, ShapeEvent, SoundEvent, SoundTrack, VisionTrack, write_clip
 from omnivinci_hf.world.scene import COLOURS
 
 
@@ -38,3 +41,10 @@ def example() -> Scene:
             SoundEvent("drum", 9.5, 0.7),
         ),
     )
+
+
+def write_plain_clip(path: str | os.PathLike, duration: float, fps: float = 8) -> Path:
+    """An mp4 with a shape and a whistle in its middle."""
+    middle = duration / 2
+    picture = vision(shape("red circle", middle - 0.5, middle + 0.5), duration=duration, fps=fps)
+    return write_clip(Scene(picture, sound(SoundEvent("whistle", middle - 0.5, 0.8), duration=duration)), path)

@@ -187,12 +187,13 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
 def _add_demo(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "demo",
-        help="run everything on a made-up clip with a tiny, untrained model",
-        description="Make a clip and a tiny checkpoint with random weights, convert the checkpoint, show what the "
-        "model sees of the clip and ask three questions. The answers are noise: nothing was trained.",
+        help="ask a small trained model about a made-up clip",
+        description="Make a clip that was in no training, show what happens in it, ask the small checkpoint of the "
+        "package six questions about it, tell which answers are right.",
     )
+    parser.add_argument("--number", type=int, default=0, metavar="N", help="another clip; default: %(default)s")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="write the files to this new or empty folder and keep them"
+        "--keep", type=Path, metavar="DIR", help="write the clip to this new or empty folder and keep it"
     )
     return parser
 

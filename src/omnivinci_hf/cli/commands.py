@@ -168,13 +168,13 @@ def run_demo(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     if arguments.keep is None:
         with tempfile.TemporaryDirectory(prefix="omnivinci-demo-") as folder:
-            show_demo(folder)
+            show_demo(folder, arguments.number)
         return
     if arguments.keep.exists() and (not arguments.keep.is_dir() or any(arguments.keep.iterdir())):
         raise FileExistsError(f"{arguments.keep} is not an empty folder; give another one with --keep.")
     arguments.keep.mkdir(parents=True, exist_ok=True)
-    show_demo(arguments.keep)
-    print(f"\nThe clip and both checkpoints are in {arguments.keep}.")
+    show_demo(arguments.keep, arguments.number)
+    print(f"\nThe clip is in {arguments.keep}.")
 
 
 def _sampling_options(arguments: argparse.Namespace) -> dict:

@@ -1,11 +1,11 @@
 """What stands in for the pretrained encoders of the real model: towers that learn to name what is there.
 
-Each learns under a head of its own that is thrown away: which shapes are in a frame, which sound is heard in each fifth
-of a second.
+Each learns under heads of its own that are thrown away: every square of a frame, which shapes the frame shows; every
+fifth of a second, which sound is heard; and both, at which place that is.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
-from ..world import COLOURS, SHAPES, SOUNDS
+from ..world import COLOURS, PLACES, SHAPES, SOUNDS
 from .model import MERGED_EMBEDS, WINDOW_SEC
 from .tracks import TrackEncoder, Tracks
 
 
 SHAPE_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 SILENCE = len(SOUNDS)
+PLACE_WEIGHT = 0.02  # the tint is learned at once, the hum soon
+MAX_GRAD_NORM = 1.0
 
 
 def train_vision_tower(
@@ -35,22 +37,25 @@ def train_vision_tower(
     """Returns the share of frames of the last steps in which exactly the shapes that are there were found."""
     tower, merge = model.model.vision_tower, model.config.spatial_merge_size
     head = nn.Linear(model.config.vision_feature_size * merge**2, len(SHAPE_NAMES))
+    place_head = nn.Linear(model.config.vision_feature_size * merge**2, PLACES)
 
     def loss_of(batch):
-        pixels, labels = batch
+        pixels, labels, places = batch
         maps = tower((pixels.float() / 255 - 0.5) / 0.5).last_hidden_state
         side = int(maps.shape[1] ** 0.5)
         squares = (
             maps.unflatten(1, (side // merge, merge, side // merge, merge)).transpose(2, 3).flatten(3).flatten(1, 2)
         )
-        logits = head(squares).amax(1)  # a shape may be in any square
-        right = ((logits > 0) == labels.bool()).all(1).float().mean()
-        return F.binary_cross_entropy_with_logits(logits, labels), right
+        # of each square, or what is known would lie where nothing else leads to
+        logits = head(squares)
+        right = ((logits.mean(1) > 0) == labels.bool()).all(1).float().mean()
+        place_loss = F.cross_entropy(place_head(squares.mean(1)), places)
+        shape_loss = F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits))
+        return shape_loss, place_loss, right
 
     batches = frame_batches(encoder.tracks, batch_size, seed)
-    return _train(
-        [*tower.parameters(), *head.parameters()], batches, loss_of, steps, learning_rate, "vision tower", log
-    )
+    parameters = [*tower.parameters(), *head.parameters(), *place_head.parameters()]
+    return _train(parameters, batches, loss_of, steps, learning_rate, "vision tower", log)
 
 
 def train_audio_tower(
@@ -66,64 +71,75 @@ def train_audio_tower(
     """Returns the share of fifths of a second of the last steps that were named right."""
     tower = model.model.audio_tower
     head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, len(SOUNDS) + 1)
+    place_head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, PLACES)
 
     def loss_of(batch):
-        features, labels = batch
+        features, labels, places = batch
         hidden = tower(features).last_hidden_state.unflatten(1, (-1, MERGED_EMBEDS)).flatten(2)
         logits = head(hidden)
         right = (logits.argmax(-1) == labels).float().mean()
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), right
+        place_loss = F.cross_entropy(place_head(hidden.mean(1)), places)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), place_loss, right
 
     batches = window_batches(encoder, batch_size, seed)
-    parameters = [*tower.parameters(), *head.parameters()]
+    parameters = [*tower.parameters(), *head.parameters(), *place_head.parameters()]
     return _train(parameters, batches, loss_of, steps, learning_rate, "audio tower", log)
 
 
-def frame_batches(tracks: list[Tracks], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Frames `(batch_size, 3, size, size)` uint8 and which shapes they show, `(batch_size, shapes)`."""
+def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Frames `(batch_size, 3, size, size)` uint8, which shapes they show, `(batch_size, shapes)`, and the places."""
     rng = np.random.default_rng((seed, 1))
     while True:
-        frames, labels = [], torch.zeros(batch_size, len(SHAPE_NAMES))
+        frames, places, labels = [], [], torch.zeros(batch_size, len(SHAPE_NAMES))
         for number in range(batch_size):
             track = tracks[rng.integers(len(tracks))]
             index = rng.integers(len(track.times))
             frames.append(track.frames[index])
+            places.append(track.scene.vision.place)
             for event in track.scene.vision.events:
                 if event.visible_at(track.times[index]):
                     labels[number, SHAPE_NAMES.index(event.name)] = 1
-        yield torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), labels
+        yield torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), labels, torch.tensor(places)
 
 
-def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Windows `(batch_size, mel_bins, frames)` and the sound in each joined embedding, `(batch_size, embeds)`."""
+def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Windows `(batch_size, mel_bins, frames)`, the sound in each joined embedding, `(batch_size, embeds)`, and the
+    places.
+    """
     rng = np.random.default_rng((seed, 2))
     num_embeds = encoder.processor.feature_extractor.window_frames // 4 // MERGED_EMBEDS
     step = WINDOW_SEC / num_embeds
     while True:
-        features, labels = [], torch.full((batch_size, num_embeds), SILENCE)
+        features, places, labels = [], [], torch.full((batch_size, num_embeds), SILENCE)
         for number in range(batch_size):
             index = rng.integers(len(encoder.tracks))
             windows = encoder.sounds[index]["input_features"]
             window = int(rng.integers(len(windows)))
             features.append(windows[window].float())
+            places.append(encoder.tracks[index].scene.sound.place)
             middles = window * WINDOW_SEC + (np.arange(num_embeds) + 0.5) * step
             for event in encoder.tracks[index].scene.sound.events:
                 heard = (middles >= event.onset_sec) & (middles < event.end_sec)
                 labels[number, torch.from_numpy(heard)] = SOUNDS.index(event.kind)
-        yield torch.stack(features), labels
+        yield torch.stack(features), labels, torch.tensor(places)
 
 
 def _train(parameters, batches, loss_of, steps: int, learning_rate: float, name: str, log) -> float:
-    optimizer = torch.optim.AdamW([value for value in parameters if value.requires_grad], lr=learning_rate)
+    parameters = [value for value in parameters if value.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     recent: list[float] = []
     for step, batch in enumerate(itertools.islice(batches, steps), 1):
-        loss, right = loss_of(batch)
+        loss, place_loss, right = loss_of(batch)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + PLACE_WEIGHT * place_loss).backward()
+        nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
         recent = [*recent[-49:], right.item()]
         if step % 100 == 0 or step == steps:
-            log(f"{name}: step {step}, loss {loss.item():.4f}, right {np.mean(recent):.3f}")
+            log(
+                f"{name}: step {step}, loss {loss.item():.4f}, of places {place_loss.item():.4f}, "
+                f"right {np.mean(recent):.3f}"
+            )
     return float(np.mean(recent))

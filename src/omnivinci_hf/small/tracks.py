@@ -1,7 +1,7 @@
 """Tracks of the made-up world as a processor reads them from files, and clips made of any two of them.
 
-A picture track and a sound track of the same length can be put together in any pair: the answers follow from their
-events. So a few thousand files give millions of clips.
+A picture track and a sound track of the same length and place can be put together in any pair: the answers follow from
+their events. So a few thousand files give tens of thousands of clips, with many questions about each.
 """
 
 import copy
@@ -21,12 +21,12 @@ from ..audio_media_omnivinci import AudioClip, load_audio
 from ..processing_omnivinci import OmniVinciProcessor
 from ..training.collator import EncodedRow, join_branches
 from ..video_media_omnivinci import VideoClip, load_video
-from ..world import Question, Scene, list_questions, questions, sample_scene, write_clip
+from ..world import PLACES, Question, Scene, list_questions, questions, sample_scene, write_clip
 from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 
 
 DURATIONS = tuple(range(6, 21))  # seconds
-BLOCK_ROWS = 16
+BLOCK_ROWS = PLACES
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Tracks:
 
 
 def scene_of(seed: int) -> Scene:
-    """The scene of a seed: lengths take turns."""
-    return sample_scene(seed, duration_sec=DURATIONS[seed % len(DURATIONS)])
+    """The scene of a seed: lengths take turns, and places."""
+    turn, number = divmod(seed, len(DURATIONS))
+    return sample_scene(seed, duration_sec=DURATIONS[number], place=turn % PLACES)
 
 
 def read_tracks(seed: int, folder: str | os.PathLike) -> Tracks:
@@ -149,11 +150,12 @@ class PairedClips(Dataset):
     Args:
         encoder ([`TrackEncoder`]): picture and sound are taken from its tracks.
         length (`int`): number of rows. Row `i` is the same every time. Rows that come together in blocks of
-            `BLOCK_ROWS` are of one length, to be padded little.
+            `BLOCK_ROWS` are of one length, to be padded little, and of different places, to be told apart.
         seed (`int`): of the pairs and the choice of questions.
         num_questions (`int`): at most so many for a clip.
         lists (`float`): share of the questions that ask for all events.
         families (`Sequence[str]`, *optional*): leave the others out.
+        max_sec (`float`, *optional*): longest clips; short ones are quicker to learn from at first.
     """
 
     def __init__(
@@ -164,12 +166,17 @@ class PairedClips(Dataset):
         num_questions: int = 8,
         lists: float = 0.25,
         families: Sequence[str] | None = None,
+        max_sec: float | None = None,
     ):
         self.encoder, self.length, self.seed = encoder, length, seed
         self.num_questions, self.lists, self.families = num_questions, lists, families
-        self.by_duration: dict[float, list[int]] = {}
+        self.alike: dict[float, dict[int, list[int]]] = {}  # tracks by duration and place
         for index, track in enumerate(encoder.tracks):
-            self.by_duration.setdefault(track.scene.duration_sec, []).append(index)
+            duration = track.scene.duration_sec
+            if max_sec is None or duration <= max_sec:
+                self.alike.setdefault(duration, {}).setdefault(track.scene.vision.place, []).append(index)
+        if not self.alike:
+            raise ValueError(f"None of {len(encoder.tracks)} tracks is at most {max_sec} s long.")
 
     def __len__(self) -> int:
         return self.length
@@ -182,9 +189,10 @@ class PairedClips(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng, tracks = np.random.default_rng((self.seed, index)), self.encoder.tracks
-        durations = sorted(self.by_duration)
         block = np.random.default_rng((self.seed, index // BLOCK_ROWS, 1))
-        alike = self.by_duration[durations[block.integers(len(durations))]]
+        places = self.alike[block.choice(sorted(self.alike))]
+        turns = block.permutation(sorted(places))
+        alike = places[turns[index % BLOCK_ROWS % len(turns)]]
         while True:
             seen, heard = (alike[number] for number in rng.integers(len(alike), size=2))
             if chosen := self._choose(Scene(tracks[seen].scene.vision, tracks[heard].scene.sound), rng):

@@ -9,14 +9,14 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
@@ -26,15 +26,20 @@ from .towers import train_audio_tower, train_vision_tower
 from .tracks import PairedClips, TrackEncoder, load_tracks
 
 
+ALIGNMENT_SEC = 10.0  # longest clips of the first stage, which are quicker to learn from
+BATCH_SIZE = 16
+LOSSES = ("loss", "language_loss", "omni_align_loss")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long everything takes, in steps. `options` are those of the model, see [`build_config`]."""
 
-    vision_steps: int = 3000
+    vision_steps: int = 6000
     audio_steps: int = 500
-    alignment_steps: int = 400
-    joint_steps: int = 2600
-    num_tracks: int = 3000
+    alignment_steps: int = 500
+    joint_steps: int = 3000
+    num_tracks: int = 2400
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,13 +70,13 @@ def train_small(
     else:
         for name in ("vision_tower", "audio_tower"):
             getattr(model.model, name).load_state_dict(getattr(towers.model, name).state_dict())
-    stages: list[tuple[str, int, Sequence[str]]] = [
-        ("alignment", plan.alignment_steps, ("vision", "audio", "time")),
-        ("joint", plan.joint_steps, FAMILIES),
+    easy = {"lists": 0.5, "families": ("vision", "audio", "time"), "max_sec": ALIGNMENT_SEC}
+    stages: list[tuple[str, int, dict]] = [
+        ("alignment", plan.alignment_steps, easy),
+        ("joint", plan.joint_steps, {"lists": 0.25, "families": FAMILIES}),
     ]
-    for number, (name, steps, families) in enumerate(stages):
-        lists = 0.5 if name == "alignment" else 0.25
-        rows = PairedClips(encoder, 16 * steps, seed=1000 * plan.seed + number, lists=lists, families=families)
+    for number, (name, steps, choice) in enumerate(stages):
+        rows = PairedClips(encoder, BATCH_SIZE * steps, seed=1000 * plan.seed + number, **choice)
         model = train_stage(model, processor, _recipe(name, config), rows, steps, Path(output), plan.seed, records, log)
     model.save_pretrained(output)
     processor.save_pretrained(output)
@@ -104,31 +109,31 @@ def train_stage(model, processor, recipe: Recipe, rows, steps: int, output: Path
         train_sampling_strategy="sequential",  # drawn at random already, in blocks of one length
         **recipe.arguments,
     )
-    trainer = _LoggingTrainer(
+    trainer = OmniVinciTrainer(
         model,
         arguments,
         recipe=recipe,
         data_collator=OmniVinciDataCollator(processor),
         train_dataset=rows,
         processing_class=processor,
+        callbacks=[_Recorder(recipe.name, records, log)],
     )
-    trainer.note = lambda values: _note(recipe.name, values, records, log)
     trainer.train()
     return model
 
 
-class _LoggingTrainer(OmniVinciTrainer):
-    def log(self, logs, start_time=None):
-        super().log(logs, start_time)
-        if "loss" in logs:
-            self.note({**logs, "step": self.state.global_step})
+class _Recorder(TrainerCallback):
+    """Keeps the losses of a stage, and tells them."""
 
+    def __init__(self, stage: str, records: list[dict], log: Callable[[str], None]):
+        self.stage, self.records, self.write = stage, records, log
 
-def _note(stage: str, values: dict, records: list, log) -> None:
-    kept = {name: values[name] for name in ("step", "loss", "language_loss", "omni_align_loss") if name in values}
-    records.append({"stage": stage, "seconds": round(time.monotonic() - _STARTED, 1), **kept})
-    log(" ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in
-                 records[-1].items()))  # fmt: skip
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        losses = {name: round(logs[name], 4) for name in LOSSES if name in (logs or {})}
+        if losses:
+            seconds = round(time.monotonic() - _STARTED, 1)
+            self.records.append({"stage": self.stage, "step": state.global_step, "seconds": seconds, **losses})
+            self.write(" ".join(f"{name} {value}" for name, value in self.records[-1].items()))
 
 
 _STARTED = time.monotonic()

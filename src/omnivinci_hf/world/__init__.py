@@ -1,6 +1,7 @@
 """A made-up world of clips: shapes that come and go, sounds, and questions whose answers are known."""
 
 from .clip_file import reencode, write_clip
+from .places import PLACES
 from .questions import CROSS_FAMILIES, FAMILIES, Question, list_questions, questions, vocabulary
 from .rendering import frames, vision_frames_at, waveform
 from .sampling import sample_scene, sample_sound, sample_vision
@@ -25,6 +26,7 @@ __all__ = [
     "Distractor",
     "FAMILIES",
     "Motion",
+    "PLACES",
     "Question",
     "SHAPES",
     "SOUNDS",

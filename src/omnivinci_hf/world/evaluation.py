@@ -141,7 +141,7 @@ def _write(condition: str, seed: int, scene: Scene, other: Scene, folder: Path) 
 def _ask(pipe: Callable[..., Any], path: Path, found: list[Question], scores: dict[str, Score]) -> None:
     records = pipe(video=str(path), question=[q.question for q in found], max_new_tokens=MAX_NEW_TOKENS)
     for question, record in zip(found, records, strict=True):
-        scores[question.family].add(_is_right(record, question))
+        scores[question.family].add(is_right(record, question))
 
 
 def _ask_without_clips(pipe: Callable[..., Any], asked: list[list[Question]], scores: dict[str, Score]) -> None:
@@ -149,10 +149,11 @@ def _ask_without_clips(pipe: Callable[..., Any], asked: list[list[Question]], sc
     records = pipe(texts, batch_size=32, max_new_tokens=MAX_NEW_TOKENS)
     answers = {text: answer[0] for text, answer in zip(texts, records, strict=True)}
     for question in (question for found in asked for question in found):
-        scores[question.family].add(_is_right(answers[question.question], question))
+        scores[question.family].add(is_right(answers[question.question], question))
 
 
-def _is_right(record: dict[str, Any], question: Question) -> bool:
+def is_right(record: dict[str, Any], question: Question) -> bool:
+    """Whether a record of the pipeline has the answer, white space aside."""
     return " ".join(record["answer"].split()) == question.answer
 
 

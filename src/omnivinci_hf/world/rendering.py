@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+from .places import hum
 from .scene import ShapeEvent, SoundTrack, VisionTrack
 from .synthesis import synthesize
 
@@ -56,6 +57,8 @@ def waveform(track: SoundTrack, rate: int | None = None, duration_sec: float | N
     length = round((duration_sec or track.duration_sec) * rate)
     rng = np.random.default_rng((track.seed, 1))
     samples = track.noise * rng.standard_normal((track.channels, length), dtype=np.float32)
+    if track.hum:
+        samples += track.hum * hum(track.place, length, rate)
     for event in track.events:
         start = round(event.onset_sec * rate)
         sound = event.level * synthesize(event.kind, event.length_sec, event.pitch, event.seed, rate)

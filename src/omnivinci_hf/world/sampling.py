@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .places import HUM_LEVEL, PLACES, tint
 from .questions import complete, questions
 from .scene import COLOURS, SHAPES, SOUNDS, Distractor, Motion, Scene, ShapeEvent, SoundEvent, SoundTrack, VisionTrack
 
@@ -25,17 +26,19 @@ SOUND_SEC = (0.45, 1.0)
 SILENCE_SEC = 0.4  # at least, between two sounds
 MOST_ATTEMPTS = 100_000
 SOUNDS_PER_VISION = 8  # that are tried with it: they are quicker to draw
+LOUDNESS = (0.25, 0.7)  # highest sample of the sounds of a clip
 REPEATS = 0.15  # of the clips: one of their sounds is heard twice
 
 
-def sample_vision(seed, duration_sec: float | None = None) -> VisionTrack:
-    """Shapes that appear, move and vanish. `seed` may be a tuple of numbers."""
+def sample_vision(seed, duration_sec: float | None = None, place: int | None = None) -> VisionTrack:
+    """Shapes that appear, move and vanish, at a place or any. `seed` may be a tuple of numbers."""
     rng = np.random.default_rng(_entropy(seed, 0))
+    place = _place_of(seed) if place is None else place
     duration = _duration(rng, duration_sec)
     short = 2 * round(48 * 2.2 ** rng.random())
     long = min(320, round(short * rng.uniform(1.0, 1.6) / 2) * 2)
     width, height = (short, long) if rng.random() < 0.25 else (long, short)
-    base = rng.uniform(25, 85, 2)[:, None] + rng.uniform(-12, 12, 3)
+    base = tint(place) * rng.uniform(0.85, 1.15, 2)[:, None] + rng.uniform(-4, 4, 3)  # top and bottom
     return VisionTrack(
         duration_sec=duration,
         fps=float(rng.choice(FRAME_RATES)),
@@ -46,11 +49,14 @@ def sample_vision(seed, duration_sec: float | None = None) -> VisionTrack:
         distractors=tuple(_distractor(rng) for _ in range(rng.integers(0, 4))),
         noise=float(rng.uniform(0, 10)),
         seed=int(rng.integers(2**31)),
+        place=place,
     )
 
 
-def sample_sound(seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS) -> SoundTrack:
-    """Sounds one after the other, over a background noise. `seed` may be a tuple of numbers.
+def sample_sound(
+    seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS, place: int | None = None
+) -> SoundTrack:
+    """Sounds one after the other, over noise and the hum of a place or any. `seed` may be a tuple of numbers.
 
     `kinds` may hold spoken words, too: `SOUNDS + SPOKEN`. Their samples differ with the speech synthesizer.
     """
@@ -58,7 +64,7 @@ def sample_sound(seed, duration_sec: float | None = None, kinds: Sequence[str] =
         raise ValueError(f"A clip may have {EVENTS[1]} sounds: give as many kinds at least, got {len(kinds)}.")
     rng = np.random.default_rng(_entropy(seed, 1))
     duration = _duration(rng, duration_sec)
-    level = float(rng.uniform(0.25, 0.7))
+    level = float(rng.uniform(*LOUDNESS))
     return SoundTrack(
         duration_sec=duration,
         sampling_rate=int(rng.choice(SAMPLING_RATES)),
@@ -66,19 +72,28 @@ def sample_sound(seed, duration_sec: float | None = None, kinds: Sequence[str] =
         channels=1 if rng.random() < 0.6 else 2,
         noise=level * float(10 ** rng.uniform(-3, -1.7)),
         seed=int(rng.integers(2**31)),
+        place=_place_of(seed) if place is None else place,
+        hum=HUM_LEVEL * level / LOUDNESS[1] * float(rng.uniform(0.7, 1.0)),
     )
 
 
-def sample_scene(seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS) -> Scene:
+def sample_scene(
+    seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS, place: int | None = None
+) -> Scene:
     """The first scene of a seed about which every family of questions can be asked that its length allows."""
     duration = _duration(np.random.default_rng(_entropy(seed, 2)), duration_sec)
+    place = _place_of(seed) if place is None else place
     for attempt in range(MOST_ATTEMPTS):
         if attempt % SOUNDS_PER_VISION == 0:
-            vision = sample_vision((*_entropy(seed, 3), attempt), duration)
-        scene = Scene(vision, sample_sound((*_entropy(seed, 3), attempt), duration, kinds))
+            vision = sample_vision((*_entropy(seed, 3), attempt), duration, place)
+        scene = Scene(vision, sample_sound((*_entropy(seed, 3), attempt), duration, kinds, place))
         if complete(scene, questions(scene, np.random.default_rng(0))):
             return scene
     raise ValueError(f"Found no scene of {duration} s that can be asked about in every way.")
+
+
+def _place_of(seed) -> int:
+    return int(np.random.default_rng(_entropy(seed, 7)).integers(PLACES))
 
 
 def _entropy(seed, purpose: int) -> tuple[int, ...]:

@@ -89,6 +89,7 @@ class VisionTrack:
     distractors: tuple[Distractor, ...] = ()
     noise: float = 0.0  # deviation in levels of 255
     seed: int = 0  # of the noise
+    place: int | None = None  # whose tint the background has
 
     def __post_init__(self):
         if not 0 < self.fps <= 240 or self.width < 16 or self.height < 16 or self.width % 2 or self.height % 2:
@@ -137,6 +138,8 @@ class SoundTrack:
     channels: int = 1
     noise: float = 0.0  # deviation of the background
     seed: int = 0  # of the background
+    place: int | None = None  # whose hum is heard
+    hum: float = 0.0  # its highest sample
 
     def __post_init__(self):
         if self.channels not in (1, 2) or self.sampling_rate < 8000:

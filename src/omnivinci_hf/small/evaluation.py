@@ -1,0 +1,63 @@
+"""Exact matches on tracks in memory, for comparing many models: one pass for all questions of a batch of clips.
+
+An answer that is decoded greedily is right exactly where every token of it is the likeliest after those before it, so
+nothing needs to be generated. What counts in the end is measured on files, see `benchmarks/small_checkpoint.py`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..modeling_omnivinci import NO_LABEL, OmniVinciForConditionalGeneration
+from ..training import OmniVinciDataCollator
+from ..world import FAMILIES, Question
+from ..world.dataset import seed_questions
+from ..world.evaluation import Score, choose
+from .tracks import TrackEncoder
+
+
+def own_questions(encoder: TrackEncoder, seeds: Sequence[int], per_family: int = 2) -> list[list[Question]]:
+    """Questions about each track's own scene, a few of each family; `seeds` are those of the tracks."""
+    scenes = [track.scene for track in encoder.tracks]
+    return [choose(seed_questions(seed, scene), per_family, seed) for seed, scene in zip(seeds, scenes, strict=True)]
+
+
+@torch.no_grad()
+def exact_matches(
+    model: OmniVinciForConditionalGeneration,
+    encoder: TrackEncoder,
+    asked: Sequence[Sequence[Question]],
+    *,
+    seen: Sequence[int] | None = None,
+    heard: Sequence[int] | None = None,
+    batch_size: int = 16,
+) -> dict[str, Score]:
+    """Scores by family of the questions `asked` about each track.
+
+    `seen` and `heard` put other tracks in the place of a clip's picture or sound: controls, with the answers still
+    those of the clip itself.
+    """
+    count = len(encoder.tracks)
+    seen, heard = seen or range(count), heard or range(count)
+    collator = OmniVinciDataCollator(encoder.processor)
+    scores = {family: Score() for family in FAMILIES}
+    model.eval()
+    order = sorted((i for i in range(count) if asked[i]), key=lambda i: encoder.tracks[i].scene.duration_sec)
+    for start in range(0, len(order), batch_size):
+        clips = order[start : start + batch_size]
+        batch = collator([encoder.encode(seen[i], heard[i], asked[i]) for i in clips])
+        labels = batch.pop("labels")[:, 1:]
+        wrong = model(**batch).logits[:, :-1].argmax(-1) != labels
+        for row, (index, is_wrong) in enumerate(zip(clips, wrong, strict=True)):
+            spans = _spans(labels[row])
+            for question, (first, last) in zip(asked[index], spans, strict=True):
+                scores[question.family].add(not is_wrong[first:last].any())
+    return scores
+
+
+def _spans(labels: torch.Tensor) -> list[tuple[int, int]]:
+    """Where the stretches of labels of a row begin and end: an answer each."""
+    has_label = torch.nn.functional.pad((labels != NO_LABEL).int(), (1, 1))
+    steps = has_label.diff()
+    starts, ends = ((steps == sign).nonzero()[:, 0].tolist() for sign in (1, -1))
+    return list(zip(starts, ends, strict=True))

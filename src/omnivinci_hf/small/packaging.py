@@ -1,0 +1,79 @@
+"""Put a trained checkpoint into the package: `python -m omnivinci_hf.small.packaging FOLDER`.
+
+Weights are kept in half precision and loaded in single, which takes half the room; the copy of the code that
+`save_pretrained` adds stays out. The log of the training and its curve go to `model_cards/`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+
+PACKAGE = Path(__file__).parent.parent
+REMOTE_CODE = ("auto_map", "custom_pipelines")
+LOSSES = {"language_loss": "language", "omni_align_loss": "OmniAlignNet"}
+
+
+def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
+    """Copy a saved checkpoint to `target`, which is emptied before."""
+    folder, target = Path(folder), Path(target)
+    weights = load_file(folder / "model.safetensors")
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for path in sorted(folder.glob("*.json")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if path.name != "log.json":
+            values = {name: value for name, value in values.items() if name not in REMOTE_CODE}
+            (target / path.name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    for path in folder.glob("*.jinja"):
+        shutil.copy(path, target)
+    halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
+    save_file(halves, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "model.safetensors").chmod(0o644)  # it is written for its owner alone
+    return target
+
+
+def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
+    """Draw both losses of all stages, one after the other, over their steps."""
+    from matplotlib.figure import Figure  # the extra "demo"
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
+    begin, steps, stages = 0, [], []
+    for before, record in zip([None, *records], records, strict=False):
+        if before is None or before["stage"] != record["stage"]:
+            begin = steps[-1] if steps else 0
+            stages.append((begin, record["stage"]))
+        steps.append(begin + record["step"])
+    for name, label in LOSSES.items():
+        shown = [(step, record[name]) for step, record in zip(steps, records, strict=True) if name in record]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), label=label)
+    for begin, name in stages:
+        axes.axvline(begin, color="grey", linewidth=0.6)
+        axes.annotate(f" {name}", (begin, 1), xycoords=("data", "axes fraction"), va="top", color="grey")
+    axes.set(yscale="log", xlabel="step", ylabel="loss")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what `omnivinci_hf.small.train` wrote")
+    parser.add_argument("--target", type=Path, default=PACKAGE / "small" / "checkpoint", help="default: %(default)s")
+    parser.add_argument("--cards", type=Path, default=PACKAGE / "model_cards", help="default: %(default)s")
+    arguments = parser.parse_args()
+    package(arguments.folder, arguments.target)
+    records = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
+    lines = ",\n".join(json.dumps(record) for record in records)
+    (arguments.cards / "small_log.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    plot_curve(records, arguments.cards / "small_curve.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The scripts about the small checkpoint, each on as little as it takes."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.world import FAMILIES
+
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+
+
+def save(folder, **options):
+    tokenizer = build_tokenizer()
+    config = build_config(tokenizer, **options)
+    build_model(config).save_pretrained(folder)
+    build_processor(config, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("untrained"))
+
+
+def run(monkeypatch, name, *arguments):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    return runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
+def test_retrieval_with_and_without(monkeypatch, capsys, tmp_path, untrained):
+    file, other = tmp_path / "retrieval.json", save(tmp_path / "other", omni_align_config=None)
+    run(monkeypatch, "small_retrieval.py", untrained, "--without", other, "--galleries", 2, "--json", file)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 galleries of 16 clips, recall at one (chance 6.2%)"
+    found = json.loads(file.read_text())["recall_at_1"]
+    assert list(found) == [
+        "trained with it: OmniAlignNet",
+        "trained with it: mean of projected embeddings",
+        "trained without it: mean of projected embeddings",
+    ]
+    assert all(0 <= mean <= 0.5 for row in found.values() for mean, _ in row.values())
+
+
+def test_one_gallery_has_no_spread(monkeypatch, capsys, untrained):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "small_retrieval.py", untrained, "--galleries", 1)
+    assert "--galleries must be at least 2" in capsys.readouterr().err
+
+
+def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
+    file = tmp_path / "still.json"
+    run(monkeypatch, "still_tokens.py", untrained, "--clips", 1, "--thresholds", 1, 200, "--json", file)
+    none, low, high = json.loads(file.read_text())
+    assert none["still_threshold"] is None and none["visual embeddings"] == 1
+    assert 0 < high["visual embeddings"] < low["visual embeddings"] <= 1
+    assert high["prompt tokens"] < none["prompt tokens"] == 1
+
+
+def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
+    options = [
+        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 1, "--tracks", 10, "--clips", 5),
+        *("--alignment-steps", 1, "--joint-steps", 1, "--tower-steps", 24, "--arms", "concatenation", "TEG, CRTE"),
+    ]
+    run(monkeypatch, "small_ablation.py", *options)
+    report = (tmp_path / "ablation.md").read_text()
+    assert "| concatenation | 2 | " in report and "| TEG, CRTE | 2 | " in report and "| TEG | " not in report
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
+    results = sorted(tmp_path.glob("*.json"))
+    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1", "concatenation 0", "concatenation 1"]
+    result = json.loads(results[0].read_text())
+    assert list(result["scores"]) == list(FAMILIES) and result["steps"] == [1, 1]
+    times = [path.stat().st_mtime for path in results]
+    run(monkeypatch, "small_ablation.py", *options)
+    assert [path.stat().st_mtime for path in results] == times
