@@ -22,6 +22,7 @@ from omnivinci_hf import OmniVinciForConditionalGeneration
 
 
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
+CHUNKS = {"prefill_chunk_size": 4}
 MEDIA = {
     "image": {"type": "image", "path": str(goldens.SMALL / "b_image" / "image.png")},
     "second image": {"type": "image", "path": str(goldens.SMALL / "c_two_images" / "image2.png")},
@@ -47,14 +48,13 @@ def greedy(small, inputs):
 
 def count_encodings(monkeypatch, model) -> dict[str, int]:
     counts = {"image": 0, "video": 0, "audio": 0}
-    for kind in counts:
-        encode = getattr(model.model, f"get_{kind}_features")
+    encode = model.model._encoding
 
-        def counted(*args, kind=kind, encode=encode, **kwargs):
-            counts[kind] += 1
-            return encode(*args, **kwargs)
+    def counted(kind, *args, **kwargs):
+        counts[kind] += 1
+        return encode(kind, *args, **kwargs)
 
-        monkeypatch.setattr(model.model, f"get_{kind}_features", counted)
+    monkeypatch.setattr(model.model, "_encoding", counted)
     return counts
 
 
@@ -104,6 +104,28 @@ def test_a_prompt_may_be_read_in_chunks(small, inputs, size, options):
     left = padded_left(inputs, 3)
     expected = small.generate(**left, **GREEDY, **options)
     assert torch.equal(small.generate(**left, **GREEDY, **options, prefill_chunk_size=size), expected)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_words_alone_may_be_read_in_chunks(small, size):
+    ids = torch.randint(6, 99, (2, 11), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    expected = small.generate(input_ids=ids, attention_mask=mask, **GREEDY)
+    assert torch.equal(small.generate(input_ids=ids, attention_mask=mask, **GREEDY, prefill_chunk_size=size), expected)
+
+
+@pytest.mark.parametrize("given", ["words", "media"])
+@pytest.mark.parametrize("size", [2, 100])
+def test_what_follows_a_kept_cache_may_be_read_in_chunks(small, inputs, greedy, size, given):
+    media = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    with torch.no_grad():
+        embeds = small.model.embed_inputs(**media)[:, :-2]  # the last words follow
+    cache = DynamicCache(config=small.config.get_text_config())
+    small.model(inputs_embeds=embeds, past_key_values=cache)
+    longer = inputs if given == "media" else {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    found = small.generate(**longer, past_key_values=cache, **GREEDY, prefill_chunk_size=size)
+    assert torch.equal(found, greedy)
 
 
 def test_decoding_goes_on_from_the_cache_of_an_earlier_call(small, inputs, greedy):
@@ -158,9 +180,11 @@ def test_padding_on_the_left_changes_nothing(small, inputs, greedy):
         torch.testing.assert_close(found, small(**inputs).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("beams", [1, 2])
-def test_a_prompt_may_be_embeddings(small, inputs, beams):
-    options = {**GREEDY, "num_beams": beams}
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 2}, CHUNKS, {**CHUNKS, "cache_implementation": "static"}], ids=str
+)
+def test_a_prompt_may_be_embeddings(small, inputs, options):
+    options = {**GREEDY, **options}
     expected = small.generate(**inputs, **options)
     words = {name: value for name, value in inputs.items() if name != "input_ids"}
     embeds = small.get_input_embeddings()(inputs["input_ids"])
@@ -352,6 +376,27 @@ def test_media_in_the_cache_are_not_encoded_again(model, processor, monkeypatch)
     model.generate(**longer, past_key_values=cache, **GREEDY)
     # the second turn has a sound, so the sounds are encoded: that of the video again, and the new one
     assert counts == {"image": 0, "video": 0, "audio": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 5}], ids=str)
+@pytest.mark.parametrize("second", [("And then?",), ("second image", "And this?")], ids=str)
+def test_new_ids_and_media_may_be_given_alone(model, processor, second, options):
+    cache, longer = turns(model, processor, ("image", "audio", "What?"), second)
+    expected = model.generate(**longer, **GREEDY, min_new_tokens=6)[:, -6:]
+    new = {**prepare(processor, [user(*second)]), "attention_mask": longer["attention_mask"]}
+    new["input_ids"] = longer["input_ids"][:, cache.get_seq_length() :]
+    answer = model.generate(**new, past_key_values=cache, **GREEDY, **options, min_new_tokens=6)
+    assert torch.equal(answer, torch.cat((new["input_ids"], expected), dim=1))
+
+
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 5}], ids=str)
+def test_nothing_new_after_a_cache_is_an_error(small, inputs, options):
+    cache = small.generate(**inputs, **GREEDY, return_dict_in_generate=True).past_key_values
+    with pytest.raises(ValueError, match="holds 34 positions already and 29 were given, so that none is new. Give the"):
+        small.generate(**inputs, past_key_values=cache, **GREEDY, **options)
+    cache.crop(LENGTH - cache.get_seq_length())
+    with pytest.raises(ValueError, match="holds 29 positions already and 29 were given"):
+        small.generate(**inputs, past_key_values=cache, **GREEDY, **options)
 
 
 @pytest.mark.parametrize("second", [("And then?",), ("second image", "And this?")], ids=str)

@@ -252,13 +252,13 @@ def test_sampling_returns_several_sequences_per_row(model, batch):
 
 def test_media_are_encoded_once_for_all_beams(model, singles, monkeypatch):
     calls = []
-    encode = model.model.get_video_features
+    encode = model.model._videos
 
-    def count(pixels, *args, **kwargs):
-        calls.append(len(pixels))
-        return encode(pixels, *args, **kwargs)
+    def count(media, *args):
+        calls.append(len(media["pixel_values_videos"]))
+        return encode(media, *args)
 
-    monkeypatch.setattr(model.model, "get_video_features", count)
+    monkeypatch.setattr(model.model, "_videos", count)
     generate(model, singles[0], num_beams=4)
     assert calls == [8]
 
@@ -270,6 +270,13 @@ def test_media_are_encoded_once_for_all_beams(model, singles, monkeypatch):
 def test_auto_classes_give_the_generating_class(released_folder, auto_class):
     model = auto_class.from_pretrained(released_folder, dtype="auto", device_map="auto")
     assert type(model) is OmniVinciForConditionalGeneration and model.dtype == torch.float32
+
+
+def test_options_of_saving_may_be_given_by_their_place(model, tmp_path):
+    model.save_pretrained(tmp_path / "a", True)
+    model.save_pretrained(tmp_path / "b", is_main_process=True)
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in "ab"]
+    assert files[0] == files[1]
 
 
 @torch.inference_mode()
@@ -416,6 +423,17 @@ def test_the_loss_over_the_last_positions(model, singles):
     logits = model(**singles[1]).logits[:, -4:]
     by_hand = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, -3:])
     torch.testing.assert_close(model(**singles[1], labels=labels, logits_to_keep=4).loss, by_hand)
+
+
+@torch.no_grad()
+def test_the_loss_at_chosen_positions(model, singles):
+    labels = singles[1]["input_ids"]
+    chosen = torch.tensor([0, 3, 4, labels.shape[1] - 2])
+    logits = model(**singles[1]).logits[0, chosen]
+    by_hand = torch.nn.functional.cross_entropy(logits, labels[0, chosen + 1])
+    output = model(**singles[1], labels=labels, logits_to_keep=chosen)
+    assert torch.equal(output.logits[0], logits)
+    torch.testing.assert_close(output.loss, by_hand)
 
 
 def test_token_types_of_the_processor_may_be_passed_on(model, processor):

@@ -29,6 +29,7 @@ MEDIA_INPUTS = (
     "pixel_values_videos",
     "video_num_frames",
     "video_frame_times_ns",
+    "video_kept_embeds",
     "input_features",
     "audio_num_windows",
     "audio_durations_ns",
@@ -238,6 +239,10 @@ class OmniVinciConfig(PreTrainedConfig):
             images of a conversation, and likewise for videos and sounds.
         omni_align_config ([`OmniAlignNetConfig`], *optional*): adds OmniAlignNet, for training and for search across
             sound and picture. An empty dictionary takes its defaults; None, the default, leaves it out.
+        vision_chunk_size (`int`, *optional*): how many tiles of images, or frames of videos, the vision tower and its
+            projector read at once. It bounds memory and never changes results. None: chosen from the sizes. This and
+            the next alone may be changed at any time: `model.config.vision_chunk_size = 4`.
+        audio_chunk_size (`int`, *optional*): likewise how many windows of sound.
     """
 
     model_type = "omnivinci"
@@ -274,6 +279,8 @@ class OmniVinciConfig(PreTrainedConfig):
     boundary_tokens: dict[str, str | None] | None = None
     use_modality_boundary_tokens: bool = False
     omni_align_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_chunk_size: int | None = None
+    audio_chunk_size: int | None = None
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
 
@@ -396,6 +403,9 @@ class OmniVinciConfig(PreTrainedConfig):
             check_number(name, getattr(self, name), whole=True, least=1)
         for name in ("image_token_id", "video_token_id", "audio_token_id"):
             check_number(name, getattr(self, name), whole=True)
+        for name in ("vision_chunk_size", "audio_chunk_size"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), whole=True, least=1)
         if not isinstance(self.use_modality_boundary_tokens, bool):
             raise ValueError(
                 f"`use_modality_boundary_tokens` must be True or False, got {self.use_modality_boundary_tokens!r}."

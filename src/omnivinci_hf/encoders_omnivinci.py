@@ -1,6 +1,7 @@
 """The towers, their projectors, and what is done to feature maps between the two."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +166,39 @@ def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tup
                 times = torch.cat((times, times[-rest:].mean().expand(window - rest)))
             times = times.unflatten(0, (-1, window)).mean(1)
     return maps, times
+
+
+class VideoPool:
+    """`pool_frames` of one video whose maps come in chunks.
+
+    Args:
+        times (`torch.Tensor` of shape `(frames,)`): moments of all frames.
+        side (`int`): rows and columns of the maps.
+        size (`list[int]`): of the pooling windows.
+    """
+
+    def __init__(self, times: torch.Tensor, side: int, size: list[int]):
+        self.times, self.size = times, size
+        self.shape = math.ceil(len(times) / size[0]), math.ceil(side / size[1]) * math.ceil(side / size[2])
+        # the number that fills up rows or columns is a mean over all frames
+        self.at_once = len(times) if side % size[1] or side % size[2] else size[0]
+        self.waiting, self.taken = [], 0
+
+    def add(self, maps: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """From the next maps `(frames, height, width, channels)`, what is complete: number of its first step, pooled
+        maps and their times.
+        """
+        self.waiting.append(maps)
+        there = sum(len(part) for part in self.waiting)
+        is_last = self.taken + there == len(self.times)
+        if not is_last:
+            there -= there % self.at_once
+        if there:
+            frames = torch.cat(self.waiting) if len(self.waiting) > 1 else maps
+            times = self.times[self.taken : self.taken + there].to(maps.device)
+            self.waiting = [] if is_last or there == len(frames) else [frames[there:]]
+            first, self.taken = self.taken // self.size[0], self.taken + there
+            yield first, *pool_frames(frames[:there], times, self.size)
 
 
 def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

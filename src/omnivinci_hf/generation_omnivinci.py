@@ -16,7 +16,8 @@ class OmniVinciGenerationMixin(GenerationMixin):
 
         `generate` then takes the ids and mask of the whole conversation and `past_key_values` of its beginning. Media
         that are in the cache may be given again or left out; they are not put into place again, and not even encoded
-        unless new media of their kind came along.
+        unless new media of their kind came along. Or it takes the new ids alone, with new media alone, and the mask
+        of the whole conversation.
         """
         for name in PAIR_INPUTS:
             kwargs.pop(name, None)
@@ -50,30 +51,49 @@ class OmniVinciGenerationMixin(GenerationMixin):
         return inputs
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
-        size, cache = generation_config.prefill_chunk_size, model_kwargs.get("past_key_values")
-        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
-        embeds = model_kwargs.get("inputs_embeds")
-        if size is None or cache is None or not is_first_iteration:
+        cache, embeds = model_kwargs.get("past_key_values"), model_kwargs.get("inputs_embeds")
+        if cache is None or not is_first_iteration:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
-        # Transformers cuts the ids alone into chunks: with media, the embeddings are cut
-        past_length = int(cache.get_seq_length())
-        if media or embeds is None:
-            ids = input_ids if embeds is None else None
-            embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=past_length, **media)
-        else:
-            embeds = embeds[:, past_length:]
-        per_position = ("attention_mask", "position_ids")
-        kwargs = {name: value for name, value in model_kwargs.items() if name not in (*MEDIA_INPUTS, *per_position)}
-        for chunk in embeds.split(size, dim=1):
-            end = past_length + chunk.shape[1]
-            kwargs["inputs_embeds"] = chunk
-            if (mask := model_kwargs.get("attention_mask")) is not None:
-                kwargs["attention_mask"] = mask[:, :end]
-            if (positions := model_kwargs.get("position_ids")) is not None:
-                kwargs["position_ids"] = positions[:, past_length:end]
+        cached, given = int(cache.get_seq_length()), (input_ids if embeds is None else embeds).shape[1]
+        mask = model_kwargs.get("attention_mask")
+        # some versions keep the length alone of a mask that hides nothing
+        whole = (getattr(generation_config, "_mask_length", None) or given) if mask is None else mask.shape[1]
+        only_new = bool(cached) and embeds is None and given < whole
+        if (num_new := given if only_new else given - cached) < 1:
+            raise ValueError(
+                f"The cache holds {cached} positions already and {given} were given, so that none is new. Give the ids "
+                "of the whole conversation, or the new ones with the `attention_mask` of the whole; or crop the cache."
+            )
+        if generation_config.prefill_chunk_size is not None:
+            return self._prefill_in_chunks(input_ids, generation_config.prefill_chunk_size, num_new, model_kwargs)
+        if not only_new:
+            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        inputs = self.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=num_new, is_first_iteration=True, **model_kwargs
+        )
+        return self(**inputs, return_dict=True)
+
+    def _prefill_in_chunks(self, input_ids, size: int, num_new: int, model_kwargs):
+        """Transformers cuts the ids alone into chunks: with media, the embeddings are cut."""
+        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        embeds, mask, positions = (
+            model_kwargs.get(name) for name in ("inputs_embeds", "attention_mask", "position_ids")
+        )
+        if embeds is None:
+            embeds = self.model.embed_inputs(input_ids, past_length=input_ids.shape[1] - num_new, **media)
+        elif media:
+            embeds = self.model.embed_inputs(inputs_embeds=embeds, past_length=embeds.shape[1] - num_new, **media)
+        kwargs = {name: value for name, value in model_kwargs.items() if name not in MEDIA_INPUTS}
+        left = num_new
+        for chunk in embeds[:, -num_new:].split(size, dim=1):
+            left -= chunk.shape[1]
+            kwargs.update(inputs_embeds=chunk, next_sequence_length=chunk.shape[1])
+            if mask is not None:
+                kwargs["attention_mask"] = mask[:, : mask.shape[1] - left]
+            if positions is not None:
+                kwargs["position_ids"] = positions[:, : positions.shape[1] - left][:, -chunk.shape[1] :]
             inputs = self.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
             outputs = self(**inputs, return_dict=True)
-            past_length = end
         return outputs
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):

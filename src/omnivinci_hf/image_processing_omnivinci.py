@@ -196,11 +196,19 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         tile = self.squash(frame, resize_backend)
         return _to_pixel_values([tile], self.image_mean, self.image_std, None if out is None else out[None])[0]
 
+    def levels(self, frame: Image.Image | torch.Tensor) -> torch.Tensor:
+        """What [`squash`] or [`frame_pixels`] made of a frame in levels from 0 to 255, `(3, size, size)`."""
+        if not isinstance(frame, torch.Tensor):
+            return torch.from_numpy(np.array(frame, dtype=np.float32)).permute(2, 0, 1)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
+        return (frame * std + mean) * 255
+
     def preprocess(self, videos, return_tensors="pt", resize_backend=None, **kwargs) -> BatchFeature:
         """
         Args:
             videos (`list[VideoClip]`): decoded clips, see `load_video`; what [`squash`] or [`frame_pixels`] made of
-                their frames stays as it is.
+                their frames stays as it is. Tensors are not copied but share their memory with the result: that of a
+                single clip is the result, those of several become parts of it.
             resize_backend: for this call.
 
         Returns:
@@ -218,6 +226,13 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _pixel_values(self, videos, resize_backend: str | None) -> torch.Tensor:
+        wanted = (3, self.size, self.size)
+        for frames in (video.frames for video in videos):
+            if isinstance(frames, torch.Tensor) and not (frames.shape[1:] == wanted and frames.is_floating_point()):
+                raise ValueError(
+                    f"Frames that are a tensor must be pixel values of shape {wanted}, got {frames.dtype} "
+                    f"{tuple(frames.shape[1:])}; give images, or what `frame_pixels` makes of them."
+                )
         if len(videos) == 1 and isinstance(videos[0].frames, torch.Tensor):
             return videos[0].frames
         pixels = torch.empty(sum(len(video.frames) for video in videos), 3, self.size, self.size)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class MediumLayout:
     `ids` holds one placeholder id per embedding and the ids of boundary texts. For a video with sound in time groups,
     they are the interleaved ids of both, and `groups` says where each window's part begins. Without groups, the sound
     of a video stands before it as `sound_ids`.
+
+    `kept_embeds (embeddings of all frames,)` bool says which of a video's embeddings stand in the sequence, None: all.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class MediumLayout:
     num_embeds: int = 0
     num_audio_embeds: int = 0
     num_windows: int = 0
+    kept_embeds: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,20 @@ class LayoutRules:
         ids = np.array(ids, dtype=np.int64)
         return MediumLayout("audio", ids, clip, clip, num_audio_embeds=num_embeds, num_windows=num_windows)
 
-    def video(self, clip: VideoClip, group_duration_sec: float | None) -> MediumLayout:
-        """A video, in time groups with its own sound if it has one and `group_duration_sec` is not None."""
+    def video(
+        self, clip: VideoClip, group_duration_sec: float | None, kept_embeds: np.ndarray | None = None
+    ) -> MediumLayout:
+        """A video, in time groups with its own sound if it has one and `group_duration_sec` is not None.
+
+        `kept_embeds` leaves embeddings out of the groups where they would stand; the groups stay what they are.
+        """
         ids = self._frame_ids(len(clip.frames))
-        layout = MediumLayout("video", ids, clip, clip.audio, num_embeds=int((ids == self.video_token_id).sum()))
+        stays = np.ones(len(ids), dtype=bool)
+        if kept_embeds is not None:
+            stays[ids == self.video_token_id] = kept_embeds
+        own = ids[stays]
+        layout = MediumLayout("video", own, clip, clip.audio, kept_embeds=kept_embeds)
+        layout.num_embeds = int((own == self.video_token_id).sum())
         if clip.audio is None:
             return layout
         sound = self.audio(clip.audio)
@@ -84,7 +97,7 @@ class LayoutRules:
         if group_duration_sec is None:
             layout.sound_ids = sound.ids
             return layout
-        layout.groups = group_clip(
+        groups = group_clip(
             clip.times,
             clip.duration_sec,
             clip.audio.duration_sec,
@@ -94,10 +107,14 @@ class LayoutRules:
             audio_frames=self.feature_extractor.num_frames(len(clip.audio.samples)),
             audio_frames_per_sec=self.feature_extractor.sampling_rate // self.feature_extractor.hop_length,
         )
+        before = np.concatenate(([0], stays.cumsum())).tolist()  # how many stay, of so many
+        layout.groups = [
+            replace(group, video_embeds=tuple(before[place] for place in group.video_embeds)) for group in groups
+        ]
         end = self.boundaries["group_end"]
         pieces = []
         for group in layout.groups:
-            pieces += [ids[slice(*group.video_embeds)], end, sound.ids[slice(*group.audio_embeds)], end]
+            pieces += [own[slice(*group.video_embeds)], end, sound.ids[slice(*group.audio_embeds)], end]
         layout.ids = np.concatenate(pieces).astype(np.int64)
         layout.num_audio_embeds = int((layout.ids == self.audio_token_id).sum())
         return layout

@@ -1,32 +1,25 @@
 """OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
 
-import math
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2Model
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
 
-from .configuration_omnivinci import OmniVinciConfig
+from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
 from .encoders_omnivinci import (
     AUDIO_TOWERS,
     OmniVinciAudioProjector,
     OmniVinciVisionProjector,
     OmniVinciVisionTower,
-    merge_scales,
-    pool_frames,
-    stitch,
 )
 from .generation_omnivinci import OmniVinciGenerationMixin
+from .media_encoding_omnivinci import KINDS, OmniVinciMediaMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .outputs_omnivinci import (
     OmniEmbeddingsOutput,
     OmniVinciCausalLMOutputWithPast,
-    OmniVinciFeaturesOutput,
     OmniVinciModelOutputWithPast,
 )
 from .pretrained_omnivinci import OmniVinciPreTrainedModel
@@ -37,7 +30,7 @@ logger = logging.get_logger(__name__)
 NO_LABEL = -100
 
 
-class OmniVinciModel(OmniVinciPreTrainedModel):
+class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
     """Both towers, their projectors, the time embeddings and the language model, without head."""
 
     def __init__(self, config: OmniVinciConfig):
@@ -70,206 +63,6 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.set_input_embeddings(value)
 
-    @can_return_tuple
-    def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None, **kwargs):
-        """
-        Args:
-            pixel_values (`torch.Tensor` of shape `(num_tiles, 3, size, size)`): tiles of all images, in order.
-            image_grids (`torch.Tensor` of shape `(num_images, 2)`): rows and columns of the tiles of each image's
-                largest scale; 0 for an image of one tile, which all are by default.
-            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
-
-        Returns:
-            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
-            `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
-        """
-        output = self._encode_tiles(pixel_values, **kwargs)
-        features = _as_squares(output.last_hidden_state)
-        if image_grids is None:
-            image_grids = torch.zeros(len(pixel_values), 2, dtype=torch.long)
-        scales = self.config.s2_scales
-        fixed = [(scale // scales[0],) * 2 for scale in scales[:-1]]
-        grids = [[*fixed, (rows, columns)] if rows else [(1, 1)] for rows, columns in image_grids.tolist()]
-        counts = [sum(rows * columns for rows, columns in grid) for grid in grids]
-        if sum(counts) != len(features):
-            raise ValueError(f"`image_grids` speaks of {sum(counts)} tiles but `pixel_values` has {len(features)}.")
-        blocks, shapes = [], []
-        for tiles, grid in zip(features.split(counts), grids, strict=True):
-            if len(grid) == 1:
-                blocks.append(tiles.repeat(1, 1, 1, len(scales)))
-                shapes.append((1, 1))
-            else:
-                shapes.append(grid[self.config.s2_output_scale_index])
-                blocks.append(merge_scales(tiles, grid, shapes[-1]))
-        projected = self.vision_projector(torch.cat(blocks)).split([rows * columns for rows, columns in shapes])
-        embeds = [stitch(tiles, *shape).flatten(0, 1) for tiles, shape in zip(projected, shapes, strict=True)]
-        return _with_embeds(output, embeds)
-
-    @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values_videos: torch.Tensor,
-        video_num_frames: torch.Tensor,
-        video_frame_times_ns: torch.Tensor,
-        **kwargs,
-    ):
-        """
-        Args:
-            pixel_values_videos (`torch.Tensor` of shape `(num_frames, 3, size, size)`): frames of all videos.
-            video_num_frames (`torch.Tensor` of shape `(num_videos,)`).
-            video_frame_times_ns (`torch.Tensor` of shape `(num_frames,)`): moments in nanoseconds.
-            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
-
-        Returns:
-            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower,
-            `pooler_output (num_embeds, hidden_size)`, and `projected`.
-        """
-        output = self._encode_tiles(pixel_values_videos, **kwargs)
-        features = _as_squares(output.last_hidden_state)
-        counts = video_num_frames.tolist()
-        if not sum(counts) == len(features) == len(video_frame_times_ns):
-            raise ValueError(
-                f"`video_num_frames` speaks of {sum(counts)} frames, but `pixel_values_videos` has {len(features)} and "
-                f"`video_frame_times_ns` {len(video_frame_times_ns)}."
-            )
-        maps = self.vision_projector(features.repeat(1, 1, 1, len(self.config.s2_scales)))
-        times = video_frame_times_ns.to(maps.device).double() / 1e9
-        embeds, projected = [], []
-        for video, moments in zip(maps.split(counts), times.split(counts), strict=True):
-            pools = [pool_frames(video, moments, size) for size in self.config.video_pool_sizes]
-            if self.omni_align_net is not None:
-                projected.append(torch.cat([pooled.flatten(0, 2) for pooled, _ in pools]))
-            for pooled, pooled_times in pools:
-                embeds.append(self.video_time_embedding(pooled.flatten(1, 2), pooled_times[:, None]).flatten(0, 1))
-        return _with_embeds(output, embeds, projected)
-
-    @can_return_tuple
-    def get_audio_features(
-        self,
-        input_features: torch.Tensor,
-        audio_num_windows: torch.Tensor,
-        audio_durations_ns: torch.Tensor,
-        audio_num_embeds: torch.Tensor | None = None,
-        **kwargs,
-    ):
-        """
-        Args:
-            input_features (`torch.Tensor` of shape `(num_windows, mel_bins, frames)`): windows of all sounds.
-            audio_num_windows (`torch.Tensor` of shape `(num_sounds,)`).
-            audio_durations_ns (`torch.Tensor` of shape `(num_sounds,)`): padded lengths in nanoseconds.
-            audio_num_embeds (`torch.Tensor` of shape `(num_sounds,)`, *optional*): how many embeddings of each sound
-                to keep, from its start. All by default.
-            kwargs: `output_hidden_states`, `output_attentions`: also those of all layers of the tower.
-
-        Returns:
-            [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower,
-            `pooler_output (num_embeds, hidden_size)`, and `projected`.
-        """
-        input_features = input_features.to(self.audio_tower.dtype)
-        output = self.audio_tower(input_features, return_dict=True, **kwargs)
-        windows = self.audio_projector(output.last_hidden_state)
-        counts = audio_num_windows.tolist()
-        if sum(counts) != len(windows):
-            raise ValueError(
-                f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(windows)}."
-            )
-        kept = [None] * len(counts) if audio_num_embeds is None else audio_num_embeds.tolist()
-        embeds, projected = [], []
-        for sound, duration_ns, keep in zip(windows.split(counts), audio_durations_ns.tolist(), kept, strict=True):
-            sound = sound.flatten(0, 1)[None]  # (1, embeds, hidden_size)
-            steps = torch.arange(sound.shape[1], dtype=torch.float64, device=sound.device)
-            # the released code computes the middle of each embedding in double and keeps it in single precision
-            times = ((steps + 0.5) * (duration_ns / 1e9) / sound.shape[1]).float()
-            embeds.append(self.audio_time_embedding(sound, times[None])[0, :keep])
-            if self.omni_align_net is not None:
-                projected.append(sound[0, :keep])
-        return _with_embeds(output, embeds, projected)
-
-    def embed_inputs(
-        self,
-        input_ids: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_grids: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_num_frames: torch.Tensor | None = None,
-        video_frame_times_ns: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_num_windows: torch.Tensor | None = None,
-        audio_durations_ns: torch.Tensor | None = None,
-        audio_num_embeds: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        past_length: int = 0,
-    ) -> torch.Tensor:
-        """Word embeddings `(batch_size, seq_len - past_length, hidden_size)` with those of the media in their places.
-
-        Args:
-            inputs_embeds (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`, *optional*):
-                In place of `input_ids`: embeddings of the words, and of the placeholder tokens where media shall stand.
-            past_length (`int`, defaults to 0):
-                So many first positions are in a cache and left out. Media that stand there may be given or not.
-
-        Raises:
-            ValueError: when the placeholders of a modality do not match its embeddings in number.
-        """
-        masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in ("image", "video", "audio")}
-        wanted = {kind for kind, mask in masks.items() if not past_length or bool(mask[:, past_length:].any())}
-        features = self._encode_media(
-            pixel_values if "image" in wanted else None,
-            image_grids,
-            pixel_values_videos if "video" in wanted else None,
-            video_num_frames,
-            video_frame_times_ns,
-            input_features if "audio" in wanted else None,
-            audio_num_windows,
-            audio_durations_ns,
-            audio_num_embeds,
-        )
-        if inputs_embeds is None:
-            inputs_embeds = self._embed_words(input_ids)
-        return self._place(features, masks, inputs_embeds, past_length)
-
-    def _encode_media(
-        self,
-        pixel_values,
-        image_grids,
-        pixel_values_videos,
-        video_num_frames,
-        video_frame_times_ns,
-        input_features,
-        audio_num_windows,
-        audio_durations_ns,
-        audio_num_embeds,
-    ) -> dict[str, OmniVinciFeaturesOutput]:
-        """The features of each kind of media that is given."""
-        features = {}
-        if pixel_values is not None:
-            features["image"] = self.get_image_features(pixel_values, image_grids, return_dict=True)
-        if pixel_values_videos is not None:
-            _check_companions(video_num_frames=video_num_frames, video_frame_times_ns=video_frame_times_ns)
-            features["video"] = self.get_video_features(
-                pixel_values_videos, video_num_frames, video_frame_times_ns, return_dict=True
-            )
-        if input_features is not None:
-            _check_companions(audio_num_windows=audio_num_windows, audio_durations_ns=audio_durations_ns)
-            features["audio"] = self.get_audio_features(
-                input_features, audio_num_windows, audio_durations_ns, audio_num_embeds, return_dict=True
-            )
-        return features
-
-    def _place(self, features, masks, inputs_embeds: torch.Tensor, past_length: int = 0) -> torch.Tensor:
-        """Put the features of each kind where its mask `(batch_size, seq_len)` is True."""
-        inputs_embeds = inputs_embeds[:, past_length:]
-        for kind, mask in masks.items():
-            embeds = features[kind].pooler_output if kind in features else inputs_embeds[0, :0]
-            if past_length and len(embeds) == mask.sum():
-                embeds = embeds[(mask.nonzero()[:, 1] >= past_length).to(embeds.device)]
-            mask = mask[:, past_length:]
-            _check_placeholders(kind, mask, len(embeds))
-            if kind in features:
-                embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(mask[..., None].to(inputs_embeds.device), embeds)
-        return inputs_embeds
-
     def get_omni_embeddings(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -293,28 +86,27 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             raise ValueError(
                 "This model has no OmniAlignNet: load it with `from_pretrained(..., omni_align_config={})` and train."
             )
-        features = self._encode_media(
-            None,
-            None,
-            pixel_values_videos,
-            video_num_frames,
-            video_frame_times_ns,
-            input_features,
-            audio_num_windows,
-            audio_durations_ns,
-            audio_num_embeds,
-        )
-        video, audio = features.get("video"), features.get("audio")
+        media = {
+            "pixel_values_videos": pixel_values_videos,
+            "video_num_frames": video_num_frames,
+            "video_frame_times_ns": video_frame_times_ns,
+            "input_features": input_features,
+            "audio_num_windows": audio_num_windows,
+            "audio_durations_ns": audio_durations_ns,
+            "audio_num_embeds": audio_num_embeds,
+        }
+        projected = self._project(media)
+        video, audio = projected.get("video"), projected.get("audio")
         return OmniEmbeddingsOutput(
-            vision_embeds=None if video is None else self.omni_align_net.vision(video.projected),
-            audio_embeds=None if audio is None else self.omni_align_net.audio(audio.projected),
+            vision_embeds=None if video is None else self.omni_align_net.vision(video),
+            audio_embeds=None if audio is None else self.omni_align_net.audio(audio),
         )
 
-    def _paired_embeddings(self, features, video_has_audio, audio_from_video) -> OmniEmbeddingsOutput:
+    def _paired_embeddings(self, found, video_has_audio, audio_from_video) -> OmniEmbeddingsOutput:
         """Of the clips that have both picture and sound; the others take no part."""
         clips, stand_ins = {}, {}
         for kind, taken in (("video", video_has_audio), ("audio", audio_from_video)):
-            projected = features[kind].projected if kind in features else ()
+            projected = found.get(kind, ())
             taken = [False] * len(projected) if taken is None else taken.tolist()
             clips[kind] = [clip for clip, pair in zip(projected, taken, strict=True) if pair]
             stand_ins[kind] = projected[0][:1] if projected else None
@@ -342,6 +134,7 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         video_num_frames: torch.Tensor | None = None,
         video_frame_times_ns: torch.Tensor | None = None,
+        video_kept_embeds: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
@@ -361,23 +154,19 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
-        has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-        features = {}
-        if has_media:
-            masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in ("image", "video", "audio")}
-            features = self._encode_media(
-                pixel_values,
-                image_grids,
-                pixel_values_videos,
-                video_num_frames,
-                video_frame_times_ns,
-                input_features,
-                audio_num_windows,
-                audio_durations_ns,
-                audio_num_embeds,
-            )
-            words = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
-            inputs_embeds = self._place(features, masks, words)
+        align_net, projected = self.omni_align_net, None
+        # in training, all processes must take part or none; a net that does not learn has no part in what others learn
+        learns = align_net is not None and align_net.logit_scale.requires_grad
+        if learns and (self.training or video_has_audio is not None):
+            projected = {}
+        tensors = (
+            *(pixel_values, image_grids),
+            *(pixel_values_videos, video_num_frames, video_frame_times_ns, video_kept_embeds),
+            *(input_features, audio_num_windows, audio_durations_ns, audio_num_embeds),
+        )
+        if any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features)):
+            media = dict(zip(MEDIA_INPUTS, tensors, strict=True))
+            inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
         elif inputs_embeds is None:
             # words that were generated may hold placeholders too, if the model is untrained
             if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
@@ -394,11 +183,9 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        omni_embeds, align_net = None, self.omni_align_net
-        # in training, all processes must take part or none; a net that does not learn has no part in what others learn
-        learns = align_net is not None and align_net.logit_scale.requires_grad
-        if learns and (self.training or video_has_audio is not None):
-            omni_embeds = self._paired_embeddings(features, video_has_audio, audio_from_video)
+        omni_embeds = None
+        if projected is not None:
+            omni_embeds = self._paired_embeddings(projected, video_has_audio, audio_from_video)
         return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
 
     def _full_mask(self, mask: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -411,31 +198,12 @@ class OmniVinciModel(OmniVinciPreTrainedModel):
         return inputs_embeds.new_zeros(()).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
 
     def _warn_of_missing_media(self, input_ids: torch.Tensor) -> None:
-        kinds = [kind for kind in ("image", "video", "audio") if self._placeholders(kind, input_ids, None).any()]
-        if kinds:
+        masks = [self._placeholders(kind, input_ids, None).any() for kind in KINDS]
+        if kinds := [kind for kind, found in zip(KINDS, torch.stack(masks).tolist(), strict=True) if found]:
             logger.warning_once(
                 f"`input_ids` has placeholders of {kinds} but no media were given: they are read as mere words. Pass "
                 "on everything that the processor returned."
             )
-
-    def _embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
-        # placeholder ids may lie outside a vocabulary that was not enlarged for them
-        return self.get_input_embeddings()(input_ids.masked_fill(input_ids >= self.config.text_config.vocab_size, 0))
-
-    def _placeholders(
-        self, kind: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Where the embeddings of a modality belong, `(batch_size, seq_len)`."""
-        token_id = getattr(self.config, f"{kind}_token_id")
-        if inputs_embeds is None:
-            return input_ids == token_id
-        if token_id >= self.config.text_config.vocab_size:
-            return torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
-        token = self.get_input_embeddings()(torch.tensor([token_id], device=inputs_embeds.device))
-        return (inputs_embeds == token).all(-1)
-
-    def _encode_tiles(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        return self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
@@ -463,12 +231,12 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         }
         self.config.custom_pipelines = {"omni-qa": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}}
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """As [`PreTrainedModel.save_pretrained`]; the code goes along, so that the folder also loads without this
         package (`trust_remote_code=True`), `pipeline("omni-qa")` included.
         """
         self.add_remote_code_entries()
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
@@ -510,6 +278,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         pixel_values_videos: torch.Tensor | None = None,
         video_num_frames: torch.Tensor | None = None,
         video_frame_times_ns: torch.Tensor | None = None,
+        video_kept_embeds: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         audio_num_windows: torch.Tensor | None = None,
         audio_durations_ns: torch.Tensor | None = None,
@@ -546,6 +315,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             pixel_values_videos=pixel_values_videos,
             video_num_frames=video_num_frames,
             video_frame_times_ns=video_frame_times_ns,
+            video_kept_embeds=video_kept_embeds,
             input_features=input_features,
             audio_num_windows=audio_num_windows,
             audio_durations_ns=audio_durations_ns,
@@ -605,40 +375,6 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
 
 
-def _as_squares(features: torch.Tensor) -> torch.Tensor:
-    """`(tiles, patches, channels)` to `(tiles, side, side, channels)`."""
-    side = math.isqrt(features.shape[1])
-    return features.unflatten(1, (side, side))
-
-
-def _with_embeds(
-    output: BaseModelOutput, embeds: list[torch.Tensor], projected: Sequence[torch.Tensor] = ()
-) -> OmniVinciFeaturesOutput:
-    """A tower's output and what became of it: the embeddings of all media."""
-    return OmniVinciFeaturesOutput(
-        last_hidden_state=output.last_hidden_state,
-        pooler_output=torch.cat(embeds),
-        hidden_states=output.hidden_states,
-        attentions=output.attentions,
-        projected=tuple(projected) or None,
-    )
-
-
 def _is_continued(input_ids: torch.Tensor, past_key_values: Cache | None) -> bool:
     """Whether these ids follow others that are in the cache."""
     return past_key_values is not None and (input_ids.shape[1] == 1 or bool(past_key_values.get_seq_length()))
-
-
-def _check_companions(**tensors: torch.Tensor | None) -> None:
-    missing = [name for name, tensor in tensors.items() if tensor is None]
-    if missing:
-        raise ValueError(f"{missing} must be given too; the processor returns them together with the media.")
-
-
-def _check_placeholders(kind: str, mask: torch.Tensor, num_embeds: int) -> None:
-    num_placeholders = int(mask.sum())
-    if num_placeholders != num_embeds:
-        raise ValueError(
-            f"`input_ids` has {num_placeholders} {kind} placeholders but the {kind} inputs give {num_embeds} "
-            "embeddings; they must match. Were the ids truncated, or made by a processor with other options?"
-        )

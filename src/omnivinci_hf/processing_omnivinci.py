@@ -15,7 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, OmniVinciConfig, check_boundary_tokens
+from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, OmniVinciConfig, check_boundary_tokens, check_number
 from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatten_videos
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
@@ -31,6 +31,7 @@ from .released_config_omnivinci import (
     map_released_config,
     map_released_processor_options,
 )
+from .stillness_omnivinci import moving_embeds
 
 
 logger = logging.get_logger(__name__)
@@ -53,6 +54,7 @@ CALL_OPTIONS = (
     "video_audio_downmix",
     "max_audio_sec",
     "group_duration_sec",
+    "still_threshold",
 )
 
 
@@ -75,6 +77,9 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         group_duration_sec* (`float`, *optional*), boundary_tokens, use_modality_boundary_tokens, video_pool_sizes,
         audio_merge_size, spatial_merge_size, s2_output_scale_index: as in [`OmniVinciConfig`]; they decide how many
             placeholders stand where and must be the model's.
+        still_threshold* (`float`, *optional*): leave out embeddings of squares of a video that differ from what was
+            there before by less than so many of 255 levels on average, see [`moving_embeds`]. None, the default, keeps
+            all, as models were trained. Not with pooled frames (`video_pool_sizes`).
         patch_size (`int`): side of a patch of the vision tower in pixels.
     """
 
@@ -99,6 +104,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         spatial_merge_size: int = 2,
         s2_output_scale_index: int = 0,
         patch_size: int = 14,
+        still_threshold: float | None = None,
     ):
         super().__init__(
             image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE
@@ -115,6 +121,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         self.spatial_merge_size = spatial_merge_size
         self.s2_output_scale_index = s2_output_scale_index
         self.patch_size = patch_size
+        self.still_threshold = still_threshold
         for name in ("load_audio_from_video", "align_audio_start", "use_modality_boundary_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
@@ -219,7 +226,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         Returns:
             `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
             appearance: `pixel_values`, `image_grids`, `pixel_values_videos`, `video_num_frames`,
-            `video_frame_times_ns`, `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
+            `video_frame_times_ns`, `video_kept_embeds` (with `still_threshold`, which embeddings of all frames have a
+            placeholder), `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
             (how many embeddings of each sound are kept), `video_has_audio`, `audio_from_video` (which videos and
             sounds are clips of both).
 
@@ -300,7 +308,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         for image in images:
             tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
             layouts.append(rules.image(self.image_processor.grid(image) if tiled else (0, 0)))
-        layouts.extend(rules.video(clip, options["group_duration_sec"]) for clip in videos)
+        layouts.extend(self._video_layout(clip, rules, options) for clip in videos)
         layouts.extend(rules.audio(clip) for clip in audio)
         return layouts
 
@@ -363,7 +371,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
             tile = [count == 1 for count in counts for _ in range(count)]
             image_inputs = self.image_processor(images, tile=tile, resize_backend=options["resize_backend"])
             layouts["image"] = [rules.image(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
-        layouts["video"] = [rules.video(clip, options["group_duration_sec"]) for clip in videos]
+        video_inputs = self.video_processor(videos, resize_backend=options["resize_backend"]) if videos else {}
+        layouts["video"] = [self._video_layout(clip, rules, options) for clip in videos]
         layouts["audio"] = [rules.audio(clip) for clip in audio]
 
         remaining = {kind: iter(items) for kind, items in layouts.items()}
@@ -376,7 +385,10 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         data = self._pad(expanded, None if generation_spans is None else masks, options)
         data.update(image_inputs)
         if videos:
-            data.update(self.video_processor(videos, resize_backend=options["resize_backend"]))
+            data.update(video_inputs)
+            if options["still_threshold"] is not None:
+                kept = np.concatenate([layout.kept_embeds for layout in layouts["video"]])
+                data["video_kept_embeds"] = torch.from_numpy(kept)
             data["video_has_audio"] = torch.tensor([layout.audio is not None for layout in layouts["video"]])
         if sounds:
             data.update(self.feature_extractor([layout.audio.samples for layout in sounds]))
@@ -419,6 +431,20 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
     def _load_media(self, images, videos, audio, options, transform):
         transform = partial(transform, resize_backend=options["resize_backend"])
         return load_media(images, videos, audio, options, transform, self.feature_extractor.sampling_rate)
+
+    def _video_layout(self, clip, rules: LayoutRules, options) -> MediumLayout:
+        kept, threshold = None, options["still_threshold"]
+        if threshold is not None:
+            check_number("still_threshold", threshold)
+            if self.video_pool_sizes != [[1, 1, 1]]:
+                raise ValueError(
+                    f"`still_threshold`={threshold} needs embeddings of single frames, but `video_pool_sizes` is "
+                    f"{self.video_pool_sizes}."
+                )
+            levels = map(self.video_processor.levels, clip.frames)
+            pixels = self.patch_size * self.spatial_merge_size
+            kept = moving_embeds(levels, threshold, rules.tile_side, pixels).flatten().numpy()
+        return rules.video(clip, options["group_duration_sec"], kept)
 
     def _end_of_media(self, ids: np.ndarray) -> int:
         media_ids = [self.image_token_id, self.video_token_id, self.audio_token_id]

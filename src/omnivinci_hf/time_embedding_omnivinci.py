@@ -1,12 +1,14 @@
 """Time embeddings: CRTE and RoTE as in the paper, a learned table, and every mode of the released code.
 
 All modules read `embeds (steps, tokens, hidden_size)` and `times` in seconds that broadcast to `(steps, tokens)`: a
-video passes `(frames, 1)` since all tokens of a frame share its moment, a sound `(1, tokens)`. Nothing is kept as a
-buffer: frequencies come from Python numbers at every call, so that casting the model to half precision or building it
-on the meta device cannot spoil them.
+video passes `(frames, 1)` since all tokens of a frame share its moment, a sound `(1, tokens)`. A part of a medium also
+comes with `first`, the step and the token that it begins with, and `shape`, all steps and tokens of the medium. Nothing
+is kept as a buffer: frequencies come from Python numbers at every call, so that casting the model to half precision or
+building it on the meta device cannot spoil them.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,12 +16,20 @@ from torch import nn
 from .configuration_omnivinci import OmniVinciTimeEmbeddingConfig
 
 
-# angles of one block of steps are built at a time, to bound the memory of long videos
-MAX_BLOCK_ELEMENTS = 2**24
+# angles of one block of steps and tokens are built at a time, to bound the memory of long media
+MAX_BLOCK_ELEMENTS = 2**22
+
+
+class Span(NamedTuple):
+    """A stretch of the steps, or of the tokens, of a medium that has `total`."""
+
+    first: int
+    length: int
+    total: int
 
 
 class NoTimeEmbedding(nn.Module):
-    def forward(self, embeds: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    def forward(self, embeds: torch.Tensor, times: torch.Tensor, first=(0, 0), shape=None) -> torch.Tensor:
         return embeds
 
 
@@ -34,7 +44,7 @@ class LearnedTimeEmbedding(nn.Module):
         self.max_time = float(config.max_time)
         self.table = nn.Embedding(config.num_time_bins, hidden_size)
 
-    def forward(self, embeds: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    def forward(self, embeds: torch.Tensor, times: torch.Tensor, first=(0, 0), shape=None) -> torch.Tensor:
         last = self.table.num_embeddings - 1
         position = (times / self.max_time).clamp(0, 1) * last
         lower = position.floor().clamp(max=last - 1)
@@ -58,18 +68,33 @@ class RotaryTimeEmbedding(nn.Module):
         if self.num_channels % 2 or self.num_channels > hidden_size:
             raise ValueError(f"Cannot rotate {self.num_channels} of {hidden_size} channels in pairs.")
 
-    def angles(self, times: torch.Tensor, first: int, steps: int, tokens: int) -> torch.Tensor:
-        """Angles of the steps from `first` on: broadcastable to `(len(times), tokens, num_channels)`."""
+    def angles(self, times: torch.Tensor, steps: Span, tokens: Span) -> torch.Tensor:
+        """Broadcastable to `(steps.length, tokens.length, num_channels)`; `times` are those of the two spans."""
         raise NotImplementedError
 
-    def forward(self, embeds: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-        steps, tokens, _ = embeds.shape
-        block = max(1, MAX_BLOCK_ELEMENTS // (tokens * self.num_channels))
-        rotated = []
-        for first in range(0, steps, block):
-            angles = self.angles(times[first : first + block], first, steps, tokens)
-            rotated.append(self._rotate(embeds[first : first + block], angles))
-        return torch.cat(rotated)
+    def forward(
+        self,
+        embeds: torch.Tensor,
+        times: torch.Tensor,
+        first: tuple[int, int] = (0, 0),
+        shape: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
+        num_steps, num_tokens, _ = embeds.shape
+        all_steps, all_tokens = (num_steps, num_tokens) if shape is None else shape
+        tokens_at_once = max(1, min(num_tokens, MAX_BLOCK_ELEMENTS // self.num_channels))
+        steps_at_once = max(1, MAX_BLOCK_ELEMENTS // (tokens_at_once * self.num_channels))
+        rows = []
+        for step in range(0, num_steps, steps_at_once):
+            row = []
+            for token in range(0, num_tokens, tokens_at_once):
+                block = embeds[step : step + steps_at_once, token : token + tokens_at_once]
+                steps = Span(first[0] + step, block.shape[0], all_steps)
+                tokens = Span(first[1] + token, block.shape[1], all_tokens)
+                moments = times if len(times) == 1 else times[step : step + steps_at_once]
+                moments = moments if moments.shape[1] == 1 else moments[:, token : token + tokens_at_once]
+                row.append(self._rotate(block, self.angles(moments, steps, tokens)))
+            rows.append(row[0] if len(row) == 1 else torch.cat(row, dim=1))
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _rotate(self, embeds: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         turned, rest = embeds[..., : self.num_channels], embeds[..., self.num_channels :]
@@ -86,7 +111,7 @@ class ConstrainedRotaryTimeEmbedding(RotaryTimeEmbedding):
     By this formula `T_max` is the shortest period. RoTE is the same with `T_max` left out (1 second).
     """
 
-    def angles(self, times, first, steps, tokens):
+    def angles(self, times, steps, tokens):
         pairs = self.num_channels // 2
         exponents = torch.arange(pairs, dtype=torch.float64, device=times.device) / pairs
         frequencies = 2 * math.pi / ((self.max_time or 1.0) * self.theta**exponents)
@@ -126,20 +151,20 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
             return torch.linspace(1.0, 128.0, dim // 2, device=device) * math.pi
         return 1.0 / (self.theta ** (torch.arange(0, dim, 2, device=device).float() / dim))
 
-    def _axis(self, length: int, device) -> torch.Tensor:
+    def _axis(self, span: Span, device) -> torch.Tensor:
         if self.pixel:
-            positions = torch.linspace(-1, 1, length, device=device)
+            positions = torch.linspace(-1, 1, span.total, device=device)[span.first : span.first + span.length]
         else:
-            positions = torch.arange(length, device=device, dtype=torch.float32)
+            positions = torch.arange(span.first, span.first + span.length, device=device, dtype=torch.float32)
         if self.scale_positions:
             positions = positions / self.max_time * (2 * math.pi)
         return (positions[:, None] * self._frequencies(device)).repeat_interleave(2, dim=-1)  # (length, dim)
 
-    def angles(self, times, first, steps, tokens):
-        step_table = self._axis(steps, times.device)[first : first + len(times), None]
-        token_table = self._axis(tokens, times.device)[None]
-        shape = (len(times), tokens, -1)
-        table = torch.cat((step_table.expand(shape), token_table.expand(shape)), dim=-1)
+    def angles(self, times, steps, tokens):
+        shape = (steps.length, tokens.length, -1)
+        step_table = self._axis(steps, times.device)[:, None].expand(shape)
+        token_table = self._axis(tokens, times.device)[None].expand(shape)
+        table = torch.cat((step_table, token_table), dim=-1)
         if not self.periodic:
             angle = -times * 2 * math.pi
         else:
@@ -158,7 +183,7 @@ class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
         super().__init__(config, hidden_size)
         self.longest = config.type == "mtct_longest"
 
-    def angles(self, times, first, steps, tokens):
+    def angles(self, times, steps, tokens):
         width = self.num_channels
         exponents = torch.arange(width, device=times.device).float() / width
         if self.longest:

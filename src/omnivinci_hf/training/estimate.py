@@ -34,9 +34,10 @@ master copy) and, with several processes and no sharding, DDP's buckets, as larg
     LoRA            inputs of products: with bfloat16 weights a float32 copy for each, with float32 ones 4 (2 d + f),
                     with `mixed` a bfloat16 copy for each; and 4 bytes times the rank for each
 
-A frozen tower stands before everything that learns: it keeps nothing. A frozen language model keeps what gradients need
-on their way to the projectors. With `mixed`, every product also keeps a bfloat16 copy of its weights until its backward
-pass (2 bytes per parameter; with checkpointing, until the end of the forward pass).
+A frozen tower stands before everything that learns: it keeps nothing, and a single process runs it in chunks. A frozen
+language model keeps what gradients need on their way to the projectors. With `mixed`, every product also keeps a
+bfloat16 copy of its weights until its backward pass (2 bytes per parameter; with checkpointing, until the end of the
+forward pass).
 
 **The peak** is the largest of: the forward pass (what was kept so far and what the part needs meanwhile); the backward
 pass, which goes through the parts in reverse, frees what they kept and leaves gradients (the loss alone needs 8 V more,
@@ -59,6 +60,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..configuration_omnivinci import OmniVinciConfig
+from ..media_encoding_omnivinci import CHUNK_POSITIONS
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..time_embedding_omnivinci import MAX_BLOCK_ELEMENTS
 
@@ -165,7 +167,17 @@ def estimate_memory(
         raise ValueError("A quantized language model cannot learn itself: give `lora_rank`, or leave it out.")
     counts = count_parameters(config)
     run = _Run(
-        config, learns, counts, dtype, batch_size, num_frames, audio_sec, text_tokens, gradient_checkpointing, lora_rank
+        config,
+        learns,
+        counts,
+        dtype,
+        batch_size,
+        num_frames,
+        audio_sec,
+        text_tokens,
+        gradient_checkpointing,
+        lora_rank,
+        num_processes,
     )
     if not any(counts[name].learnable for name, learning in learns.items() if learning) and not lora_rank:
         raise ValueError(f"Nothing learns; name one of {', '.join(MODULES)} in `trainable`, or give `lora_rank`.")
@@ -224,6 +236,7 @@ class _Run:
     text_tokens: int
     checkpointing: bool
     lora_rank: int | None
+    num_processes: int
 
     @property
     def weight(self) -> int:
@@ -332,10 +345,10 @@ class _Run:
         return [*tower, self._projector("audio", num_embeds, merged, has_norm=False)]
 
     def _encoder(self, name: str, num_layers: int, tokens: int, d: int, f: int, before: float) -> list[_Stage]:
-        during = tokens * d * self.stream  # the output, which the features hold
-        needed = tokens * (2 * self.stream * d + 2 * self.product * f)
         if not self.learns[name]:
-            return [_Stage(name, during=during, forward=needed)]
+            # one process runs it in chunks, and so much is needed for one; several run it at once
+            at_once = tokens if self.num_processes > 1 else min(tokens, CHUNK_POSITIONS)
+            return [_Stage(name, forward=at_once * (2 * self.stream * d + 2 * self.product * f))]
         inputs = (4 if self.is_mixed else 2) * self.product * d
         kept = tokens * (2 * self.stream * d + inputs + 4 * self.product * d + 2 * self.product * f)
         counts = self.counts[name]
@@ -349,7 +362,7 @@ class _Run:
         )
         if self.checkpointing:
             stage = self._checkpointed(stage, tokens * self.stream * d)
-        return [_Stage(name, kept=before, during=during), *[stage] * num_layers]
+        return [_Stage(name, kept=before), *[stage] * num_layers]
 
     def _checkpointed(self, stage: _Stage, kept: float) -> _Stage:
         """The same layer, of which only the input is kept and the rest made again for its backward pass."""
