@@ -16,6 +16,11 @@ import time
 from pathlib import Path
 
 
+sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
+
+from measuring import reset_peak, resident  # noqa: E402
+
+
 WAYS = ("safetensors", "released", "released, meta device map", "converted")
 
 
@@ -35,24 +40,32 @@ def load(way: str, folder: str) -> dict:
         model = transformers.AutoModel.from_pretrained(folder, dtype="auto", **options)
         assert not any(parameter.is_meta for parameter in model.parameters())
         model = list(model.parameters())
-    seconds = time.perf_counter() - start
-    # touch every page of the weights, so that lazily mapped ones count
+    # read all of the weights, so that lazily mapped ones count
     parameters = model if way != "safetensors" else [tensor for part in model for tensor in part.values()]
-    total = sum(parameter.detach().flatten()[::512].sum().item() for parameter in parameters)
-    return {"peak": resident(peak=True) - before, "seconds": seconds, "sum": total}
+    total = sum(parameter.detach().sum().item() for parameter in parameters)
+    return {"peak": resident(peak=True) - before, "seconds": time.perf_counter() - start, "sum": total}
 
 
-def resident(peak: bool = False) -> int:
-    """Resident bytes of this process now, or their peak since `reset_peak`; Linux only."""
-    name = "VmHWM" if peak else "VmRSS"
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}")
+def measure(gigabytes: float) -> tuple[int, int, dict[str, dict]]:
+    """Bytes and files of a random checkpoint, and of each way "peak" in bytes and "seconds"."""
+    from omnivinci_hf.checkpoints.convert import convert_checkpoint
+    from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
 
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    with tempfile.TemporaryDirectory() as scratch:
+        released, converted = Path(scratch) / "released", Path(scratch) / "converted"
+        # an embedding row and a head row of 1024 float32 each
+        llm = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 8}
+        layers = 8 * (2 * 1024**2 + 2 * 1024 * 512 + 3 * 1024 * 4096) * 4
+        llm["vocab_size"] = max(2048, int((gigabytes * 1e9 - layers) / (2 * 1024 * 4)))
+        write_tiny_checkpoint(released, shards=4, llm=llm)
+        convert_checkpoint(released, converted)
+        files = list(released.rglob("*.safetensors"))
+        results = {}
+        for way in WAYS:
+            folder = converted if way == "converted" else released
+            command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
+            results[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return sum(file.stat().st_size for file in files), len(files), results
 
 
 def main() -> None:
@@ -64,26 +77,11 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(load(arguments.way, arguments.folder)))
         return
-
-    from omnivinci_hf.checkpoints.convert import convert_checkpoint
-    from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
-
-    with tempfile.TemporaryDirectory() as scratch:
-        released, converted = Path(scratch) / "released", Path(scratch) / "converted"
-        # an embedding row and a head row of 1024 float32 each
-        llm = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 8}
-        layers = 8 * (2 * 1024**2 + 2 * 1024 * 512 + 3 * 1024 * 4096) * 4
-        llm["vocab_size"] = max(2048, int((arguments.gigabytes * 1e9 - layers) / (2 * 1024 * 4)))
-        write_tiny_checkpoint(released, shards=4, llm=llm)
-        convert_checkpoint(released, converted)
-        size = sum(file.stat().st_size for file in released.rglob("*.safetensors"))
-        print(f"checkpoint: {size / 1e9:.2f} GB in {len(list(released.rglob('*.safetensors')))} files")
-        print(f"{'way':28} {'peak / checkpoint':>18} {'seconds':>8}")
-        for way in WAYS:
-            folder = converted if way == "converted" else released
-            command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
-            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(f"{way:28} {result['peak'] / size:>18.2f} {result['seconds']:>8.1f}")
+    size, num_files, results = measure(arguments.gigabytes)
+    print(f"checkpoint: {size / 1e9:.2f} GB in {num_files} files")
+    print(f"{'way':28} {'peak / checkpoint':>18} {'seconds':>8}")
+    for way, result in results.items():
+        print(f"{way:28} {result['peak'] / size:>18.2f} {result['seconds']:>8.1f}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +146,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.way:
         return measure(options.way, options.clip)
+    from measuring import describe_machine
     from media_clips import CLIPS, make_clip
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    print(describe_machine(), f"Medians of {options.repeats}.\n")
+    print(describe_machine(LIBRARIES), f"Medians of {options.repeats}.\n")
     print("| clip | way | wall s | CPU s | peak MB | faster than reference | than sequential | of its peak | same |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.only or CLIPS:
@@ -175,15 +173,6 @@ def main() -> None:
             figures = f"{numbers['wall']:.2f} | {numbers['cpu']:.2f} | {numbers['peak']:.0f}"
             print(f"| {name} | {way} | {figures} | {times[0]} | {times[1]} | {memory} | {same} |", flush=True)
     print(f"\nLoad of the machine at the end: {os.getloadavg()[1]:.1f}.")
-
-
-def describe_machine() -> str:
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    cores = f"{len(os.sched_getaffinity(0))} cores of {model[1] if model else platform.machine()}"
-    found = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
-    versions = ", ".join(f"{name} {found[name]}" for name in LIBRARIES if name in found)
-    load = os.getloadavg()[1]
-    return f"{cores}, load {load:.1f} before; Python {platform.python_version()}, {versions}."
 
 
 def ratio(median: dict, upper: str, lower: str, key: str) -> str:

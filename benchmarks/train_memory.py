@@ -11,15 +11,20 @@ holds freed pages. Sizes are in MiB.
 import argparse
 import contextlib
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
-from omnivinci_hf.training.estimate import MODULES, estimate_memory
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
+
+from measuring import reset_peak, resident, tensor_peak  # noqa: E402
+
+from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration  # noqa: E402
+from omnivinci_hf.training.estimate import MODULES, estimate_memory  # noqa: E402
 
 
 EVERYTHING = MODULES[:6]
@@ -86,31 +91,40 @@ def build_config(small: bool = False, vocab_size: int = 24000) -> OmniVinciConfi
 
 
 def build_inputs(config: OmniVinciConfig, batch_size: int, num_frames: int, audio_sec: float, text_tokens: int) -> dict:
+    """Rows of a video, a sound of whole windows (either may be left out) and words, as the collator makes them."""
     torch.manual_seed(0)
-    rows = batch_size
-    side = config.vision_config.image_size
+    rows, vision = batch_size, config.vision_config
+    side = math.ceil(vision.image_size // vision.patch_size / config.spatial_merge_size)
+    pools = [map(math.ceil, (num_frames / t, side / h, side / w)) for t, h, w in config.video_pool_sizes]
     num_windows = round(audio_sec * 100) // config.audio_window_frames
-    embeds = (side // config.vision_config.patch_size // config.spatial_merge_size) ** 2
     ids = torch.cat(
         (
-            torch.full((rows, num_frames * embeds), config.video_token_id),
+            torch.full((rows, sum(map(math.prod, pools))), config.video_token_id),
             torch.full((rows, num_windows * config.audio_window_embeds), config.audio_token_id),
             torch.randint(6, 1000, (rows, text_tokens)),
         ),
         dim=1,
     )
-    return {
+    inputs = {
         "input_ids": ids,
-        "labels": ids.masked_fill(ids < 6, -100),  # as the collator makes them
+        "labels": ids.masked_fill(ids < 6, -100),
         "only_needed_logits": True,
         "attention_mask": torch.ones_like(ids),
-        "pixel_values_videos": torch.rand(rows * num_frames, 3, side, side),
-        "video_num_frames": torch.full((rows,), num_frames),
-        "video_frame_times_ns": torch.arange(rows * num_frames) % num_frames * 1_000_000_000,
-        "input_features": torch.randn(rows * num_windows, config.audio_config.num_mel_bins, config.audio_window_frames),
-        "audio_num_windows": torch.full((rows,), num_windows),
-        "audio_durations_ns": torch.full((rows,), int(audio_sec * 1e9)),
     }
+    if num_frames:
+        inputs |= {
+            "pixel_values_videos": torch.rand(rows * num_frames, 3, vision.image_size, vision.image_size),
+            "video_num_frames": torch.full((rows,), num_frames),
+            "video_frame_times_ns": torch.arange(rows * num_frames) % num_frames * 1_000_000_000,
+        }
+    if num_windows:
+        shape = (rows * num_windows, config.audio_config.num_mel_bins, config.audio_window_frames)
+        inputs |= {
+            "input_features": torch.randn(shape),
+            "audio_num_windows": torch.full((rows,), num_windows),
+            "audio_durations_ns": torch.full((rows,), int(audio_sec * 1e9)),
+        }
+    return inputs
 
 
 def build_model(config: OmniVinciConfig, trainable, dtype: str, checkpointing: bool, lora_rank: int | None):
@@ -151,28 +165,8 @@ def measure(setting: dict, dtype: str, config: OmniVinciConfig | None = None) ->
     reset_peak()
     state = [value for entry in optimizer.state.values() for value in entry.values()]
     held = sum(tensor.nbytes for tensor in {*model.parameters(), *state})
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(build_inputs(config, **setting))
-    events = profiler.profiler.kineto_results.events()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    peak = now = 0
-    for _, change in changes:
-        now += change
-        peak = max(peak, now)
+    peak = tensor_peak(lambda: step(build_inputs(config, **setting)))
     return {"tensors": held + peak, "resident": resident(peak=True) - before + held}
-
-
-def resident(peak: bool = False) -> int:
-    """Resident bytes of this process now, or their peak since `reset_peak`; Linux only."""
-    name = "VmHWM" if peak else "VmRSS"
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}")
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:
