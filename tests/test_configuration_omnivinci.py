@@ -44,6 +44,8 @@ OTHER_VALUES = {
     "video_token_id": 12,
     "audio_token_id": 13,
     "vision_feature_layer": -1,
+    "vision_chunk_size": 3,
+    "audio_chunk_size": 2,
     "spatial_merge_size": 1,
     "s2_scales": [56, 168],
     "s2_output_scale_index": -1,
@@ -430,3 +432,8 @@ def test_a_setting_that_the_type_ignores_is_warned_about(caplog):
     finally:
         logging.getLogger("transformers").propagate = False
     assert "`type`='rote' ignores `max_time`=1234.5" in caplog.text
+
+
+def test_a_time_embedding_is_no_mere_name():
+    with pytest.raises(ValueError, match="must be a dictionary, such as .* got 'crte'"):
+        OmniVinciConfig(video_time_embedding="crte")

@@ -107,7 +107,7 @@ def test_processes_that_save_nothing_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingArguments, "should_save", False)
     for path in (tmp_path / "training_args.bin", tmp_path / CARD):
         path.write_text("another process's")
-    trainer._save(str(tmp_path))
+    trainer.save_model(str(tmp_path))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
         ("training_args.bin", CARD), "another process's"
     )

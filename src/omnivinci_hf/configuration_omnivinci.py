@@ -476,4 +476,6 @@ def _sub_config(value, default_type: str, defaults: dict) -> PreTrainedConfig:
 def _time_config(value) -> OmniVinciTimeEmbeddingConfig:
     if isinstance(value, OmniVinciTimeEmbeddingConfig):
         return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f'A time embedding must be a dictionary, such as {{"type": "crte"}}, got {value!r}.')
     return OmniVinciTimeEmbeddingConfig(**(value if value is not None else {"type": "crte", "max_time": 3600.0}))
