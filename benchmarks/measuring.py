@@ -29,10 +29,10 @@ def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[s
     """The median of what each side returns: after an unmeasured run each, in turns, every second time in reverse."""
     for run in sides.values():
         run()
+    gc.collect()
     values = {name: [] for name in sides}
     for number in range(repeats):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            gc.collect()
             values[name].append(sides[name]())
     return {name: statistics.median(found) for name, found in values.items()}
 

@@ -155,7 +155,9 @@ def bytes_per_token(parts: Parts, length: int) -> int:
 # -- memory and long input ---------------------------------------------------------------------------------------------
 
 
-def memory_rows(size: str, device: str, dtype: torch.dtype) -> list[dict]:
+def memory_rows(
+    size: str, device: str, dtype: torch.dtype, frames: tuple = (128, 1024), minutes: tuple = (2, 60)
+) -> list[dict]:
     """Peaks of encoding, beyond weights, inputs and the embeddings that come out."""
     config = build_config(size)
     model = build_model(config, device, dtype)
@@ -168,24 +170,30 @@ def memory_rows(size: str, device: str, dtype: torch.dtype) -> list[dict]:
 
     with torch.inference_mode():
         measure("libraries, once", 8, 30.0)
-        for num_frames in (128, 1024):
-            measure(f"{num_frames:,} frames", num_frames, 0.0)
-        for minutes in (2, 60):
-            measure(f"{minutes} min of sound", 0, 60.0 * minutes)
+        for count in frames:
+            measure(f"{count:,} frames", count, 0.0)
+        for count in minutes:
+            measure(f"{count} min of sound", 0, 60.0 * count)
         model.config.vision_chunk_size = model.config.audio_chunk_size = 1000
-        measure("128 frames, all at once", 128, 0.0)
-        measure("2 min of sound, all at once", 0, 120.0)
+        measure(f"{frames[0]} frames, all at once", frames[0], 0.0)
+        measure(f"{minutes[0]} min of sound, all at once", 0, 60.0 * minutes[0])
     return rows[1:]
 
 
-def long_rows(size: str, device: str, dtype: torch.dtype) -> list[dict]:
+def long_rows(
+    size: str,
+    device: str,
+    dtype: torch.dtype,
+    frames: tuple = (16, 64, 256, 1024),
+    seconds_of_sound: tuple = (10.0, 60.0, 600.0, 3600.0),
+) -> list[dict]:
     """Seconds of encoding and of the language model, and the peak, as frames and sound get more."""
     config = build_config(size, video_pool_sizes=[[1, 2, 2]], audio_merge_size=10)
     model = build_model(config, device, dtype)
     text, rows = config.text_config, []
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
-    lengths = [("frames", count, 0.0) for count in (16, 64, 256, 1024)]
-    lengths += [("sound", 0, seconds) for seconds in (10.0, 60.0, 600.0, 3600.0)]
+    lengths = [("frames", count, 0.0) for count in frames]
+    lengths += [("sound", 0, seconds) for seconds in seconds_of_sound]
     with torch.inference_mode():
         for kind, num_frames, audio_sec in [("", 8, 30.0), *lengths]:
             # a window is 30 s, also where the sound is shorter

@@ -30,7 +30,6 @@ def test_a_prefill_costs_hardly_more_than_its_parts(tiny):
     ratios = []
     for _ in range(3):
         ratios.append(speed_tables.glue(*tiny, repeats=5, machine=MACHINE, clock=time.process_time)["ratio"])
-        print("RATIO", ratios)
         if ratios[-1] < 1.5:
             return
     raise AssertionError(f"whole / parts: {ratios}")

@@ -24,11 +24,15 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
     answer = {"role": "assistant", "content": "A man speaks."}
     row = {"messages": [{"role": "user", "content": [{"type": "audio", "path": "speech.wav"}]}, answer]}
     Path("train.jsonl").write_text(json.dumps(row))
-    assert len(SNIPPETS) == 10
+    assert len(SNIPPETS) == 13
     namespace = {}
     for snippet in SNIPPETS:
         snippet = snippet.replace('"nvidia/omnivinci"', repr(str(released_folder)))
         exec(snippet.replace("max_new_tokens=128", "max_new_tokens=4"), namespace)
+        if "cache.crop" in snippet:
+            asked = {"video": "clip.mp4", "question": "Who speaks?", "max_new_tokens": 4, "return_tensors": True}
+            expected = [int(token) for token in namespace["pipe"](**asked)[0]["generated_token_ids"]]
+            assert namespace["output"][0, namespace["ids"].shape[1] :].tolist() == expected
     assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
     assert namespace["trainer"].state.global_step == 1 and namespace["embeds"].vision_embeds.norm() > 0
 
