@@ -118,8 +118,8 @@ class Report:
             rows.append([name, *(f"{rate:.2f}" for rate in rates.values()), f"{ratio:.3f}", share, met])
         columns = ["cache", "whole, tokens/s", "`Qwen2ForCausalLM`, tokens/s", "ratio", "of memory's rate", "bound"]
         return (
-            f"{num_tokens} tokens after a prompt of {inputs['input_ids'].shape[1]:,}, by `generate` on both sides, the "
-            "first token left out.\n\n" + markdown(columns, rows)
+            f"{num_tokens} tokens after a prompt of {inputs['input_ids'].shape[1]:,}, by `generate` on both sides; "
+            "rates from the median time between two tokens.\n\n" + markdown(columns, rows)
         )
 
     def memory(self) -> str:
