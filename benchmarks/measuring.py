@@ -180,13 +180,13 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def write_section(file: Path, name: str, text: str) -> None:
-    """Put `text` between the marks of a section of a Markdown file, or at its end if it has no such section."""
+    """Put `text` between the marks of a section of a Markdown file, or at its end if it has no such section yet."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     section = f"{begin}\n{text.strip()}\n{end}"
-    content = file.read_text(encoding="utf-8")
+    content = file.read_text(encoding="utf-8") if file.exists() else ""
     if begin in content:
         head, rest = content.split(begin, 1)
         content = head + section + rest.split(end, 1)[1]
     else:
-        content = f"{content.rstrip()}\n\n{section}\n"
+        content = f"{content.rstrip()}\n\n{section}\n".lstrip()
     file.write_text(content, encoding="utf-8")

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.tracks import DURATIONS, TrackEncoder, load_tracks
-from omnivinci_hf.small.train import Plan, train_small, train_towers
+from omnivinci_hf.small.train import Plan, keep_freed_memory, train_small, train_towers
 from omnivinci_hf.world import FAMILIES
 from omnivinci_hf.world.dataset import split_seeds
 
@@ -70,6 +70,7 @@ def short_seeds(split: str, number: int) -> list[int]:
 def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train and ask one model; returns what is kept of it."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     tokenizer = build_tokenizer()
     processor = build_processor(build_config(tokenizer), tokenizer)
     encoder, held_out = (

@@ -1,6 +1,6 @@
 """How well a checkpoint answers about freshly made clips, with controls and re-encoded files beside it.
 
-    python benchmarks/small_checkpoint.py CHECKPOINT [--clips 300] [--start 0] [--json scores.json]
+    python benchmarks/small_checkpoint.py [CHECKPOINT] [--clips 300] [--start 0] [--json scores.json] [--report FILE]
 
 Each clip is written as an mp4 (H.264 and AAC, its own size, frame rate, noise and quality), asked about through
 `pipeline("omni-qa")`, and deleted. The clips are those of the test seeds from `--start` on, which no training has
@@ -9,7 +9,9 @@ guessed from text, picture or sound alone by counting (no model is asked). Inter
 """
 
 import argparse
+import datetime
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,15 +21,21 @@ from transformers import pipeline
 from transformers.utils import logging
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
+from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import sample_scene
 from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, as_json, evaluate, format_scores
 
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measuring import write_section  # noqa: E402
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="folder or name of the checkpoint")
+    parser.add_argument("checkpoint", nargs="?", help="folder or name; by default the one of the package")
     parser.add_argument("--clips", type=int, default=300, help="how many clips (default 300)")
     parser.add_argument("--start", type=int, default=0, help="the first test seed (default 0)")
     parser.add_argument("--per-family", type=int, default=2, help="questions of a family about a clip, at most")
@@ -35,10 +43,12 @@ def main() -> None:
     parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    pipe = pipeline("omni-qa", model=arguments.checkpoint, device=arguments.device, dtype=torch.float32)
+    checkpoint = arguments.checkpoint or str(small_checkpoint())
+    pipe = pipeline("omni-qa", model=checkpoint, device=arguments.device, dtype=torch.float32)
 
     guesses = []
     if arguments.audit:
@@ -55,10 +65,20 @@ def main() -> None:
             conditions=arguments.conditions,
             report=lambda line: print(line, flush=True),
         )
-    print(f"\n{len(seeds)} clips, {time.perf_counter() - started:.0f} s\n\n{format_scores(scores, guesses)}")
+    table = format_scores(scores, guesses)
+    print(f"\n{len(seeds)} clips, {time.perf_counter() - started:.0f} s\n\n{table}")
     if arguments.json is not None:
         values = {"checkpoint": arguments.checkpoint, "seeds": [seeds[0], seeds[-1]], **as_json(scores, guesses)}
         arguments.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if arguments.report is not None:
+        text = (
+            f"## Answers ({datetime.date.today()})\n\n`benchmarks/small_checkpoint.py`: exact matches on "
+            f"{len(seeds)} fresh clips of test seeds {seeds[0]} to {seeds[-1]}, asked about through "
+            '`pipeline("omni-qa")`; Wilson intervals at 95 %. "webm" and "mkv" are the same clips encoded anew at '
+            "another frame rate and size. Controls: the questions without clips, and with the picture or the sound of "
+            "another clip; what counting alone can guess from text, picture or sound.\n\n"
+        )
+        write_section(arguments.report, "answers", text + table)
 
 
 if __name__ == "__main__":

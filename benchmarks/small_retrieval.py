@@ -1,6 +1,6 @@
 """Which sound belongs to which video: recall at one on freshly made clips, with OmniAlignNet and without.
 
-    python benchmarks/small_retrieval.py [CHECKPOINT] [--galleries 20] [--without OTHER] [--json retrieval.json]
+    python benchmarks/small_retrieval.py [CHECKPOINT] [--galleries 20] [--without OTHER] [--json FILE] [--report FILE]
 
 A gallery has a clip of each of the 16 places; picture and sound of a clip have nothing in common but the place, so
 chance is one in 16. Clips are mp4 files of test seeds, read as always. "with": vectors of OmniAlignNet. "without":
@@ -9,7 +9,9 @@ it (`--without`). The spread is the standard error over galleries.
 """
 
 import argparse
+import datetime
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +26,11 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import PLACES, sample_scene, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.retrieval import recall_at_1
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measuring import markdown, write_section  # noqa: E402
 
 
 FIRST_SEED = 50_000  # of the test split, beyond what is asked about elsewhere
@@ -72,6 +79,7 @@ def main() -> None:
     parser.add_argument("--without", help="a checkpoint that was trained without OmniAlignNet")
     parser.add_argument("--galleries", type=int, default=20, help="of 16 clips each, at least two (default 20)")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
     if arguments.galleries < 2:
         parser.error("--galleries must be at least 2, or there is no spread")
@@ -95,13 +103,16 @@ def main() -> None:
                 pairs.setdefault(name, []).append(pair)
     table = {name: recalls(found) for name, found in pairs.items()}
     table.pop("trained without it: OmniAlignNet", None)  # never trained
-    print(f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%})\n")
-    print("| vectors | sound to video | video to sound |\n|---|---|---|")
-    for name, row in table.items():
-        print(f"| {name} | " + " | ".join(f"{mean:.1%} ± {error:.1%}" for mean, error in row.values()) + " |")
+    rows = [[name, *(f"{mean:.1%} ± {error:.1%}" for mean, error in row.values())] for name, row in table.items()]
+    what = f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%})"
+    text = f"{what}\n\n{markdown(['vectors', 'sound to video', 'video to sound'], rows)}"
+    print(text)
     if arguments.json is not None:
         values = {"galleries": arguments.galleries, "clips": PLACES, "recall_at_1": table}
         arguments.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    if arguments.report is not None:
+        head = f"## Retrieval ({datetime.date.today()})\n\n`benchmarks/small_retrieval.py`: "
+        write_section(arguments.report, "retrieval", head + text)
 
 
 if __name__ == "__main__":

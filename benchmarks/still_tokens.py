@@ -1,6 +1,6 @@
 """What `still_threshold` saves and what it costs: embeddings, time and answers of the small checkpoint.
 
-    python benchmarks/still_tokens.py [CHECKPOINT] [--clips 100] [--thresholds 4 8 16 32] [--json still.json]
+    python benchmarks/still_tokens.py [CHECKPOINT] [--clips 100] [--thresholds 4 8 16 32] [--json FILE] [--report FILE]
 
 The same fresh clips are asked about with each threshold, one after the other for every clip, so that all meet the same
 load of the machine. Time is the CPU time of the whole call, decoding included. The checkpoint was trained on whole
@@ -8,7 +8,9 @@ frames alone; a picture of the made-up world has noise, on which low thresholds 
 """
 
 import argparse
+import datetime
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +24,11 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import sample_scene, write_clip
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import MAX_NEW_TOKENS, choose, is_right
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measuring import markdown, write_section  # noqa: E402
 
 
 FIRST_SEED = 60_000  # of the test split, beyond what is asked about elsewhere
@@ -49,6 +56,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--thresholds", type=float, nargs="+", default=[4, 8, 16, 32], help="levels of 255")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -76,12 +84,17 @@ def main() -> None:
                 "exact matches": right / questions,
             }
         )
-    print(f"{arguments.clips} clips, {whole[4]} questions\n\n| {' | '.join(rows[0])} |\n" + "|---" * len(rows[0]) + "|")
+    cells = []
     for row in rows:
-        name, *shares = row.values()
-        print(f"| {'none' if name is None else f'{name:g}'} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+        threshold, *shares = row.values()
+        cells.append(["none" if threshold is None else f"{threshold:g}", *(f"{share:.1%}" for share in shares)])
+    text = f"{arguments.clips} clips, {whole[4]} questions\n\n{markdown(list(rows[0]), cells)}"
+    print(text)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if arguments.report is not None:
+        head = f"## Squares that stay as they were ({datetime.date.today()})\n\n`benchmarks/still_tokens.py`: "
+        write_section(arguments.report, "still", head + text)
 
 
 if __name__ == "__main__":

@@ -104,12 +104,15 @@ def build_processor(config: OmniVinciConfig, tokenizer: PreTrainedTokenizerFast)
 
 
 def build_model(config: OmniVinciConfig, seed: int = 0) -> OmniVinciForConditionalGeneration:
-    """Random weights; matrices of the towers and projectors scaled by their width, as small models need it."""
+    """Random weights, scaled by the width of each layer, as a small model needs it: with Transformers' 0.02 it learns
+    half as fast.
+    """
     torch.manual_seed(seed)
     model = OmniVinciForConditionalGeneration(config)
-    for part in (model.model.vision_tower, model.model.audio_tower, model.model.vision_projector):
+    base = model.model
+    for part in (base.vision_tower, base.audio_tower, base.vision_projector, base.audio_projector, base.language_model):
         _scale_by_width(part)
-    _scale_by_width(model.model.audio_projector)
+    nn.init.normal_(base.language_model.embed_tokens.weight)  # words as large as what is seen and heard
     model.generation_config.update(pad_token_id=config.text_config.pad_token_id, do_sample=False, max_new_tokens=48)
     return model
 
