@@ -212,22 +212,38 @@ def test_by_default_a_chunk_has_so_many_positions(sizes, monkeypatch):
     assert sizes(small_model()) == [1] * (NUM_TILES + sum(FRAMES) + sum(WINDOWS))
 
 
-@pytest.mark.parametrize("why", ["processes", "offloaded"])
-def test_all_at_once_where_weights_would_be_gathered_for_each_chunk(sizes, monkeypatch, why):
+@pytest.fixture
+def two_processes(monkeypatch):
+    monkeypatch.setattr(media_encoding_omnivinci.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(media_encoding_omnivinci.dist, "get_world_size", lambda: 2)
+
+
+@pytest.mark.parametrize("mark", ["ds_id", "_is_fsdp_managed_module"])
+def test_all_at_once_where_processes_share_out_the_weights(sizes, monkeypatch, two_processes, mark):
     monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
     model = small_model()
-    if why == "processes":
-        distributed = media_encoding_omnivinci.dist
-        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    else:
-        from accelerate import cpu_offload
-
-        for tower in (model.model.vision_tower, model.model.audio_tower):
-            cpu_offload(tower, execution_device="cpu")
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        layer = tower.get_submodule("encoder.layers.0" if tower is model.model.vision_tower else "layers.0")
+        setattr(next(layer.parameters()) if mark == "ds_id" else layer, mark, True)
     assert sizes(model) == [NUM_TILES, sum(FRAMES), sum(WINDOWS)]
     set_sizes(model, 20)
     assert sizes(model)[-4:] == [20, 7, 13, 6]
+
+
+def test_in_chunks_where_each_process_has_all_weights(sizes, monkeypatch, two_processes):
+    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
+    assert sizes(small_model()) == [12, 12, 3, 12, 1, 6]
+
+
+def test_larger_chunks_where_weights_are_fetched_for_each(sizes, monkeypatch):
+    from accelerate import cpu_offload
+
+    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
+    model = small_model()
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        cpu_offload(tower, execution_device="cpu")
+    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_OFFLOADED", 16 * 12 + 5)
+    assert sizes(model) == [12, 12, 3, 12, 1, 6]
 
 
 @pytest.mark.parametrize("name", ["vision_chunk_size", "audio_chunk_size"])

@@ -82,15 +82,16 @@ def test_arrays_tensors_images_and_bytes(pipe):
         pipe(video=frames, question="What?")
 
 
-def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str)
+def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch, options):
     questions = ["What happens?", "What is heard at the end, and by whom?", "Why?"]
-    expected = [pipe(video=VIDEO, question=question)[0] for question in questions]
+    expected = [pipe(video=VIDEO, question=question, **options)[0] for question in questions]
     calls = []
     encode, process = pipe.model.model._videos, pipe.processor._process
     encoded = lambda *a, **k: calls.append("encode") or encode(*a, **k)  # noqa: E731
     monkeypatch.setattr(pipe.model.model, "_videos", encoded)
     monkeypatch.setattr(pipe.processor, "_process", lambda *a: calls.append("read") or process(*a))
-    assert pipe(video=VIDEO, question=questions) == expected
+    assert pipe(video=VIDEO, question=questions, **options) == expected
     assert calls == ["read", "encode"]
 
 

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,11 @@ from omnivinci_hf.small.model import build_config, build_model, build_processor,
 from omnivinci_hf.stillness_omnivinci import moving_embeds
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Motion, Scene, SoundEvent, write_clip
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from measuring import WaitCounter  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,13 @@ def test_squares_at_the_edge_may_be_smaller():
     assert moving_embeds([a, b], 20.0, side=2, pixels=4)[1].tolist() == [[False, True], [False, True]]
 
 
+def test_what_patches_leave_out_does_not_count():
+    a, b = torch.zeros(3, 11, 11), torch.zeros(3, 11, 11)
+    b[:, :, 8:] = 50.0
+    b[:, :4, :4] = 50.0
+    assert moving_embeds([a, b], 20.0, side=2, pixels=4)[1].tolist() == [[True, False], [False, False]]
+
+
 def test_a_video_that_stands_still_is_told_by_what_changes(processor, clip):
     video = {"type": "video", "path": clip}
     inputs = encode(processor, [video], still_threshold=6.0)
@@ -100,6 +115,18 @@ def test_what_stays_is_the_same_at_its_own_time(processor, model, clip):
     media = {name: inputs[name] for name in ("input_ids", *MEDIA_INPUTS) if name in inputs}
     embeds = model.model.embed_inputs(**media)
     torch.testing.assert_close(embeds[inputs["input_ids"] == processor.video_token_id], whole[kept], rtol=0, atol=1e-5)
+
+
+def test_no_chunk_waits_for_what_is_left_out(processor, model, clip):
+    inputs = encode(processor, [{"type": "video", "path": clip}], still_threshold=6.0)
+    counts = []
+    for size in (1, 100):
+        model.config.vision_chunk_size = size
+        with torch.no_grad(), WaitCounter() as waits:
+            model(**inputs)
+        counts.append(waits.counts["omnivinci_hf"])
+    model.config.vision_chunk_size = None
+    assert counts[0] == counts[1]
 
 
 def test_groups_without_change_stay(processor, clip):

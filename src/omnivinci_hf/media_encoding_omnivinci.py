@@ -2,7 +2,8 @@
 
 What comes out of a chunk is pooled, stamped with its times and written to where it belongs before the next chunk runs;
 neither the tower's output for a whole medium nor a second copy of the embeddings is ever there, unless gradients need
-them. What a GPU holds of counts and sizes is read in one small transfer before anything runs.
+them or the caller gave `inputs_embeds`. What a GPU holds of counts and sizes is read in one small transfer before
+anything runs.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
@@ -36,6 +38,7 @@ COUNTS = ("image_grids", "video_num_frames", "audio_num_windows", "audio_duratio
 # fastest while they stay in its caches, an accelerator needs enough of them to be busy
 CHUNK_POSITIONS_ON_CPU = 2**10
 CHUNK_POSITIONS = 2**14
+CHUNK_POSITIONS_OFFLOADED = 2**17  # weights that lie on the host or the disk are fetched anew for each chunk
 
 
 @dataclass
@@ -52,15 +55,16 @@ class Encoding:
                 f"`video_kept_embeds` speaks of {len(kept)} embeddings but the videos give {self.num_embeds}; pass on "
                 "everything that the processor returned."
             )
-        kept = kept.bool().cpu()  # sizes follow from it
-        before = kept.cumsum(0) - kept.long()
+        on_host = kept.bool().cpu()  # sizes follow from it
+        rows = on_host.nonzero()[:, 0].to(kept.device)  # before anything runs, so that no block waits
+        num_before = [0, *on_host.cumsum(0).tolist()]
 
         def blocks():
             for first, block in self.blocks:
-                rows = kept[first : first + len(block)].nonzero()[:, 0]
-                yield int(before[first]), block[rows.to(block.device)]
+                begin, end = num_before[first], num_before[first + len(block)]
+                yield begin, block[(rows[begin:end] - first).to(block.device)]
 
-        return Encoding(int(kept.sum()), blocks())
+        return Encoding(num_before[-1], blocks())
 
 
 class OmniVinciMediaMixin:
@@ -237,12 +241,15 @@ class OmniVinciMediaMixin:
                     gathered = block.new_empty(encoding.num_embeds, block.shape[1])
                 gathered[first : first + len(block)] = block
         if gathered is None:
-            return torch.empty(0, self.config.text_config.hidden_size, device=device)
+            return torch.empty(0, self.config.text_config.hidden_size, device=device, dtype=self.dtype)
         return gathered
 
     def _embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
-        # placeholder ids may lie outside a vocabulary that was not enlarged for them
-        return self.get_input_embeddings()(input_ids.masked_fill(input_ids >= self.config.text_config.vocab_size, 0))
+        vocab_size = self.config.text_config.vocab_size
+        if max(getattr(self.config, f"{kind}_token_id") for kind in KINDS) >= vocab_size:
+            # outside a vocabulary that was not enlarged for them
+            input_ids = input_ids.masked_fill(input_ids >= vocab_size, 0)
+        return self.get_input_embeddings()(input_ids)
 
     def _placeholders(
         self, kind: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
@@ -318,13 +325,12 @@ class OmniVinciMediaMixin:
             check_number(name, size, whole=True, least=1)
             return size
         tower = self.audio_tower if kind == "audio" else self.vision_tower
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if several or any(parameter.is_meta for parameter in tower.parameters()):
-            # processes among which weights are shared out must run them equally often; and weights that lie on the host
-            # or the disk would be fetched anew for each chunk
-            return max(1, len(inputs))
-        positions = inputs.shape[-1] // 2 if kind == "audio" else self._map_side(inputs) ** 2
+        if _is_sharded(tower):
+            return max(1, len(inputs))  # all processes must run it equally often
         at_once = CHUNK_POSITIONS_ON_CPU if inputs.device.type == "cpu" else CHUNK_POSITIONS
+        if any(parameter.is_meta for parameter in tower.parameters()):
+            at_once = CHUNK_POSITIONS_OFFLOADED
+        positions = inputs.shape[-1] // 2 if kind == "audio" else self._map_side(inputs) ** 2
         return max(1, at_once // max(1, positions))
 
     def _map_side(self, pixel_values: torch.Tensor) -> int:
@@ -440,6 +446,17 @@ def read_numbers(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, list |
             row = [list(islice(flat, width)) for _ in range(tensor.numel() // width if width else 0)]
             numbers[name] = row if tensor.ndim > 1 else [*chain(*row)]
     return numbers
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether each process holds a part of the weights alone: by FSDP, tensor parallelism, or DeepSpeed's ZeRO-3."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return False
+    from torch.distributed.tensor import DTensor  # slow to import, and not in every build
+
+    return any(getattr(part, "_is_fsdp_managed_module", False) for part in module.modules()) or any(
+        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters()
+    )
 
 
 def _positions(mask: torch.Tensor, count: int) -> torch.Tensor:

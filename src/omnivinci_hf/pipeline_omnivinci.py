@@ -215,17 +215,19 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
             raise ValueError("Several questions cannot be asked about a truncated prompt: leave `truncation` out.")
         prefix = ids[:, :length]
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
+        model, new_ids = self._bare_model, []
+        embeds = model.model.embed_inputs(prefix, **encoded)
         if length and self._shares_cache(options):
-            model = self._bare_model
             cache = DynamicCache(config=model.config.get_text_config())
-            embeds = model.model.embed_inputs(prefix, **encoded)
             model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            new_ids = []
             for row in rows:
                 new_ids.append(list(self._new_ids({"input_ids": row, "past_key_values": cache}, options)))
                 cache.crop(length - cache.get_seq_length())  # negative: so many tokens are taken off
         else:
-            new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
+            for row in rows:
+                question = model.get_input_embeddings()(row[:, length:])
+                given = {"input_ids": row, "inputs_embeds": torch.cat((embeds, question), dim=1)}
+                new_ids.append(list(self._new_ids(given, options)))
         counts = [row.shape[1] for row in rows]
         return {"questions": item["questions"], "new_ids": new_ids, "prompt_tokens": counts}
 

@@ -25,14 +25,15 @@ def moving_embeds(frames: Iterable[torch.Tensor], threshold: float, side: int, p
     """
     kept, reference = [], None
     for frame in frames:
+        seen = frame[:, : side * pixels, : side * pixels]  # patches leave out what is left of the size
         if reference is None:
-            reference = frame.clone()
+            reference = seen.clone()
             kept.append(torch.ones(side, side, dtype=torch.bool))
             continue
-        difference = (frame - reference).abs().mean(0)
+        difference = (seen - reference).abs().mean(0)
         moved = F.avg_pool2d(difference[None, None], pixels, ceil_mode=True)[0, 0] > threshold
-        size = frame.shape[-1]
+        size = seen.shape[-1]
         where = moved.repeat_interleave(pixels, 0).repeat_interleave(pixels, 1)[:size, :size]
-        reference = torch.where(where, frame, reference)
+        reference = torch.where(where, seen, reference)
         kept.append(moved)
     return torch.stack(kept)
