@@ -1,14 +1,16 @@
-"""Peak host memory of loading the released layout, against the checkpoint's bytes.
+"""Time and peak host memory of loading the released and the converted layout, against the checkpoint's bytes.
 
-    python benchmarks/load_memory.py [--gigabytes 1.2]
+    python benchmarks/load_memory.py [--gigabytes 1.2] [--repeats 1]
 
-Writes a random checkpoint in the released layout, sharded, then loads it in a fresh process per way of loading and
-prints the process's peak resident memory beyond what it held after the imports, as a multiple of the checkpoint's
-bytes. Memory-mapped pages of the weight files count as resident while they are mapped.
+Writes a random checkpoint in both layouts, sharded, then loads it in a fresh process per way of loading, the ways in
+turns, and prints medians: of the seconds, and of the process's peak resident memory beyond what it held after the
+imports, as a multiple of the checkpoint's bytes. Memory-mapped pages of the weight files count as resident while they
+are mapped.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,8 +48,8 @@ def load(way: str, folder: str) -> dict:
     return {"peak": resident(peak=True) - before, "seconds": time.perf_counter() - start, "sum": total}
 
 
-def measure(gigabytes: float) -> tuple[int, int, dict[str, dict]]:
-    """Bytes and files of a random checkpoint, and of each way "peak" in bytes and "seconds"."""
+def measure(gigabytes: float, repeats: int = 1) -> tuple[int, int, dict[str, dict]]:
+    """Bytes and files of a random checkpoint, and of each way the medians of "peak" in bytes and of "seconds"."""
     from omnivinci_hf.checkpoints.convert import convert_checkpoint
     from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
 
@@ -60,24 +62,31 @@ def measure(gigabytes: float) -> tuple[int, int, dict[str, dict]]:
         write_tiny_checkpoint(released, shards=4, llm=llm)
         convert_checkpoint(released, converted)
         files = list(released.rglob("*.safetensors"))
-        results = {}
-        for way in WAYS:
-            folder = converted if way == "converted" else released
-            command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
-            results[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        runs: dict[str, list[dict]] = {way: [] for way in WAYS}
+        for number in range(repeats):
+            for way in WAYS[:: -1 if number % 2 else 1]:
+                folder = converted if way == "converted" else released
+                command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                runs[way].append(json.loads(done.stdout))
+        results = {
+            way: {name: statistics.median(run[name] for run in found) for name in ("peak", "seconds")}
+            for way, found in runs.items()
+        }
         return sum(file.stat().st_size for file in files), len(files), results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.2)
-    parser.add_argument("--way", choices=WAYS)
-    parser.add_argument("--folder")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(load(arguments.way, arguments.folder)))
         return
-    size, num_files, results = measure(arguments.gigabytes)
+    size, num_files, results = measure(arguments.gigabytes, arguments.repeats)
     print(f"checkpoint: {size / 1e9:.2f} GB in {num_files} files")
     print(f"{'way':28} {'peak / checkpoint':>18} {'seconds':>8}")
     for way, result in results.items():

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 def wait_for(device: str) -> None:
     if device != "cpu":
-        torch.accelerator.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def take_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
@@ -102,11 +102,11 @@ def peak_growth(run: Callable[[], object], device: str) -> int:
         before = resident()
         run()
         return resident(peak=True) - before
-    torch.accelerator.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     run()
-    return torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 # -- waiting for the device ------------------------------------------------------------------------------------------
@@ -118,8 +118,10 @@ class WaitCounter(TorchFunctionMode):
     `counts` has them by package: "omnivinci_hf", "transformers" or "other". Works without an accelerator, too.
     """
 
-    NAMES = ("item", "tolist", "numpy", "cpu", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-    NAMES += ("__bool__", "__int__", "__float__", "__index__")
+    NAMES = (
+        *("item", "tolist", "numpy", "cpu", "nonzero", "masked_select", "unique", "equal", "is_nonzero"),
+        *("__bool__", "__int__", "__float__", "__index__"),
+    )
 
     def __init__(self):
         super().__init__()
@@ -153,10 +155,9 @@ def count_operators(run: Callable[[], object], device: str) -> dict[str, int]:
         run()
         wait_for(device)
     events = profiler.key_averages()
-    waits = ("cudaStreamSynchronize", "Memcpy DtoH")
     return {
         "operators": sum(event.count for event in events if event.key.startswith("aten::")),
-        "waits": sum(event.count for event in events if event.key.startswith(waits)),
+        "waits": sum(event.count for event in events if event.key == "cudaStreamSynchronize"),
     }
 
 
@@ -167,7 +168,7 @@ def describe_machine(libraries: Sequence[str], device: str = "cpu") -> str:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{len(os.sched_getaffinity(0))} cores of {model[1] if model else platform.machine()}"
     if device != "cpu":
-        machine = f"{torch.cuda.get_device_name()}, {machine}"
+        machine = f"{torch.cuda.get_device_name(device)}, {machine}"
     found = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
     versions = ", ".join(f"{name} {found[name]}" for name in libraries if name in found)
     load = os.getloadavg()[1]

@@ -26,19 +26,18 @@ sys.path[:0] = [str(FOLDER.parent / "src"), str(FOLDER)]
 
 import load_memory  # noqa: E402
 import speed_tables  # noqa: E402
+import still_tokens  # noqa: E402
 from measuring import describe_machine, markdown, write_section  # noqa: E402
 from speed_models import SIZES, Parts, build_config, build_model, prompt  # noqa: E402
 
+from omnivinci_hf.small import small_checkpoint  # noqa: E402
+
 
 LIBRARIES = ("torch", "transformers", "accelerate", "bitsandbytes", "safetensors", "numpy")
+LOADS = 3
 BOUNDS = {"glue": 1.03, "decode": 0.97, "memory": 1.15, "questions": 0.05, "static": 0.7}
 # freed memory goes back to the system at once, so that resident memory is what is in use
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-
-
-def verdict(value: float, bound: float, at_least: bool = False) -> str:
-    holds = value >= bound if at_least else value <= bound
-    return f"{'at least' if at_least else 'at most'} {bound:g}: {'met' if holds else 'MISSED'}"
 
 
 class Report:
@@ -49,7 +48,18 @@ class Report:
         self.on_gpu = self.device != "cpu"
         self.dtype = getattr(torch, options.dtype)
         self.machine = speed_tables.Machine.measured(self.device, self.dtype)
-        self._model = None
+        self.verdicts: list[str] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Free the model."""
+        self._model = self.parts = None
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+    def verdict(self, value: float, bound: float, at_least: bool = False) -> str:
+        self.verdicts.append("met" if (value >= bound if at_least else value <= bound) else "MISSED")
+        return f"{'at least' if at_least else 'at most'} {bound:g}: {self.verdicts[-1]}"
 
     @property
     def model(self):
@@ -66,8 +76,7 @@ class Report:
     def apart(self, task: str) -> list[dict]:
         """A measurement of memory: on the CPU in a process of its own, on the GPU here."""
         if self.on_gpu:
-            self._model = None
-            torch.cuda.empty_cache()
+            self.forget()
             return getattr(speed_tables, f"{task}_rows")("slim", self.device, self.dtype)
         command = [sys.executable, __file__, "--task", task, "--dtype", self.options.dtype]
         done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **MALLOC})
@@ -86,17 +95,19 @@ class Report:
         seconds = speed_tables.glue(model, self.parts, inputs, self.options.repeats, self.machine)
         rows = speed_tables.glue_rows(model, self.parts, inputs, seconds, self.machine)
         waits = speed_tables.wait_rows(model, self.parts, inputs, self.device)
+        longer = speed_tables.wait_rows(model, self.parts, self.prompt(words=1032), self.device)
+        more = longer[0][-1] - waits[0][-1]
         columns = ["", "`omnivinci_hf` waits", "Transformers waits", "others wait", "seen by the profiler", "operators"]
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e9
         return (
             f"Prefill of {self.options.frames} frames and {self.options.audio_sec:g} s of sound, "
             f"{inputs['input_ids'].shape[1]:,} positions, size {self.options.size} ({size:.2f} B), "
             f"{self.options.dtype}. Whole / sum of parts, of each the faster way: **{seconds['ratio']:.3f}** "
-            f"({verdict(seconds['ratio'], BOUNDS['glue'])}).\n\n"
+            f"({self.verdict(seconds['ratio'], BOUNDS['glue'])}).\n\n"
             f"{markdown(['', 'seconds', 'TFLOP/s', 'of the roofline'], rows)}\n\n"
             "Waits are calls whose result Python needs at once, each a transfer on an accelerator, by the package that "
-            "makes them. Operators are those that PyTorch runs, those of projectors and times included; their number "
-            f"does not depend on the number of tokens.\n\n{markdown(columns, waits)}"
+            "makes them. Operators are those that PyTorch runs, those of projectors and times included; with a "
+            f"thousand words more there are {more or 'none'} more.\n\n{markdown(columns, waits)}"
         )
 
     def decode(self) -> str:
@@ -112,9 +123,9 @@ class Report:
             rates = speed_tables.decode_rates(model, self.parts, given, num_tokens, self.options.repeats, **options)
             ratio = rates["whole"] / rates["Qwen2ForCausalLM"]
             share = "-" if "16" in name else f"{rates['whole'] / bound:.0%}"
-            met = verdict(ratio, BOUNDS["decode"], at_least=True)
+            met = self.verdict(ratio, BOUNDS["decode"], at_least=True)
             if "static" in name:
-                met += f"; of memory {verdict(rates['whole'] / bound, BOUNDS['static'], at_least=True)}"
+                met += f"; of memory {self.verdict(rates['whole'] / bound, BOUNDS['static'], at_least=True)}"
             rows.append([name, *(f"{rate:.2f}" for rate in rates.values()), f"{ratio:.3f}", share, met])
         columns = ["cache", "whole, tokens/s", "`Qwen2ForCausalLM`, tokens/s", "ratio", "of memory's rate", "bound"]
         return (
@@ -131,8 +142,8 @@ class Report:
         return (
             "Peak while media become embeddings, beyond weights, inputs and embeddings (resident memory, on a GPU that "
             f"of tensors), slim towers of the real shapes. 1,024 frames / 128: **{frames:.2f}** "
-            f"({verdict(frames, BOUNDS['memory'])}); 60 min / 2 min: **{sound:.2f}** "
-            f"({verdict(sound, BOUNDS['memory'])}).\n\n" + markdown(["", "MB"], table)
+            f"({self.verdict(frames, BOUNDS['memory'])}); 60 min / 2 min: **{sound:.2f}** "
+            f"({self.verdict(sound, BOUNDS['memory'])}).\n\n" + markdown(["", "MB"], table)
         )
 
     def questions(self) -> str:
@@ -143,7 +154,7 @@ class Report:
                 f"{first:.3f}",
                 f"{second:.3f}",
                 f"{second / first:.1%}",
-                verdict(second / first, BOUNDS["questions"]),
+                self.verdict(second / first, BOUNDS["questions"]),
             ]
             for way, (first, second) in found.items()
         ]
@@ -155,13 +166,12 @@ class Report:
     def quantized(self) -> str:
         if not self.on_gpu:
             return "Not measured: needs a GPU."
-        self._model = None
-        torch.cuda.empty_cache()
+        self.forget()
         rows = speed_tables.quantized_rows(self.options.size, self.options.frames, self.options.audio_sec, self.device)
         return markdown(["", "size, GB", "prefill, s", "decoding, tokens/s", "peak, GB"], rows)
 
     def load(self) -> str:
-        size, num_files, results = load_memory.measure(self.options.gigabytes)
+        size, num_files, results = load_memory.measure(self.options.gigabytes, LOADS)
         reading = results["safetensors"]["seconds"]
         rows = [
             [way, f"{found['seconds']:.2f}", f"{found['seconds'] / reading:.1f}", f"{found['peak'] / size:.2f}"]
@@ -169,7 +179,7 @@ class Report:
         ]
         return (
             f"A checkpoint of {size / 1e9:.2f} GB in {num_files} files, just written; every weight is read. "
-            "`safetensors` reads the same bytes alone.\n\n"
+            f"`safetensors` reads the same bytes alone. Medians of {LOADS}, in turns.\n\n"
             + markdown(["", "seconds", "of reading the bytes", "peak / checkpoint"], rows)
         )
 
@@ -192,13 +202,21 @@ class Report:
         released = ["released model", "positions", "of its context", "cache in bfloat16, GB", "TFLOP of a prefill"]
         plot = self.plot(rows)
         return (
-            "Slim size, 16 positions a frame (pooled 2 x 2), 75 in 30 s of sound (10 joined); one run each, the peak "
-            f"of the whole prefill beyond weights and inputs.\n\n{markdown(columns, table)}\n\n{plot}"
+            "Slim size, 16 positions a frame (pooled 2 x 2), 75 in each window of 30 s of sound (10 joined); one run "
+            "each, the peak of the whole prefill beyond weights and inputs, where freed memory goes back to the system "
+            f"at once (which costs time).\n\n{markdown(columns, table)}\n\n{plot}"
             "What limits: towers cost the same for every frame and window, and their memory does not grow. The "
             "language model's attention grows with the square of the length (the language model takes "
             f"{shares['frames']:.0%} of the time at the most frames, {shares['sound']:.0%} at the longest sound), its "
             "cache and embeddings with the length. The released model reaches the end of its context first, by "
             "formula:\n\n" + markdown(released, speed_tables.released_rows())
+        )
+
+    def still(self) -> str:
+        rows = still_tokens.measure(str(small_checkpoint()), self.options.clips, device=self.device)
+        return (
+            "`still_threshold` leaves out squares of a frame that changed by less than so many of 255 levels since they "
+            f"were last kept; the small checkpoint, which was trained on whole frames, {still_tokens.table(rows)}"
         )
 
     def plot(self, rows: list[dict]) -> str:
@@ -231,6 +249,7 @@ TITLES = {
     "quantized": "Quantized",
     "load": "Loading",
     "long": "Long input",
+    "still": "Fewer embeddings of still scenes",
 }
 
 
@@ -244,6 +263,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--audio-sec", type=float, help="of glue: 30 on the CPU, else 120")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--gigabytes", type=float, default=1.2, help="of the checkpoint that is loaded")
+    parser.add_argument("--clips", type=int, default=40, help="that the small checkpoint is asked about")
     parser.add_argument("--tables", nargs="+", choices=TITLES, help="default: all")
     parser.add_argument("--results", type=Path, default=FOLDER / "RESULTS.md")
     parser.add_argument("--task", choices=("memory", "long"), help=argparse.SUPPRESS)
@@ -277,14 +297,22 @@ def main(arguments: list[str] | None = None) -> None:
         if options.tables is None or name in options.tables:
             text.append(f"### {number}. {title}\n\n{getattr(report, name)()}")
             print(f"\n{text[-1]}", flush=True)
+    minutes, met = (time.perf_counter() - start) / 60, report.verdicts.count("met")
     text.append(
-        f"All of it took {(time.perf_counter() - start) / 60:.1f} minutes; load {os.getloadavg()[1]:.1f} after."
+        f"Bounds met: {met} of {len(report.verdicts)}. All of it took {minutes:.1f} minutes; load "
+        f"{os.getloadavg()[1]:.1f} after."
     )
     print(f"\n{text[-1]}")
     if options.results is None:
         return
     kind = options.device.split(":")[0]
-    command = "python benchmarks/model_speed.py" + ("" if kind == "cpu" else f" --device {kind}")
+    changed = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(options).items()
+        if name != "results" and value != getattr(parse(["--device", options.device]), name)
+    ]
+    device = [] if kind == "cpu" else [f"--device {kind}"]
+    command = " ".join(["python benchmarks/model_speed.py", *device, *changed])
     title = f"## Speed and memory of the model: `{command}` ({datetime.date.today()})"
     write_section(options.results, f"model_speed {kind}", "\n\n".join([title, *text]))
     if kind == "cpu" and "model_speed cuda" not in options.results.read_text(encoding="utf-8"):

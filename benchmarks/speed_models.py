@@ -13,6 +13,7 @@ from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
 
 
 IDS = {"image_token_id": 3, "video_token_id": 4, "audio_token_id": 5}
+RELEASED_TIME = {"type": "pixel_periodic", "dim": 128, "max_time": 3600.0}
 SIZES = {
     # nothing but overhead: to try the script out, and to see what calls cost
     "tiny": {
@@ -41,8 +42,8 @@ SIZES = {
             "tie_word_embeddings": True,
         },
     },
-    # the released one: so400m at 448 px, Qwen2-Audio's encoder, Qwen2.5-7B
-    "real": {},
+    # the released one: so400m at 448 px, Qwen2-Audio's encoder, Qwen2.5-7B, its kind of time embedding
+    "real": {"video_time_embedding": RELEASED_TIME, "audio_time_embedding": RELEASED_TIME},
 }
 
 
@@ -101,7 +102,8 @@ class Parts(nn.Module):
 
 def prompt(
     config: OmniVinciConfig, num_frames: int, audio_sec: float, device: str, words: int = 32, rows: int = 1
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor | None]:
+    """Inputs of a model: a video, a sound and words in each row, without labels."""
     inputs = build_inputs(config, rows, num_frames, audio_sec, words)
     return {name: value.to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor)} | {
         "labels": None
@@ -113,7 +115,7 @@ def layer_parameters(part: nn.Module) -> int:
     return sum(module.weight.numel() for module in part.modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
 
 
-def work(parts: Parts, num_frames: int, num_windows: int, length: int) -> dict[str, float]:
+def flops(parts: Parts, num_frames: int, num_windows: int, length: int) -> dict[str, float]:
     """Floating-point operations of each part: two for each weight and position, and those of attention."""
     vision, audio, text = parts.vision.config, parts.audio.config, parts.text.model.config
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -147,4 +149,4 @@ def released_cost(num_frames: int, audio_sec: float) -> tuple[int, float, float]
     text = config.text_config
     width = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
     cache = 2 * 2 * length * text.num_hidden_layers * width
-    return length, cache / 1e9, sum(work(parts, num_frames, num_windows, length).values()) / 1e12
+    return length, cache / 1e9, sum(flops(parts, num_frames, num_windows, length).values()) / 1e12

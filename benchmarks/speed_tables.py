@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measuring import WaitCounter, count_operators, peak_growth, roofline, stopwatch, take_turns
-from speed_models import Parts, build_config, build_model, prompt, released_cost, work
+from measuring import WaitCounter, count_operators, peak_growth, roofline, stopwatch, take_turns, wait_for
+from speed_models import Parts, build_config, build_model, flops, prompt, released_cost
 from transformers import BitsAndBytesConfig, DynamicCache, pipeline
 from transformers.generation.streamers import BaseStreamer
 
@@ -76,12 +76,12 @@ def glue(model, parts, inputs: dict, repeats: int, machine: Machine, clock=time.
 
 
 def glue_rows(model, parts, inputs: dict, seconds: dict[str, float], machine: Machine) -> list[list]:
-    flops = work(parts, len(inputs["pixel_values_videos"]), len(inputs["input_features"]), inputs["input_ids"].shape[1])
-    flops["whole"] = flops["sum"] = sum(flops.values())
+    cost = flops(parts, len(inputs["pixel_values_videos"]), len(inputs["input_features"]), inputs["input_ids"].shape[1])
+    cost["whole"] = cost["sum"] = sum(cost.values())
     rows = []
     for name, value in seconds.items():
         if name != "ratio":
-            rate = flops[name.split(",")[0]] / value
+            rate = cost[name.split(",")[0]] / value
             rows.append([name, f"{value:.3f}", f"{rate / 1e12:.3f}", f"{rate / machine.flops:.0%}"])
     return rows
 
@@ -268,6 +268,7 @@ def _ask_pipeline(pipe, frames, questions) -> tuple[float, float]:
     times = [time.perf_counter()]
 
     def stamp(input_ids, scores, **kwargs):
+        wait_for(pipe.device.type)
         times.append(time.perf_counter())
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -292,6 +293,7 @@ def _ask_with_cache(pipe, frames, questions) -> tuple[float, float]:
     ).to(model.device)
     cache = DynamicCache(config=model.config.get_text_config())
     model.generate(**inputs, past_key_values=cache, max_new_tokens=1)
+    wait_for(model.device.type)
     first = time.perf_counter()
     prompts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     before, after = (processor.words_after_media(prompt) for prompt in prompts)
@@ -299,6 +301,7 @@ def _ask_with_cache(pipe, frames, questions) -> tuple[float, float]:
     cache.crop(clip.shape[1] - cache.get_seq_length())
     ids = torch.cat((clip, clip.new_tensor([after])), dim=1)
     model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=1)
+    wait_for(model.device.type)
     return first - start, time.perf_counter() - first
 
 
@@ -313,37 +316,28 @@ def quantized_rows(size: str, num_frames: int, audio_sec: float, device: str) ->
         "int8": BitsAndBytesConfig(load_in_8bit=True),
         "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16),
     }
-    rows = []
-    for mode, quantization in modes.items():
-        model = build_model(config, device, torch.bfloat16)
-        if quantization is not None:
-            weights = {name: value.cpu() for name, value in model.state_dict().items()}
-            del model
-            torch.cuda.empty_cache()
-            model = OmniVinciForConditionalGeneration.from_pretrained(
-                None,
-                config=config,
-                state_dict=weights,
-                dtype=torch.bfloat16,
-                quantization_config=quantization,
-                device_map=device,
-            ).eval()
-            model.generation_config.update(pad_token_id=0, eos_token_id=None, do_sample=False)
-        size_in_memory, inputs = model.get_memory_footprint(), prompt(config, num_frames, audio_sec, device)
-        with torch.inference_mode():
-            run = stopwatch(lambda model=model, inputs=inputs: model(**inputs, logits_to_keep=1), device)
-            seconds = take_turns({"prefill": run}, 3)["prefill"]
-            peak = peak_growth(run, device)
-        decoding = decode_rates(model, Parts(model), prompt(config, 1, 30.0, device), 32, 3)["whole"]
-        rows.append(
-            [
-                mode,
-                f"{size_in_memory / 1e9:.1f}",
-                f"{seconds:.2f}",
-                f"{decoding:.1f}",
-                f"{(size_in_memory + peak) / 1e9:.1f}",
-            ]
-        )
-        del model
-        torch.cuda.empty_cache()
-    return rows
+    return [
+        [mode, *_quantized_row(config, quantization, num_frames, audio_sec, device)]
+        for mode, quantization in modes.items()
+    ]
+
+
+@torch.inference_mode()
+def _quantized_row(config, quantization, num_frames: int, audio_sec: float, device: str) -> list[str]:
+    """Nothing of the model is left when it returns."""
+    model = build_model(config, device if quantization is None else "cpu", torch.bfloat16)
+    if quantization is not None:
+        model = OmniVinciForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=model.state_dict(),
+            dtype=torch.bfloat16,
+            quantization_config=quantization,
+            device_map=device,
+        ).eval()
+        model.generation_config.update(pad_token_id=0, eos_token_id=None, do_sample=False)
+    size, inputs = model.get_memory_footprint(), prompt(config, num_frames, audio_sec, device)
+    run = stopwatch(lambda: model(**inputs, logits_to_keep=1), device)
+    seconds, peak = take_turns({"prefill": run}, 3)["prefill"], peak_growth(run, device)
+    decoding = decode_rates(model, Parts(model), prompt(config, 1, 30.0, device), 32, 3)["whole"]
+    return [f"{size / 1e9:.1f}", f"{seconds:.2f}", f"{decoding:.1f}", f"{(size + peak) / 1e9:.1f}"]

@@ -39,6 +39,8 @@ def test_a_prefill_waits_once_more_than_its_parts_and_runs_few_operators_more(ti
     whole, parts = speed_tables.wait_rows(*tiny, "cpu")
     assert whole[:3] == ["whole", 1, parts[2]] and parts[1] == 0
     assert parts[-1] < whole[-1] < parts[-1] + 700
+    longer = prompt(tiny[0].config, 16, 30.0, "cpu", words=500)
+    assert speed_tables.wait_rows(*tiny[:2], longer, "cpu") == [whole, parts]
 
 
 def test_the_parts_compute_what_the_model_computes(tiny):
@@ -71,9 +73,10 @@ def test_a_whole_run_is_written_with_the_gpu_as_not_measured(monkeypatch, tmp_pa
     results = tmp_path / "RESULTS.md"
     results.write_text("# Results\n")
     for _ in range(2):
-        model_speed.main(["--results", str(results)])
+        model_speed.main(["--results", str(results), "--frames", "4"])
     written = results.read_text()
-    assert written.count("## Speed and memory of the model: `python benchmarks/model_speed.py` (") == 1
+    assert written.count("## Speed and memory of the model: `python benchmarks/model_speed.py --frames 4` (") == 1
+    assert "Bounds met: 1 of 2." in written
     assert (
         "1,024 frames / 128: **1.10** (at most 1.15: met); 60 min / 2 min: **1.25** (at most 1.15: MISSED)" in written
     )

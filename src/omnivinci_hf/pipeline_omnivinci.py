@@ -34,6 +34,7 @@ UNSHARED = {
     "prompt_lookup_num_tokens": (None,),
     "custom_generate": (None,),
 }
+FROM_IDS = ("assistant_model", "prompt_lookup_num_tokens", "custom_generate")  # what these propose follows from ids
 
 
 class OmniQAPipeline(ModelCardMixin, Pipeline):
@@ -216,14 +217,17 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         prefix = ids[:, :length]
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
         model, new_ids = self._bare_model, []
-        embeds = model.model.embed_inputs(prefix, **encoded)
-        if length and self._shares_cache(options):
+        if any(self._settings(options).get(name) is not None for name in FROM_IDS):
+            new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
+        elif length and self._shares_cache(options):
             cache = DynamicCache(config=model.config.get_text_config())
+            embeds = model.model.embed_inputs(prefix, **encoded)
             model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
             for row in rows:
                 new_ids.append(list(self._new_ids({"input_ids": row, "past_key_values": cache}, options)))
                 cache.crop(length - cache.get_seq_length())  # negative: so many tokens are taken off
         else:
+            embeds = model.model.embed_inputs(prefix, **encoded)
             for row in rows:
                 question = model.get_input_embeddings()(row[:, length:])
                 given = {"input_ids": row, "inputs_embeds": torch.cat((embeds, question), dim=1)}
