@@ -215,8 +215,9 @@ class Report:
     def still(self) -> str:
         rows = still_tokens.measure(str(small_checkpoint()), self.options.clips, device=self.device)
         return (
-            "`still_threshold` leaves out squares of a frame that changed by less than so many of 255 levels since they "
-            f"were last kept; the small checkpoint, which was trained on whole frames, {still_tokens.table(rows)}"
+            "`still_threshold` leaves out squares of a frame that changed by less than so many of 255 levels since "
+            "they were last kept. The small checkpoint, which was trained on whole frames, "
+            f"{still_tokens.table(rows)}"
         )
 
     def plot(self, rows: list[dict]) -> str:

@@ -1,6 +1,6 @@
 """What `still_threshold` saves and what it costs: embeddings, time and answers of the small checkpoint.
 
-    python benchmarks/still_tokens.py [CHECKPOINT] [--clips 100] [--thresholds 4 8 16 32] [--json FILE] [--report FILE]
+    python benchmarks/still_tokens.py [CHECKPOINT] [--clips 100] [--thresholds 4 8 16 32] [--json FILE]
 
 The same fresh clips are asked about with each threshold, in turns for every clip, so that all meet the same load of the
 machine. Time is the CPU time of the whole call, decoding included. The checkpoint was trained on whole
@@ -8,7 +8,6 @@ frames alone; a picture of the made-up world has noise, on which low thresholds 
 """
 
 import argparse
-import datetime
 import json
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from omnivinci_hf.world.evaluation import MAX_NEW_TOKENS, choose, is_right
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import markdown, write_section  # noqa: E402
+from measuring import markdown  # noqa: E402
 
 
 THRESHOLDS = (4.0, 8.0, 16.0, 32.0)
@@ -101,7 +100,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS, help="levels of 255")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
-    parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -109,9 +107,6 @@ def main() -> None:
     print(table(rows))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if arguments.report is not None:
-        head = f"## Squares that stay as they were ({datetime.date.today()})\n\n`benchmarks/still_tokens.py`: "
-        write_section(arguments.report, "still", head + table(rows))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def test_tracks_are_read_from_the_cache(tmp_path):
     (again,) = load_tracks([3], cache=tmp_path)
     assert np.array_equal(first.frames, again.frames) and np.array_equal(first.samples, again.samples)
     assert [path.name for path in tmp_path.iterdir()] == ["3.npz"]
+    # a world that has changed since makes them anew
+    with np.load(tmp_path / "3.npz") as stored:
+        np.savez(tmp_path / "3.npz", **{**stored, "scene": "another", "frames": 0 * stored["frames"]})
+    (again,) = load_tracks([3], cache=tmp_path)
+    assert np.array_equal(first.frames, again.frames)
 
 
 def test_encoding_equals_the_collator(encoder):
@@ -75,6 +80,25 @@ def test_long_clips_can_be_left_out(encoder):
     assert len(PairedClips(encoder, 2, max_sec=6.0)) == 2
     with pytest.raises(ValueError, match="None of 3 tracks is at most 5.0 s long"):
         PairedClips(encoder, 2, max_sec=5.0)
+
+
+def test_questions_that_no_clip_has_are_an_error(encoder):
+    clips = PairedClips(encoder, 20, lists=0, families=("order",), max_sec=6.0)
+    with pytest.raises(ValueError, match="No question of \\('order',\\) can be asked"):
+        clips.draw(0)
+    with pytest.raises(IndexError):
+        clips.draw(20)
+
+
+def test_frames_can_be_left_out(encoder):
+    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)[0]
+    kept = np.array([0, 3, 4])
+    whole, fewer = encoder.encode(0, 1, asked), encoder.encode(0, 1, asked, kept)
+    assert fewer.media["video_num_frames"].tolist() == [3]
+    for name in ("pixel_values_videos", "video_frame_times_ns"):
+        assert torch.equal(fewer.media[name], whole.media[name][kept])
+    video = encoder.processor.tokenizer.convert_tokens_to_ids("<vila/video>")
+    assert (fewer.ids == video).sum() == 3 * 4
 
 
 def test_families_can_be_left_out(encoder):
@@ -135,7 +159,8 @@ def test_packaged_checkpoint_is_half_as_large_and_loads_in_single_precision(enco
     model.save_pretrained(tmp_path / "saved")
     encoder.processor.save_pretrained(tmp_path / "saved")
     (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / "old.json").write_text("{}")
+    for name in ("config.json", "old.json"):
+        (tmp_path / "packed" / name).write_text("{}")
     folder = package(tmp_path / "saved", tmp_path / "packed")
     assert not {path.suffix for path in folder.iterdir()} & {".py", ".md"} and not (folder / "old.json").exists()
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("saved", "packed")]
@@ -147,8 +172,20 @@ def test_packaged_checkpoint_is_half_as_large_and_loads_in_single_precision(enco
     assert OmniVinciProcessor.from_pretrained(folder).tokenizer.get_vocab() == encoder.processor.tokenizer.get_vocab()
 
 
+def test_packaging_replaces_checkpoints_alone(encoder, tmp_path):
+    build_model(build_config(encoder.processor.tokenizer)).save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="cannot be packaged into itself"):
+        package(tmp_path / "saved", tmp_path / "saved")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds no checkpoint, so it is not replaced"):
+        package(tmp_path / "saved", tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
 def test_curve_is_drawn(tmp_path):
     records = [
+        {"stage": "vision tower", "step": 6000, "right": 0.97},
         {"stage": "alignment", "step": 1, "language_loss": 2.0},
         {"stage": "joint", "step": 1, "language_loss": 1.0, "omni_align_loss": 2.7},
         {"stage": "joint", "step": 20, "language_loss": 0.5, "omni_align_loss": 1.7},
@@ -166,14 +203,16 @@ def test_checkpoint_of_the_package_is_small_and_trained():
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(small, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(FileNotFoundError, match="holds no weights. Train them"):
+    with pytest.raises(FileNotFoundError, match="holds no weights. Train them and put them there"):
         small_checkpoint()
 
 
 def test_training_ends_in_a_checkpoint(encoder, tmp_path):
     plan = Plan(vision_steps=2, audio_steps=2, alignment_steps=2, joint_steps=2)
-    train_small(tmp_path, plan, encoder, log=lambda text: None)
+    train_small(tmp_path, plan, encoder)
     model = OmniVinciForConditionalGeneration.from_pretrained(tmp_path)
     assert model.config.omni_align_config is not None
     assert OmniVinciProcessor.from_pretrained(tmp_path).video_processor.fps == 2
-    assert [record["stage"] for record in json.loads((tmp_path / "log.json").read_text())]
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert [record["stage"] for record in log["records"]] == ["audio tower", "vision tower", "alignment", "joint"]
+    assert log["plan"]["joint_steps"] == 2 and log["records"][-1]["omni_align_loss"] > 0

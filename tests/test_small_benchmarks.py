@@ -63,17 +63,27 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
 
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
     options = [
-        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 1, "--tracks", 10, "--clips", 5),
-        *("--alignment-steps", 1, "--joint-steps", 1, "--tower-steps", 24, "--arms", "concatenation", "TEG, CRTE"),
+        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 1, "--tracks", 10, "--clips", 6),
+        *("--alignment-steps", 1, "--tower-steps", 24, "--audit", 60, "--arms", "TEG, CRTE"),
     ]
-    run(monkeypatch, "small_ablation.py", *options)
+    run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     report = (tmp_path / "ablation.md").read_text()
-    assert "| concatenation | 2 | " in report and "| TEG, CRTE | 2 | " in report and "| TEG | " not in report
+    # four conditions and two sweeps
+    assert report.count("| TEG, CRTE | 2 | ") == 6
+    assert "| TEG | " not in report and "| from text | " in report and " steps of alignment and 1 of joint" in report
     assert (tmp_path / "ablation.png").stat().st_size > 5000
     results = sorted(tmp_path.glob("*.json"))
-    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1", "concatenation 0", "concatenation 1"]
+    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1"]
     result = json.loads(results[0].read_text())
-    assert list(result["scores"]) == list(FAMILIES) and result["steps"] == [1, 1]
+    assert list(result["scores"]) == ["whole clips", "fewer frames", "picture shuffled", "sound shuffled"]
+    assert list(result["scores"]["whole clips"]) == list(FAMILIES) and result["settings"]["joint_steps"] == 1
     times = [path.stat().st_mtime for path in results]
-    run(monkeypatch, "small_ablation.py", *options)
+    run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     assert [path.stat().st_mtime for path in results] == times
+    with pytest.raises(ValueError, match="is of a run with other settings"):
+        run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 2)
+
+
+def test_a_report_of_nothing(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="holds no finished runs"):
+        run(monkeypatch, "small_ablation.py", "--output", tmp_path, "--report-only")

@@ -14,7 +14,8 @@ def small_checkpoint() -> Path:
     folder = Path(__file__).parent / "checkpoint"
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
-            f"{folder} holds no weights. Train them: python -m omnivinci_hf.small.train --output FOLDER"
+            f"{folder} holds no weights. Train them and put them there: python -m omnivinci_hf.small.train --output "
+            "FOLDER, python -m omnivinci_hf.small.packaging FOLDER; or name your own checkpoint's folder."
         )
     return folder
 

@@ -6,6 +6,7 @@ nothing needs to be generated. What counts in the end is measured on files, see 
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from ..modeling_omnivinci import NO_LABEL, OmniVinciForConditionalGeneration
@@ -30,22 +31,24 @@ def exact_matches(
     *,
     seen: Sequence[int] | None = None,
     heard: Sequence[int] | None = None,
+    dropped: float = 0.0,
     batch_size: int = 16,
 ) -> dict[str, Score]:
     """Scores by family of the questions `asked` about each track.
 
     `seen` and `heard` put other tracks in the place of a clip's picture or sound: controls, with the answers still
-    those of the clip itself.
+    those of the clip itself. `dropped` is the share of frames that are left out at random, the same ones every time.
     """
     count = len(encoder.tracks)
-    seen, heard = seen or range(count), heard or range(count)
+    seen, heard = (range(count) if other is None else other for other in (seen, heard))
     collator = OmniVinciDataCollator(encoder.processor)
     scores = {family: Score() for family in FAMILIES}
     model.eval()
     order = sorted((i for i in range(count) if asked[i]), key=lambda i: encoder.tracks[i].scene.duration_sec)
     for start in range(0, len(order), batch_size):
         clips = order[start : start + batch_size]
-        batch = collator([encoder.encode(seen[i], heard[i], asked[i]) for i in clips])
+        kept = [_kept(len(encoder.tracks[seen[i]].times), dropped, i) for i in clips]
+        batch = collator([encoder.encode(seen[i], heard[i], asked[i], k) for i, k in zip(clips, kept, strict=True)])
         labels = batch.pop("labels")[:, 1:]
         wrong = model(**batch).logits[:, :-1].argmax(-1) != labels
         for row, (index, is_wrong) in enumerate(zip(clips, wrong, strict=True)):
@@ -53,6 +56,15 @@ def exact_matches(
             for question, (first, last) in zip(asked[index], spans, strict=True):
                 scores[question.family].add(not is_wrong[first:last].any())
     return scores
+
+
+def _kept(num_frames: int, dropped: float, seed: int) -> np.ndarray | None:
+    """Indices of the frames that stay, in order; the first always does."""
+    if not dropped:
+        return None
+    is_kept = np.random.default_rng((seed, 7)).random(num_frames) >= dropped
+    is_kept[0] = True
+    return is_kept.nonzero()[0]
 
 
 def _spans(labels: torch.Tensor) -> list[tuple[int, int]]:

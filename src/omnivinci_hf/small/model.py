@@ -1,4 +1,4 @@
-"""The small model: OmniVinci in 1.8 million parameters, for the made-up world."""
+"""The small model: OmniVinci in 1.9 million parameters, for the made-up world."""
 
 import math
 from typing import Any
@@ -89,7 +89,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **options: Any) -> OmniVinc
         "s2_scales": [IMAGE_SIZE],
         "audio_merge_size": MERGED_EMBEDS,
         "group_duration_sec": 1.0,
-        # the shortest period as long as a glance, the longest beyond the longest clip
+        # periods from 4 s to beyond the longest clip
         "video_time_embedding": {"type": "crte", "max_time": 4.0, "theta": 8.0},
         "audio_time_embedding": {"type": "crte", "max_time": 4.0, "theta": 8.0},
         "omni_align_config": {"embed_dim": 64, "num_attention_heads": 2, "num_layers": 3},
@@ -112,7 +112,10 @@ def build_model(config: OmniVinciConfig, seed: int = 0) -> OmniVinciForCondition
     base = model.model
     for part in (base.vision_tower, base.audio_tower, base.vision_projector, base.audio_projector, base.language_model):
         _scale_by_width(part)
-    nn.init.normal_(base.language_model.embed_tokens.weight)  # words as large as what is seen and heard
+    # words, and learned times, as large as what is seen and heard
+    tables = [getattr(part, "table", None) for part in (base.video_time_embedding, base.audio_time_embedding)]
+    for table in (base.language_model.embed_tokens, *filter(None, tables)):
+        nn.init.normal_(table.weight)
     model.generation_config.update(pad_token_id=config.text_config.pad_token_id, do_sample=False, max_new_tokens=48)
     return model
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from transformers.utils import is_matplotlib_available
 
 
 PACKAGE = Path(__file__).parent.parent
@@ -19,8 +20,16 @@ LOSSES = {"language_loss": "language", "omni_align_loss": "OmniAlignNet"}
 
 
 def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """Copy a saved checkpoint to `target`, which is emptied before."""
+    """Copy a saved checkpoint to `target`, in the place of the checkpoint that is there.
+
+    Raises:
+        ValueError: when `target` is `folder`, or holds something else than a checkpoint.
+    """
     folder, target = Path(folder), Path(target)
+    if target.resolve() == folder.resolve():
+        raise ValueError(f"{folder} cannot be packaged into itself.")
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").is_file():
+        raise ValueError(f"{target} holds no checkpoint, so it is not replaced: name another folder.")
     weights = load_file(folder / "model.safetensors")
     if target.exists():
         shutil.rmtree(target)
@@ -39,12 +48,13 @@ def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 
 def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
-    """Draw both losses of all stages, one after the other, over their steps."""
-    from matplotlib.figure import Figure  # the extra "demo"
+    """Draw both losses of all stages, one after the other, over their steps; needs matplotlib."""
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     begin, steps, stages = 0, [], []
+    records = [record for record in records if record.keys() & LOSSES.keys()]
     for before, record in zip([None, *records], records, strict=False):
         if before is None or before["stage"] != record["stage"]:
             begin = steps[-1] if steps else 0
@@ -68,11 +78,15 @@ def main() -> None:
     parser.add_argument("--target", type=Path, default=PACKAGE / "small" / "checkpoint", help="default: %(default)s")
     parser.add_argument("--cards", type=Path, default=PACKAGE / "model_cards", help="default: %(default)s")
     arguments = parser.parse_args()
+    if not is_matplotlib_available():
+        parser.error("The curve needs matplotlib: pip install 'omnivinci-hf[demo]'")
     package(arguments.folder, arguments.target)
-    records = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
-    lines = ",\n".join(json.dumps(record) for record in records)
-    (arguments.cards / "small_log.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    plot_curve(records, arguments.cards / "small_curve.png")
+    log = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
+    lines = {**log, "records": "RECORDS"}
+    records = ",\n  ".join(json.dumps(record) for record in log["records"])
+    text = json.dumps(lines, indent=1).replace('"RECORDS"', f"[\n  {records}\n ]")
+    (arguments.cards / "small_log.json").write_text(text + "\n", encoding="utf-8")
+    plot_curve(log["records"], arguments.cards / "small_curve.png")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 
 DURATIONS = tuple(range(6, 21))  # seconds
 BLOCK_ROWS = PLACES
+MAX_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,23 @@ def load_tracks(seeds: Sequence[int], cache: str | os.PathLike | None = None, nu
         work = partial(_cached_tracks, folder=scratch, cache=cache)
         if num_processes == 1:
             return [work(seed) for seed in seeds]
-        with get_context("fork").Pool(num_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        method = "fork" if "fork" in get_all_start_methods() else None  # no need to import all anew
+        with get_context(method).Pool(num_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return pool.map(work, seeds, chunksize=16)
 
 
 def _cached_tracks(seed: int, folder: str, cache: str | os.PathLike | None) -> Tracks:
     if cache is None:
         return read_tracks(seed, folder)
-    path = Path(cache) / f"{seed}.npz"
+    path, scene = Path(cache) / f"{seed}.npz", scene_of(seed)
     if path.exists():
         with np.load(path) as stored:
-            return Tracks(scene_of(seed), stored["frames"], stored["times"], stored["samples"])
+            if str(stored.get("scene")) == repr(scene):  # the world may have changed since
+                return Tracks(scene, stored["frames"], stored["times"], stored["samples"])
     tracks = read_tracks(seed, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f"{seed}.{os.getpid()}.partial.npz")
-    np.savez(partial_path, frames=tracks.frames, times=tracks.times, samples=tracks.samples)
+    np.savez(partial_path, frames=tracks.frames, times=tracks.times, samples=tracks.samples, scene=repr(scene))
     partial_path.rename(path)
     return tracks
 
@@ -110,19 +113,23 @@ class TrackEncoder:
         other.processor, other.rules, other.words = processor, processor.layout_rules, {}
         return other
 
-    def encode(self, seen: int, heard: int, chosen: Sequence[Question]) -> EncodedRow:
-        """A clip with the picture of one track and the sound of another, and questions about it."""
+    def encode(self, seen: int, heard: int, chosen: Sequence[Question], kept: np.ndarray | None = None) -> EncodedRow:
+        """A clip with the picture of one track and the sound of another, and questions about it.
+
+        `kept` are the indices of the frames that the model sees; all by default.
+        """
         picture, sound = self.tracks[seen], self.sounds[heard]
         audio = AudioClip(self.tracks[heard].samples, SAMPLING_RATE)
-        duration = picture.scene.duration_sec
-        clip = VideoClip(picture.frames, picture.times, None, duration, FPS, len(picture.times), audio, "", ())
+        duration, kept = picture.scene.duration_sec, slice(None) if kept is None else kept
+        frames, times = picture.frames[kept], picture.times[kept]
+        clip = VideoClip(frames, times, None, duration, FPS, len(times), audio, "", ())
         layout = self.rules.video(clip, self.processor.group_duration_sec)
         shared = torch.tensor([*self.before, *layout.sound_ids, *layout.ids])
-        pixels = torch.from_numpy(picture.frames).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         media = {
             "pixel_values_videos": (pixels.float() / 255 - 0.5) / 0.5,
             "video_num_frames": torch.tensor([len(pixels)]),
-            "video_frame_times_ns": torch.from_numpy(np.round(picture.times * 1e9).astype(np.int64)),
+            "video_frame_times_ns": torch.from_numpy(np.round(times * 1e9).astype(np.int64)),
             **{name: value.float() if value.dtype == torch.float16 else value for name, value in sound.items()},
             "audio_num_embeds": torch.tensor([layout.num_audio_embeds]),
             "video_has_audio": torch.ones(1, dtype=torch.bool),
@@ -193,10 +200,11 @@ class PairedClips(Dataset):
         places = self.alike[block.choice(sorted(self.alike))]
         turns = block.permutation(sorted(places))
         alike = places[turns[index % BLOCK_ROWS % len(turns)]]
-        while True:
+        for _ in range(MAX_DRAWS):
             seen, heard = (alike[number] for number in rng.integers(len(alike), size=2))
             if chosen := self._choose(Scene(tracks[seen].scene.vision, tracks[heard].scene.sound), rng):
                 return seen, heard, chosen
+        raise ValueError(f"No question of {self.families} can be asked about {MAX_DRAWS} clips of this length.")
 
     def _choose(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
         found = questions(scene, rng)

@@ -12,15 +12,18 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..processing_omnivinci import OmniVinciProcessor
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
 from ..world import FAMILIES
 from .model import build_config, build_model, build_processor, build_tokenizer
@@ -31,7 +34,7 @@ from .tracks import PairedClips, TrackEncoder, load_tracks
 ALIGNMENT_SEC = 10.0  # longest clips of the first stage, which are quicker to learn from
 BATCH_SIZE = 16
 LOSSES = ("loss", "language_loss", "omni_align_loss")
-MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**29)}
+MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
 
 
 @dataclass(frozen=True)
@@ -47,29 +50,47 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class TrainingLog:
+    """What all stages come to, told as it comes; seconds count from here on."""
+
+    def __init__(self, write: Callable[[str], None] = print):
+        self.write, self.records, self.started = write, [], time.monotonic()
+
+    def add(self, stage: str, step: int, **values: float) -> None:
+        seconds = time.monotonic() - self.started
+        values = {name: round(value, 4) for name, value in values.items()}
+        self.records.append({"stage": stage, "step": step, "seconds": round(seconds, 1), **values})
+        self.write(" ".join(f"{name} {value}" for name, value in self.records[-1].items()))
+
+    def as_json(self) -> dict[str, Any]:
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        return {"threads": torch.get_num_threads(), **versions, "records": self.records}
+
+
 def train_small(
     output: str | os.PathLike,
     plan: Plan,
     encoder: TrackEncoder | None = None,
     towers: OmniVinciForConditionalGeneration | None = None,
-    log: Callable[[str], None] = print,
+    log: TrainingLog | None = None,
 ) -> Path:
-    """Train by a plan and save model, processor and `log.json` to `output`.
+    """Train by a plan and save model, processor and `log.json` (plan, versions, losses) to `output`.
 
     `encoder` and `towers`, where several models are compared, are tracks and encoders that were made before.
     """
+    log = TrainingLog() if log is None else log
     tokenizer = build_tokenizer()
     config = build_config(tokenizer, **plan.options)
     processor = build_processor(config, tokenizer)
     model = build_model(config, plan.seed)
-    records: list[dict] = []
     if encoder is None:
         encoder = TrackEncoder(processor, load_tracks(range(plan.num_tracks), num_processes=os.cpu_count() or 1))
     else:
         encoder = encoder.for_processor(processor)
     set_seed(plan.seed)
     if towers is None:
-        train_towers(model, encoder, plan, log)
+        for name, (steps, right) in train_towers(model, encoder, plan, log.write).items():
+            log.add(name, steps, right=right)
     else:
         for name in ("vision_tower", "audio_tower"):
             getattr(model.model, name).load_state_dict(getattr(towers.model, name).state_dict())
@@ -80,20 +101,33 @@ def train_small(
     ]
     for number, (name, steps, choice) in enumerate(stages):
         rows = PairedClips(encoder, BATCH_SIZE * steps, seed=1000 * plan.seed + number, **choice)
-        model = train_stage(model, processor, _recipe(name, config), rows, steps, Path(output), plan.seed, records, log)
+        model = train_stage(model, processor, _recipe(name, config), rows, Path(output), plan.seed, log)
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    (Path(output) / "log.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    values = {"plan": asdict(plan), **log.as_json()}
+    (Path(output) / "log.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return Path(output)
 
 
-def train_towers(model, encoder: TrackEncoder, plan: Plan, log: Callable[[str], None] = print) -> None:
-    train_audio_tower(model, encoder, plan.audio_steps, seed=plan.seed, log=log)
-    train_vision_tower(model, encoder, plan.vision_steps, seed=plan.seed, log=log)
+def train_towers(
+    model: OmniVinciForConditionalGeneration, encoder: TrackEncoder, plan: Plan, log: Callable[[str], None] = print
+) -> dict[str, tuple[int, float]]:
+    """Returns the steps of each tower and the share that it named right at the end."""
+    sound = train_audio_tower(model, encoder, plan.audio_steps, seed=plan.seed, log=log)
+    vision = train_vision_tower(model, encoder, plan.vision_steps, seed=plan.seed, log=log)
+    return {"audio tower": (plan.audio_steps, sound), "vision tower": (plan.vision_steps, vision)}
 
 
-def train_stage(model, processor, recipe: Recipe, rows, steps: int, output: Path, seed: int, records: list, log):
-    """One recipe, from a model in memory to another."""
+def train_stage(
+    model: OmniVinciForConditionalGeneration,
+    processor: OmniVinciProcessor,
+    recipe: Recipe,
+    rows: PairedClips,
+    output: Path,
+    seed: int,
+    log: TrainingLog,
+) -> OmniVinciForConditionalGeneration:
+    """One pass over `rows` by a recipe, from a model in memory to another."""
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for module in model.modules():
@@ -102,7 +136,7 @@ def train_stage(model, processor, recipe: Recipe, rows, steps: int, output: Path
     model = apply_recipe(model, recipe)
     arguments = TrainingArguments(
         str(output),
-        max_steps=steps,
+        num_train_epochs=1,
         seed=seed,
         report_to="none",
         logging_steps=20,
@@ -119,40 +153,35 @@ def train_stage(model, processor, recipe: Recipe, rows, steps: int, output: Path
         data_collator=OmniVinciDataCollator(processor),
         train_dataset=rows,
         processing_class=processor,
-        callbacks=[_Recorder(recipe.name, records, log)],
+        callbacks=[_Recorder(recipe.name, log)],
     )
     trainer.train()
     return model
 
 
 class _Recorder(TrainerCallback):
-    """Keeps the losses of a stage, and tells them."""
+    """Hands the losses of a stage on."""
 
-    def __init__(self, stage: str, records: list[dict], log: Callable[[str], None]):
-        self.stage, self.records, self.write = stage, records, log
+    def __init__(self, stage: str, log: TrainingLog):
+        self.stage, self.log = stage, log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        losses = {name: round(logs[name], 4) for name in LOSSES if name in (logs or {})}
-        if losses:
-            seconds = round(time.monotonic() - _STARTED, 1)
-            self.records.append({"stage": self.stage, "step": state.global_step, "seconds": seconds, **losses})
-            self.write(" ".join(f"{name} {value}" for name, value in self.records[-1].items()))
-
-
-_STARTED = time.monotonic()
+        if found := {name: logs[name] for name in LOSSES if name in (logs or {})}:
+            self.log.add(self.stage, state.global_step, **found)
 
 
 def _recipe(name: str, config) -> Recipe:
     recipe = load_recipe(resources.files(__package__) / "recipes" / f"{name}.yaml")
     if config.omni_align_config is None:
-        recipe.learn.pop("omni_align_net", None)
+        learn = {part: rate for part, rate in recipe.learn.items() if part != "omni_align_net"}
+        recipe = replace(recipe, learn=learn)
     return recipe
 
 
 def keep_freed_memory() -> None:
     """glibc gives large blocks back to the system at once; to get and clear them anew takes a tenth of a step."""
     if platform.libc_ver()[0] == "glibc":
-        for option in MALLOC_OPTIONS.values():
+        for option in MALLOC_OPTIONS:
             ctypes.CDLL(None).mallopt(*option)
 
 
@@ -167,15 +196,15 @@ def main() -> None:
             f"--{name.replace('_', '-')}", type=int, default=getattr(Plan, name), help="default: %(default)s"
         )
     arguments = parser.parse_args()
+    log = TrainingLog(partial(print, flush=True))
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__ if name != "options"})
     tokenizer = build_tokenizer()
     processor = build_processor(build_config(tokenizer), tokenizer)
     tracks = load_tracks(range(plan.num_tracks), arguments.cache, arguments.threads)
-    print(f"{len(tracks)} tracks after {time.monotonic() - _STARTED:.0f} s", flush=True)
-    encoder = TrackEncoder(processor, tracks)
-    train_small(arguments.output, plan, encoder, log=lambda text: print(text, flush=True))
+    log.add("tracks", len(tracks))
+    train_small(arguments.output, plan, TrackEncoder(processor, tracks), log=log)
 
 
 if __name__ == "__main__":

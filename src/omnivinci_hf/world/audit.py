@@ -60,7 +60,7 @@ def guess_from_one(source: str, learned: Sequence[Asked], judged: Sequence[Asked
     choices = [[_choices(source, scene, question) for scene, question in half] for half in (learned, judged)]
     if not all(map(all, choices)):  # nothing of the answers can be seen in this modality
         return 0.0
-    weights = _fit([choice for choice in choices[0]])
+    weights = _fit(choices[0])
     right = [_log_probabilities(features, weights).argmax() == target for features, target in choices[1]]
     return float(np.mean(right))
 

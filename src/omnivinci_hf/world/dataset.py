@@ -42,7 +42,9 @@ class ClipCache:
             raise ValueError(f"max_clips must be at least 1, got {max_clips}.")
         self.folder, self.max_clips, self.suffix = Path(folder), max_clips, suffix
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.names: list[str] = []
+        # those of an earlier process are the oldest
+        files = sorted(self.folder.glob(f"[!.]*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
+        self.names = [path.stem for path in files]
 
     def path(self, name: str, scene: Scene) -> Path:
         """The file of a scene, written if it is not there. It stays until `max_clips` others were asked for."""
@@ -50,7 +52,9 @@ class ClipCache:
         if name in self.names:
             self.names.remove(name)
         if not path.exists():
-            write_clip(scene, path)
+            # a file that was left half written is never taken for a clip
+            partial = path.with_name(f".{name}.{os.getpid()}{self.suffix}")
+            write_clip(scene, partial).rename(path)
         self.names.append(name)
         while len(self.names) > self.max_clips:
             (self.folder / f"{self.names.pop(0)}{self.suffix}").unlink(missing_ok=True)
