@@ -260,9 +260,9 @@ def write_report(output: Path, cards: Path, audited: int) -> None:
         "order and pairs and of the questions; all arms and seeds share the encoders and the held-out clips, which "
         f"the deviation does not cover. Every run has {shared['alignment_steps']} steps of alignment and "
         f"{shared['joint_steps']} of joint training on 16 clips of {TRAINED_SEC[0]} to {TRAINED_SEC[1]} s each, put "
-        f"together from {shared['tracks']} files ({minutes:.0f} minutes of one core). Asked are {shared['clips']} other "
-        f"files of {ASKED_SEC[0]} to {ASKED_SEC[1]} s: {asked} questions. CRTE has T_max 4 s and theta 8 and T_G is 1 s "
-        "where "
+        f"together from {shared['tracks']} files ({minutes:.0f} minutes of one core). Asked are {shared['clips']} "
+        f"other files of {ASKED_SEC[0]} to {ASKED_SEC[1]} s: {asked} questions. CRTE has T_max 4 s and theta 8, and "
+        "T_G is 1 s, where "
         'nothing else is said; RoTE has theta 10000. RoTE with theta 8 is "T_max 1 s".\n\n'
         "What this world can and cannot show: frames come at a constant rate, so that in whole clips a position in the "
         "sequence tells the time; the table of fewer frames takes that away, which no arm was trained for. Picture and "
