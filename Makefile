@@ -2,12 +2,13 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
-.PHONY: help env demo test test-slow test-lowest style check
+.PHONY: help env demo small test test-slow test-lowest style check
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make env          create .venv with the tested versions (constraints.txt)"
 	@echo "make demo         run the demonstration"
+	@echo "make small        train the small checkpoint anew and package it (70 minutes on two cores)"
 	@echo "make test         run the tests; PYTEST_ARGS='-k name' selects some"
 	@echo "make test-slow    run the tests marked slow"
 	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"
@@ -27,6 +28,10 @@ env: .venv/.installed
 
 demo: .venv/.installed
 	.venv/bin/omnivinci-hf demo
+
+small: .venv/.installed
+	.venv/bin/python -m omnivinci_hf.small.train --output runs/small
+	.venv/bin/python -m omnivinci_hf.small.packaging runs/small
 
 test: .venv/.installed
 	.venv/bin/pytest $(PYTEST_ARGS)

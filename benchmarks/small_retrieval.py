@@ -1,11 +1,13 @@
 """Which sound belongs to which video: recall at one on freshly made clips, with OmniAlignNet and without.
 
-    python benchmarks/small_retrieval.py [CHECKPOINT] [--galleries 20] [--without OTHER] [--json FILE] [--report FILE]
+    python benchmarks/small_retrieval.py [CHECKPOINT] [--galleries 20] [--without OTHER ...] [--report FILE]
 
 A gallery has a clip of each of the 16 places; picture and sound of a clip have nothing in common but the place, so
-chance is one in 16. Clips are mp4 files of test seeds, read as always. "with": vectors of OmniAlignNet. "without":
-means of the projected embeddings, which OmniAlignNet reads, of the same checkpoint, and of one that was trained without
-it (`--without`). The spread is the standard error over galleries.
+chance is one in 16. Clips are mp4 files of test seeds, read as always. "OmniAlignNet": its vectors. "means": means of
+the projected embeddings, which OmniAlignNet reads, as they are. "linear map": the same means, those of sound turned
+into those of pictures by a ridge regression on clips of the training split. Without OmniAlignNet: checkpoints that were
+trained without it (`--without`), for instance by `small_ablation.py`. The spread is the standard error over galleries,
+those of all checkpoints of a row together.
 """
 
 import argparse
@@ -13,17 +15,18 @@ import datetime
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
 from omnivinci_hf.small import small_checkpoint
-from omnivinci_hf.world import PLACES, sample_scene, write_clip
+from omnivinci_hf.small.tracks import scene_of
+from omnivinci_hf.world import PLACES, Scene, sample_scene, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.retrieval import recall_at_1
 
@@ -33,50 +36,76 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measuring import markdown, write_section  # noqa: E402
 
 
+DIRECTIONS = "sound to video", "video to sound"
 FIRST_SEED = 50_000  # of the test split, beyond what is asked about elsewhere
 
 
+MEANS, LINEAR, OMNI_ALIGN = "means", "linear map", "OmniAlignNet"
+INPUTS = {
+    "video": ("pixel_values_videos", "video_num_frames", "video_frame_times_ns"),
+    "audio": ("input_features", "audio_num_windows", "audio_durations_ns", "audio_num_embeds"),
+}
+Pairs = list[tuple[np.ndarray, np.ndarray]]  # of the picture and of the sound of a clip
+
+
 @torch.no_grad()
-def vectors(models: dict[str, torch.nn.Module], processor, path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Unit vectors of the picture and of the sound of a clip, by the way in which they were made."""
-    content = [{"type": "video", "path": str(path)}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    names = {
-        "video": ("pixel_values_videos", "video_num_frames", "video_frame_times_ns"),
-        "audio": ("input_features", "audio_num_windows", "audio_durations_ns", "audio_num_embeds"),
-    }
-    found = {}
-    for name, model in models.items():
-        embeds = model.get_omni_embeddings(**inputs)
-        found[f"{name}: OmniAlignNet"] = embeds.vision_embeds[0].numpy(), embeds.audio_embeds[0].numpy()
-        features = (
-            model.get_video_features(**{key: inputs[key] for key in names["video"]}),
-            model.get_audio_features(**{key: inputs[key] for key in names["audio"]}),
-        )
-        means = (F.normalize(part.projected[0].float().mean(0), dim=0).numpy() for part in features)
-        found[f"{name}: mean of projected embeddings"] = tuple(means)
+def pairs_of(models: list[torch.nn.Module], processor, scenes: Iterable[Scene]) -> list[dict[str, Pairs]]:
+    """For each model the vectors of all clips, by the way in which they were made."""
+    found = [{MEANS: [], OMNI_ALIGN: []} for _ in models]
+    with tempfile.TemporaryDirectory() as folder:
+        for scene in scenes:
+            path = write_clip(scene, Path(folder) / "clip.mp4")
+            content = [{"type": "video", "path": str(path)}]
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
+            )
+            given = {kind: {name: inputs[name] for name in names} for kind, names in INPUTS.items()}
+            for model, vectors in zip(models, found, strict=True):
+                embeds = model.get_omni_embeddings(**inputs)
+                vectors[OMNI_ALIGN].append((embeds.vision_embeds[0].numpy(), embeds.audio_embeds[0].numpy()))
+                parts = model.get_video_features(**given["video"]), model.get_audio_features(**given["audio"])
+                vectors[MEANS].append(tuple(part.projected[0].float().mean(0).numpy() for part in parts))
     return found
 
 
-def recalls(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[float, float]]:
-    """Mean and standard error over galleries, sound to video and back."""
+def fitted(pairs: Pairs, decay: float = 1.0) -> Callable[[Pairs], Pairs]:
+    """A map that turns the sounds of other pairs into pictures, linear, by least squares."""
     pictures, sounds = map(np.stack, zip(*pairs, strict=True))
-    found = {}
-    for name, queries, targets in (("sound to video", sounds, pictures), ("video to sound", pictures, sounds)):
-        scores = [
+    means = pictures.mean(0), sounds.mean(0)
+    centred = sounds - means[1]
+    weights = np.linalg.solve(centred.T @ centred + decay * np.eye(centred.shape[1]), centred.T @ (pictures - means[0]))
+    return lambda others: [(picture - means[0], (sound - means[1]) @ weights) for picture, sound in others]
+
+
+def recalls(pairs: Pairs) -> dict[str, list[float]]:
+    """Of each gallery, sound to video and back."""
+    pictures, sounds = (
+        np.stack([vector / np.linalg.norm(vector) for vector in vectors]) for vectors in zip(*pairs, strict=True)
+    )
+    return {
+        name: [
             recall_at_1(queries[first : first + PLACES], targets[first : first + PLACES], PLACES)
             for first in range(0, len(queries), PLACES)
         ]
-        found[name] = float(np.mean(scores)), float(np.std(scores, ddof=1) / len(scores) ** 0.5)
-    return found
+        for name, queries, targets in ((DIRECTIONS[0], sounds, pictures), (DIRECTIONS[1], pictures, sounds))
+    }
+
+
+def load(folder: str) -> torch.nn.Module:
+    # a net of random weights where there is none, to be had at what it would read
+    net = {} if AutoConfig.from_pretrained(folder).omni_align_config is not None else {"omni_align_config": {}}
+    return AutoModel.from_pretrained(folder, dtype=torch.float32, **net).eval()
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1%} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1%}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", help="folder or name; by default the one of the package")
-    parser.add_argument("--without", help="a checkpoint that was trained without OmniAlignNet")
+    parser.add_argument("--without", nargs="*", default=[], help="checkpoints that were trained without OmniAlignNet")
+    parser.add_argument("--fit", type=int, default=320, help="clips that linear maps are fitted to (default 320)")
     parser.add_argument("--galleries", type=int, default=20, help="of 16 clips each, at least two (default 20)")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
@@ -87,28 +116,30 @@ def main() -> None:
     logging.disable_progress_bar()
     checkpoint = arguments.checkpoint or str(small_checkpoint())
     processor = AutoProcessor.from_pretrained(checkpoint)
-    models = {"trained with it": AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()}
-    if arguments.without:
-        # a net of random weights where there is none, to be had at what it would read
-        has_net = AutoConfig.from_pretrained(arguments.without).omni_align_config is not None
-        net = {} if has_net else {"omni_align_config": {}}
-        other = AutoModel.from_pretrained(arguments.without, dtype=torch.float32, **net)
-        models["trained without it"] = other.eval()
-
-    pairs: dict[str, list] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(split_seeds("test", PLACES * arguments.galleries, FIRST_SEED)):
-            path = write_clip(sample_scene(seed, place=number % PLACES), Path(folder) / "clip.mp4")
-            for name, pair in vectors(models, processor, path).items():
-                pairs.setdefault(name, []).append(pair)
-    table = {name: recalls(found) for name, found in pairs.items()}
-    table.pop("trained without it: OmniAlignNet", None)  # never trained
-    rows = [[name, *(f"{mean:.1%} ± {error:.1%}" for mean, error in row.values())] for name, row in table.items()]
-    what = f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%})"
-    text = f"{what}\n\n{markdown(['vectors', 'sound to video', 'video to sound'], rows)}"
+    models = [load(folder) for folder in (checkpoint, *arguments.without)]
+    learned = (scene_of(seed) for seed in split_seeds("train", arguments.fit))
+    asked = enumerate(split_seeds("test", PLACES * arguments.galleries, FIRST_SEED))
+    maps = [fitted(pairs[MEANS]) for pairs in pairs_of(models, processor, learned)]
+    found = pairs_of(models, processor, (sample_scene(seed, place=number % PLACES) for number, seed in asked))
+    table: dict[str, dict[str, list[float]]] = {}
+    for number, (pairs, linear) in enumerate(zip(found, maps, strict=True)):
+        ways = {MEANS: pairs[MEANS], LINEAR: linear(pairs[MEANS])}
+        if number == 0:
+            ways[OMNI_ALIGN] = pairs[OMNI_ALIGN]
+        for way, vectors in ways.items():
+            row = table.setdefault(f"trained {'without' if number else 'with'} it: {way}", {})
+            for direction, values in recalls(vectors).items():
+                row.setdefault(direction, []).extend(values)
+    rows = [[name, *(_spread(values) for values in row.values())] for name, row in table.items()]
+    what = (
+        f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%}); linear maps "
+        f"fitted to {arguments.fit} clips of the training split; {len(arguments.without)} checkpoints trained without "
+        "OmniAlignNet"
+    )
+    text = f"{what}\n\n{markdown(['vectors', *DIRECTIONS], rows)}"
     print(text)
     if arguments.json is not None:
-        values = {"galleries": arguments.galleries, "clips": PLACES, "recall_at_1": table}
+        values = {"clips": PLACES, "recall_at_1": table}
         arguments.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     if arguments.report is not None:
         head = f"## Retrieval ({datetime.date.today()})\n\n`benchmarks/small_retrieval.py`: "

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor, small
 from omnivinci_hf.small import small_checkpoint
@@ -15,6 +16,8 @@ from omnivinci_hf.small.tracks import BLOCK_ROWS, DURATIONS, PairedClips, TrackE
 from omnivinci_hf.small.train import Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Question, vocabulary
+from omnivinci_hf.world.dataset import split_seeds
+from omnivinci_hf.world.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +202,13 @@ def test_checkpoint_of_the_package_is_small_and_trained():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
     config = OmniVinciForConditionalGeneration.from_pretrained(folder).config.text_config
     assert config.hidden_size // config.num_attention_heads == 32  # serving engines take no smaller heads
+
+
+@pytest.mark.slow
+def test_checkpoint_of_the_package_answers_about_fresh_clips(tmp_path):
+    pipe = pipeline("omni-qa", model=str(small_checkpoint()))
+    scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4"])["mp4"]
+    assert all(score.accuracy > 0.9 for score in scores.values()), scores
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):

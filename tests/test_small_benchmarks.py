@@ -34,16 +34,22 @@ def run(monkeypatch, name, *arguments):
 
 def test_retrieval_with_and_without(monkeypatch, capsys, tmp_path, untrained):
     file, other = tmp_path / "retrieval.json", save(tmp_path / "other", omni_align_config=None)
-    run(monkeypatch, "small_retrieval.py", untrained, "--without", other, "--galleries", 2, "--json", file)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "2 galleries of 16 clips, recall at one (chance 6.2%)"
+    report = tmp_path / "results.md"
+    options = ["--without", other, "--galleries", 2, "--fit", 8, "--json", file, "--report", report]
+    run(monkeypatch, "small_retrieval.py", untrained, *options)
+    assert capsys.readouterr().out.startswith("2 galleries of 16 clips, recall at one (chance 6.2%)")
     found = json.loads(file.read_text())["recall_at_1"]
     assert list(found) == [
+        "trained with it: means",
+        "trained with it: linear map",
         "trained with it: OmniAlignNet",
-        "trained with it: mean of projected embeddings",
-        "trained without it: mean of projected embeddings",
+        "trained without it: means",
+        "trained without it: linear map",
     ]
-    assert all(0 <= mean <= 0.5 for row in found.values() for mean, _ in row.values())
+    for row in found.values():
+        assert list(row) == ["sound to video", "video to sound"]
+        assert all(len(values) == 2 and 0 <= min(values) <= max(values) <= 0.5 for values in row.values())
+    assert "| trained without it: means | " in report.read_text()
 
 
 def test_one_gallery_has_no_spread(monkeypatch, capsys, untrained):

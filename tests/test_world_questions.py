@@ -71,6 +71,9 @@ def test_which_sound_is_heard_while_a_shape_is_visible():
     assert ask(scene, "list")["List the sounds and the visible shapes."] == (
         "bell red circle, drum blue square, whistle red star"
     )
+    assert ask(scene, "list")["List the shapes and their sounds."] == (
+        "red circle bell, blue square drum, red star whistle"
+    )
     assert ask(scene, "list")["List the shapes and sounds."] == (
         "red circle, bell, blue square, drum, red star, whistle"
     )
@@ -138,6 +141,7 @@ def test_nothing_is_listed_as_such():
         "List the shapes and their seconds.": "nothing",
         "List the sounds and their seconds.": "bell 2",
         "List the sounds and the visible shapes.": "bell nothing",
+        "List the shapes and their sounds.": "nothing",
         "List the shapes and sounds.": "bell",
     }
 

@@ -7,7 +7,7 @@ their events. So a few thousand files give tens of thousands of clips, with many
 import copy
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -162,6 +162,7 @@ class PairedClips(Dataset):
         num_questions (`int`): at most so many for a clip.
         lists (`float`): share of the questions that ask for all events.
         families (`Sequence[str]`, *optional*): leave the others out.
+        weights (`Mapping[str, float]`, *optional*): how much more often than others families are asked.
         max_sec (`float`, *optional*): longest clips; short ones are quicker to learn from at first.
     """
 
@@ -173,10 +174,11 @@ class PairedClips(Dataset):
         num_questions: int = 8,
         lists: float = 0.25,
         families: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
         max_sec: float | None = None,
     ):
         self.encoder, self.length, self.seed = encoder, length, seed
-        self.num_questions, self.lists, self.families = num_questions, lists, families
+        self.num_questions, self.lists, self.families, self.weights = num_questions, lists, families, weights or {}
         self.alike: dict[float, dict[int, list[int]]] = {}  # tracks by duration and place
         for index, track in enumerate(encoder.tracks):
             duration = track.scene.duration_sec
@@ -218,7 +220,9 @@ class PairedClips(Dataset):
         for i in rng.permutation(len(found)):
             families.setdefault(found[i].family, []).append(found[i])
         order = sorted(
-            (rank + rng.random(), question) for own in families.values() for rank, question in enumerate(own)
+            ((rank + rng.random()) / self.weights.get(family, 1.0), question)
+            for family, own in families.items()
+            for rank, question in enumerate(own)
         )
         return chosen + [question for _, question in order[: self.num_questions - num_dense]]
 

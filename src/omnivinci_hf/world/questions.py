@@ -39,6 +39,7 @@ WORDINGS = {
     "shapes": "List the shapes and their seconds.",
     "sounds": "List the sounds and their seconds.",
     "shapes of sounds": "List the sounds and the visible shapes.",
+    "sounds of shapes": "List the shapes and their sounds.",
     "everything": "List the shapes and sounds.",
 }
 
@@ -82,11 +83,12 @@ def list_questions(scene: Scene) -> list[Question]:
     seen = [f"{shape.name} {int(shape.appear_sec)}" for shape in shapes]
     heard = [f"{sound.kind} {int(sound.onset_sec)}" for sound in sounds]
     found = [("shapes", seen), ("sounds", heard)]
-    around = [_shapes_around(scene, sound) for sound in sounds]
-    if None not in around:
-        found.append(
-            ("shapes of sounds", [f"{sound.kind} {names}" for sound, names in zip(sounds, around, strict=True)])
-        )
+    overlaps = {(shape, sound): _overlap(shape, sound) for shape in shapes for sound in sounds}
+    if not any(-LIST_APART_SEC < overlap < LIST_TOGETHER_SEC for overlap in overlaps.values()):
+        pairs = [pair for pair, overlap in overlaps.items() if overlap > 0]
+        with_sounds = [_with_names(sound, [seen for seen, heard in pairs if heard is sound]) for sound in sounds]
+        with_shapes = [_with_names(shape, [heard for seen, heard in pairs if seen is shape]) for shape in shapes]
+        found += [("shapes of sounds", with_sounds), ("sounds of shapes", with_shapes)]
     events = sorted([*shapes, *sounds], key=lambda event: event.start_sec)
     gaps = [b.start_sec - a.start_sec for a, b in pairwise(events) if type(a) is not type(b)]
     if min(gaps, default=LIST_GAP_SEC) >= LIST_GAP_SEC:
@@ -150,12 +152,8 @@ def _overlap(shape: ShapeEvent, sound: SoundEvent) -> float:
     return min(shape.vanish_sec, sound.end_sec) - max(shape.appear_sec, sound.onset_sec)
 
 
-def _shapes_around(scene: Scene, sound: SoundEvent) -> str | None:
-    """Names of the shapes that are visible at a sound, in the order of appearance; None where that is not clear."""
-    overlaps = [(shape, _overlap(shape, sound)) for shape in scene.vision.events]
-    if any(-LIST_APART_SEC < overlap < LIST_TOGETHER_SEC for _, overlap in overlaps):
-        return None
-    return " and ".join(shape.name for shape, overlap in overlaps if overlap > 0) or "nothing"
+def _with_names(event: ShapeEvent | SoundEvent, others: Sequence[ShapeEvent | SoundEvent]) -> str:
+    return f"{event.name} {' and '.join(other.name for other in others) or 'nothing'}"
 
 
 def _orders(shapes: list[ShapeEvent], sounds: list[SoundEvent]) -> list[Question]:
