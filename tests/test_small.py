@@ -189,9 +189,9 @@ def test_packaging_replaces_checkpoints_alone(encoder, tmp_path):
 def test_curve_is_drawn(tmp_path):
     records = [
         {"stage": "vision tower", "step": 6000, "right": 0.97},
-        {"stage": "alignment", "step": 1, "language_loss": 2.0},
-        {"stage": "joint", "step": 1, "language_loss": 1.0, "omni_align_loss": 2.7},
-        {"stage": "joint", "step": 20, "language_loss": 0.5, "omni_align_loss": 1.7},
+        {"stage": "alignment", "step": 1, "loss": 2.0},
+        {"stage": "joint", "step": 1, "loss": 3.7, "language_loss": 1.0, "omni_align_loss": 2.7},
+        {"stage": "joint", "step": 20, "loss": 2.2, "language_loss": 0.5, "omni_align_loss": 1.7},
     ]
     plot_curve(records, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000

@@ -16,7 +16,8 @@ from transformers.utils import is_matplotlib_available
 
 PACKAGE = Path(__file__).parent.parent
 REMOTE_CODE = ("auto_map", "custom_pipelines")
-LOSSES = {"language_loss": "language", "omni_align_loss": "OmniAlignNet"}
+# where OmniAlignNet does not learn, the loss is that of language
+LOSSES = {"language": ("language_loss", "loss"), "OmniAlignNet": ("omni_align_loss",)}
 
 
 def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
@@ -54,14 +55,15 @@ def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     begin, steps, stages = 0, [], []
-    records = [record for record in records if record.keys() & LOSSES.keys()]
+    records = [record for record in records if "loss" in record]
     for before, record in zip([None, *records], records, strict=False):
         if before is None or before["stage"] != record["stage"]:
             begin = steps[-1] if steps else 0
             stages.append((begin, record["stage"]))
         steps.append(begin + record["step"])
-    for name, label in LOSSES.items():
-        shown = [(step, record[name]) for step, record in zip(steps, records, strict=True) if name in record]
+    for label, names in LOSSES.items():
+        losses = [next((record[name] for name in names if name in record), None) for record in records]
+        shown = [(step, loss) for step, loss in zip(steps, losses, strict=True) if loss is not None]
         if shown:
             axes.plot(*zip(*shown, strict=True), label=label)
     for begin, name in stages:
