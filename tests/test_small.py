@@ -12,7 +12,7 @@ from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.packaging import package, plot_curve
 from omnivinci_hf.small.towers import SILENCE, frame_batches, window_batches
-from omnivinci_hf.small.tracks import BLOCK_ROWS, DURATIONS, PairedClips, TrackEncoder, load_tracks, row
+from omnivinci_hf.small.tracks import BLOCK_ROWS, DURATIONS, PairedClips, TrackEncoder, View, load_tracks, row
 from omnivinci_hf.small.train import Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Question, vocabulary
@@ -61,12 +61,32 @@ def test_encoding_equals_the_collator(encoder):
     for index in range(4):
         seen, heard, chosen = clips.draw(index)
         expected = collator.encode(row(encoder.tracks[seen], encoder.tracks[heard], chosen, "x"))
-        found = clips[index]
+        found = encoder.encode(seen, heard, chosen)
         for name in ("ids", "labels", "positions", "branches"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
         for name, value in expected.media.items():
             # spectrograms are kept in half precision
             torch.testing.assert_close(found.media[name], value, rtol=0, atol=1e-3, msg=name)
+
+
+def test_a_clip_is_looked_at_in_another_way_each_time(encoder):
+    clips = PairedClips(encoder, 20, seed=3)
+    for index in range(20):
+        plain, found = encoder.encode(*clips.draw(index)), clips[index]
+        assert torch.equal(found.ids, plain.ids) and torch.equal(found.labels, plain.labels)
+        assert found.media["pixel_values_videos"].shape == plain.media["pixel_values_videos"].shape
+        assert torch.equal(found.media["pixel_values_videos"], clips[index].media["pixel_values_videos"])
+    assert len({View.sample(np.random.default_rng(seed)) for seed in range(50)}) > 20
+
+
+def test_views_mirror_and_move_pictures():
+    frames = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
+    seen = {view: view.of(frames)[0, :, :, 0].tolist() for view in (View(), View(True), View(False, 1, -1))}
+    assert list(seen.values()) == [
+        [[0, 1, 2], [3, 4, 5], [6, 7, 8]],
+        [[2, 1, 0], [5, 4, 3], [8, 7, 6]],
+        [[1, 2, 2], [1, 2, 2], [4, 5, 5]],
+    ]
 
 
 def test_rows_are_the_same_every_time_and_of_one_length_in_a_block(encoder):

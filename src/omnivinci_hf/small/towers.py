@@ -15,7 +15,7 @@ from torch import nn
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..world import COLOURS, PLACES, SHAPES, SOUNDS
 from .model import MERGED_EMBEDS, WINDOW_SEC
-from .tracks import TrackEncoder, Tracks
+from .tracks import TrackEncoder, Tracks, View
 
 
 SHAPE_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -94,7 +94,7 @@ def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Itera
         for number in range(batch_size):
             track = tracks[rng.integers(len(tracks))]
             index = rng.integers(len(track.times))
-            frames.append(track.frames[index])
+            frames.append(View.sample(rng).of(track.frames[index : index + 1])[0])
             places.append(track.scene.vision.place)
             for event in track.scene.vision.events:
                 if event.visible_at(track.times[index]):

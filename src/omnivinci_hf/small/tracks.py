@@ -28,6 +28,7 @@ from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 DURATIONS = tuple(range(6, 21))  # seconds
 BLOCK_ROWS = PLACES
 MAX_DRAWS = 1000
+SHIFT = 3  # pixels
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,26 @@ class Tracks:
     frames: np.ndarray
     times: np.ndarray
     samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """How the pictures of a clip are looked at: mirrored or not, and moved by some pixels. No answer depends on it."""
+
+    mirrored: bool = False
+    down: int = 0
+    right: int = 0
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> "View":
+        return cls(bool(rng.integers(2)), *(int(step) for step in rng.integers(-SHIFT, SHIFT + 1, size=2)))
+
+    def of(self, frames: np.ndarray) -> np.ndarray:
+        """`(num_frames, height, width, 3)`; what comes in from beyond the edge repeats it."""
+        height, width = frames.shape[1:3]
+        rows = (np.arange(height) - self.down).clip(0, height - 1)
+        columns = (np.arange(width) - self.right).clip(0, width - 1)
+        return frames[:, rows][:, :, columns[::-1] if self.mirrored else columns]
 
 
 def scene_of(seed: int) -> Scene:
@@ -113,7 +134,14 @@ class TrackEncoder:
         other.processor, other.rules, other.words = processor, processor.layout_rules, {}
         return other
 
-    def encode(self, seen: int, heard: int, chosen: Sequence[Question], kept: np.ndarray | None = None) -> EncodedRow:
+    def encode(
+        self,
+        seen: int,
+        heard: int,
+        chosen: Sequence[Question],
+        kept: np.ndarray | None = None,
+        view: View | None = None,
+    ) -> EncodedRow:
         """A clip with the picture of one track and the sound of another, and questions about it.
 
         `kept` are the indices of the frames that the model sees; all by default.
@@ -122,6 +150,8 @@ class TrackEncoder:
         audio = AudioClip(self.tracks[heard].samples, SAMPLING_RATE)
         duration, kept = picture.scene.duration_sec, slice(None) if kept is None else kept
         frames, times = picture.frames[kept], picture.times[kept]
+        if view is not None:
+            frames = view.of(frames)
         clip = VideoClip(frames, times, None, duration, FPS, len(times), audio, "", ())
         layout = self.rules.video(clip, self.processor.group_duration_sec)
         shared = torch.tensor([*self.before, *layout.sound_ids, *layout.ids])
@@ -191,7 +221,8 @@ class PairedClips(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> EncodedRow:
-        return self.encoder.encode(*self.draw(index))
+        view = View.sample(np.random.default_rng((self.seed, index, 2)))
+        return self.encoder.encode(*self.draw(index), view=view)
 
     def draw(self, index: int) -> tuple[int, int, list[Question]]:
         """Which picture, which sound, and the questions."""
