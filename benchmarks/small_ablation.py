@@ -157,7 +157,8 @@ def load_towers(model, encoder: TrackEncoder, arguments: argparse.Namespace) -> 
     path = arguments.output / f"towers_{arguments.tower_steps}_{arguments.tracks}.safetensors"
     towers = {"vision_tower": model.model.vision_tower, "audio_tower": model.model.audio_tower}
     if not path.exists():
-        train_towers(model, encoder, Plan(vision_steps=arguments.tower_steps, audio_steps=arguments.tower_steps // 12))
+        plan = Plan(vision_steps=arguments.tower_steps, audio_steps=arguments.tower_steps // 12)
+        train_towers(model, encoder, plan, TrainingLog())
         save_file({f"{n}.{key}": value for n, part in towers.items() for key, value in part.state_dict().items()}, path)
     weights = load_file(path)
     for name, part in towers.items():
@@ -167,7 +168,7 @@ def load_towers(model, encoder: TrackEncoder, arguments: argparse.Namespace) -> 
 def run_missing(arguments: argparse.Namespace) -> None:
     """Each run in a process of its own, several at a time."""
     for path in arguments.output.glob("*.json"):
-        if json.loads(path.read_text(encoding="utf-8"))["settings"] != settings(arguments):
+        if json.loads(path.read_text(encoding="utf-8")).get("settings") != settings(arguments):
             raise ValueError(f"{path} is of a run with other settings: give another `--output`.")
 
     def run(job: tuple[str, int]) -> None:

@@ -6,8 +6,8 @@ A gallery has a clip of each of the 16 places; picture and sound of a clip have 
 chance is one in 16. Clips are mp4 files of test seeds, read as always. "OmniAlignNet": its vectors. "means": means of
 the projected embeddings, which OmniAlignNet reads, as they are. "linear map": the same means, those of sound turned
 into those of pictures by a ridge regression on clips of the training split. Without OmniAlignNet: checkpoints that were
-trained without it (`--without`), for instance by `small_ablation.py`. The spread is the standard error over galleries,
-those of all checkpoints of a row together.
+trained without it (`--without`), for instance by `small_ablation.py`. The spread is the standard error over galleries
+of the checkpoints' means.
 """
 
 import argparse
@@ -91,14 +91,22 @@ def recalls(pairs: Pairs) -> dict[str, list[float]]:
     }
 
 
-def load(folder: str) -> torch.nn.Module:
-    # a net of random weights where there is none, to be had at what it would read
-    net = {} if AutoConfig.from_pretrained(folder).omni_align_config is not None else {"omni_align_config": {}}
+def load(folder: str, has_net: bool) -> torch.nn.Module:
+    """A checkpoint that was trained with OmniAlignNet, or without: then it gets one, to be had at what it would read.
+
+    Raises:
+        ValueError: when it was trained in the other way.
+    """
+    if (AutoConfig.from_pretrained(folder).omni_align_config is not None) != has_net:
+        raise ValueError(f"{folder} was trained {'without' if has_net else 'with'} OmniAlignNet.")
+    net = {} if has_net else {"omni_align_config": {}}
     return AutoModel.from_pretrained(folder, dtype=torch.float32, **net).eval()
 
 
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.1%} ± {np.std(values, ddof=1) / len(values) ** 0.5:.1%}"
+def _spread(values: list[list[float]]) -> str:
+    """Of each checkpoint and gallery; all checkpoints search the same galleries."""
+    galleries = np.mean(values, axis=0)
+    return f"{galleries.mean():.1%} ± {galleries.std(ddof=1) / len(galleries) ** 0.5:.1%}"
 
 
 def main() -> None:
@@ -116,12 +124,12 @@ def main() -> None:
     logging.disable_progress_bar()
     checkpoint = arguments.checkpoint or str(small_checkpoint())
     processor = AutoProcessor.from_pretrained(checkpoint)
-    models = [load(folder) for folder in (checkpoint, *arguments.without)]
+    models = [load(checkpoint, True), *(load(folder, False) for folder in arguments.without)]
     learned = (scene_of(seed) for seed in split_seeds("train", arguments.fit))
     asked = enumerate(split_seeds("test", PLACES * arguments.galleries, FIRST_SEED))
     maps = [fitted(pairs[MEANS]) for pairs in pairs_of(models, processor, learned)]
     found = pairs_of(models, processor, (sample_scene(seed, place=number % PLACES) for number, seed in asked))
-    table: dict[str, dict[str, list[float]]] = {}
+    table: dict[str, dict[str, list[list[float]]]] = {}
     for number, (pairs, linear) in enumerate(zip(found, maps, strict=True)):
         ways = {MEANS: pairs[MEANS], LINEAR: linear(pairs[MEANS])}
         if number == 0:
@@ -129,7 +137,7 @@ def main() -> None:
         for way, vectors in ways.items():
             row = table.setdefault(f"trained {'without' if number else 'with'} it: {way}", {})
             for direction, values in recalls(vectors).items():
-                row.setdefault(direction, []).extend(values)
+                row.setdefault(direction, []).append(values)
     rows = [[name, *(_spread(values) for values in row.values())] for name, row in table.items()]
     what = (
         f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%}); linear maps "

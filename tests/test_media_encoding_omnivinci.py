@@ -235,6 +235,16 @@ def test_in_chunks_where_each_process_has_all_weights(sizes, monkeypatch, two_pr
     assert sizes(small_model()) == [12, 12, 3, 12, 1, 6]
 
 
+def test_a_tower_that_learns_with_others_runs_once(monkeypatch, two_processes):
+    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
+    model, seen = small_model(), []
+    model.model.vision_tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    features(model)
+    model.model.vision_tower.requires_grad_(False)
+    features(model)
+    assert seen == [NUM_TILES, sum(FRAMES), 12, 12, 3, 12, 1]
+
+
 def test_larger_chunks_where_weights_are_fetched_for_each(sizes, monkeypatch):
     from accelerate import cpu_offload
 

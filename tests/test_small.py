@@ -70,13 +70,14 @@ def test_encoding_equals_the_collator(encoder):
 
 
 def test_a_clip_is_looked_at_in_another_way_each_time(encoder):
-    clips = PairedClips(encoder, 20, seed=3)
+    clips, is_plain = PairedClips(encoder, 20, seed=3), []
     for index in range(20):
         plain, found = encoder.encode(*clips.draw(index)), clips[index]
         assert torch.equal(found.ids, plain.ids) and torch.equal(found.labels, plain.labels)
-        assert found.media["pixel_values_videos"].shape == plain.media["pixel_values_videos"].shape
-        assert torch.equal(found.media["pixel_values_videos"], clips[index].media["pixel_values_videos"])
-    assert len({View.sample(np.random.default_rng(seed)) for seed in range(50)}) > 20
+        pixels = [row.media["pixel_values_videos"] for row in (found, clips[index], plain)]
+        assert torch.equal(pixels[0], pixels[1])
+        is_plain.append(torch.equal(pixels[0], pixels[2]))
+    assert sum(is_plain) < 3
 
 
 def test_views_mirror_and_move_pictures():
@@ -201,7 +202,7 @@ def test_packaging_replaces_checkpoints_alone(encoder, tmp_path):
         package(tmp_path / "saved", tmp_path / "saved")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds no checkpoint, so it is not replaced"):
+    with pytest.raises(ValueError, match="is not a mere checkpoint, so it is not replaced"):
         package(tmp_path / "saved", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
@@ -48,7 +49,11 @@ def test_retrieval_with_and_without(monkeypatch, capsys, tmp_path, untrained):
     ]
     for row in found.values():
         assert list(row) == ["sound to video", "video to sound"]
-        assert all(len(values) == 2 and 0 <= min(values) <= max(values) <= 0.5 for values in row.values())
+        assert all(
+            np.shape(values) == (1, 2) and 0 <= np.min(values) <= np.max(values) <= 0.5 for values in row.values()
+        )
+    with pytest.raises(ValueError, match="was trained with OmniAlignNet"):
+        run(monkeypatch, "small_retrieval.py", untrained, "--without", untrained)
     assert "| trained without it: means | " in report.read_text()
 
 

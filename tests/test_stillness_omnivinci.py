@@ -56,33 +56,41 @@ def frames(*grids, pixels=4):
 
 def test_the_first_frame_and_what_changes_are_kept():
     still, moved = [[10, 20], [30, 40]], [[10, 20], [30, 90]]
-    kept = moving_embeds(frames(still, still, moved, moved), 5.0, side=2, pixels=4)
+    kept = moving_embeds(frames(still, still, moved, moved), 5.0, patch_size=4)
     assert kept.tolist() == [[[True] * 2] * 2, [[False] * 2] * 2, [[False, False], [False, True]], [[False] * 2] * 2]
 
 
 def test_slow_changes_add_up():
     """What is compared is the last that was kept, not the frame before."""
-    kept = moving_embeds(frames(*([[level]] for level in range(0, 30, 2))), 5.0, side=1, pixels=4)
+    kept = moving_embeds(frames(*([[level]] for level in range(0, 30, 2))), 5.0, patch_size=4)
     assert kept.flatten().nonzero().flatten().tolist() == [0, 3, 6, 9, 12]
 
 
 def test_a_moving_square_is_kept_though_the_mean_stays():
     a, b = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4)
     a[:, :2], b[:, 2:] = 80.0, 80.0
-    assert moving_embeds([a, b], 20.0, side=1, pixels=4).all()
+    assert moving_embeds([a, b], 20.0, patch_size=4).all()
 
 
 def test_squares_at_the_edge_may_be_smaller():
     a, b = torch.zeros(3, 6, 6), torch.zeros(3, 6, 6)
     b[:, :, 4:] = 50.0
-    assert moving_embeds([a, b], 20.0, side=2, pixels=4)[1].tolist() == [[False, True], [False, True]]
+    assert moving_embeds([a, b], 20.0, patch_size=2, merge_size=2)[1].tolist() == [[False, True], [False, True]]
 
 
 def test_what_patches_leave_out_does_not_count():
     a, b = torch.zeros(3, 11, 11), torch.zeros(3, 11, 11)
     b[:, :, 8:] = 50.0
     b[:, :4, :4] = 50.0
-    assert moving_embeds([a, b], 20.0, side=2, pixels=4)[1].tolist() == [[True, False], [False, False]]
+    assert moving_embeds([a, b], 20.0, patch_size=4)[1].tolist() == [[True, False], [False, False]]
+
+
+def test_what_an_odd_number_of_patches_leaves_out_does_not_count():
+    """As SigLIP at 384 px: 27 patches of 14, of which two by two make an embedding."""
+    a, b = torch.zeros(3, 384, 384), torch.zeros(3, 384, 384)
+    b[:, :, 378:] = 255.0
+    kept = moving_embeds([a, b, b + 50.0], 4.0, patch_size=14, merge_size=2)
+    assert kept.shape == (3, 14, 14) and kept[0].all() and not kept[1].any() and kept[2].all()
 
 
 def test_a_video_that_stands_still_is_told_by_what_changes(processor, clip):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+
 from .small import small_checkpoint
 from .world import FAMILIES, Question, Scene, sample_scene, write_clip
 from .world.dataset import seed_questions, split_seeds
@@ -47,8 +49,10 @@ def show_demo(folder: str | os.PathLike, number: int = 0, write: Callable[[str],
     scene, asked = demo_scene(number)
     clip = write_clip(scene, Path(folder) / "clip.mp4")
     picture, sound = scene.vision, scene.sound
+    with av.open(str(clip)) as container:
+        codecs = " and ".join(stream.codec_context.name for stream in container.streams)
     write(
-        f"A made-up clip that was in no training, {clip.stat().st_size / 1000:.0f} kB of H.264 and AAC: "
+        f"A made-up clip that was in no training, {clip.stat().st_size / 1000:.0f} kB of {codecs}: "
         f"{scene.duration_sec:g} s, {picture.width}x{picture.height} at {picture.fps:g} frames/s, "
         f"{sound.sampling_rate} Hz"
     )

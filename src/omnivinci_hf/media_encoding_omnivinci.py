@@ -325,13 +325,22 @@ class OmniVinciMediaMixin:
             check_number(name, size, whole=True, least=1)
             return size
         tower = self.audio_tower if kind == "audio" else self.vision_tower
-        if _is_sharded(tower):
-            return max(1, len(inputs))  # all processes must run it equally often
+        if self._runs_once(tower):
+            return max(1, len(inputs))
         at_once = CHUNK_POSITIONS_ON_CPU if inputs.device.type == "cpu" else CHUNK_POSITIONS
         if any(parameter.is_meta for parameter in tower.parameters()):
             at_once = CHUNK_POSITIONS_OFFLOADED
         positions = inputs.shape[-1] // 2 if kind == "audio" else self._map_side(inputs) ** 2
         return max(1, at_once // max(1, positions))
+
+    def _runs_once(self, tower: nn.Module) -> bool:
+        """Whether all processes must run a tower, and what follows it, equally often: where they share out weights, and
+        where a tower learns, whose gradients DDP takes for complete after one run.
+        """
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return False
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in tower.parameters())
+        return learns or _is_sharded(self)
 
     def _map_side(self, pixel_values: torch.Tensor) -> int:
         """Patches on a side of a tile."""
@@ -450,12 +459,8 @@ def read_numbers(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, list |
 
 def _is_sharded(module: nn.Module) -> bool:
     """Whether each process holds a part of the weights alone: by FSDP, tensor parallelism, or DeepSpeed's ZeRO-3."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return False
-    from torch.distributed.tensor import DTensor  # slow to import, and not in every build
-
     return any(getattr(part, "_is_fsdp_managed_module", False) for part in module.modules()) or any(
-        isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in module.parameters()
+        hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") for parameter in module.parameters()
     )
 
 

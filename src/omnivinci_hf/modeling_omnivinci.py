@@ -1,7 +1,5 @@
 """OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
 
-import inspect
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -375,10 +373,6 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         share = 1.0 if num_items_in_batch is None else (num_items / total).to(omni_align_loss.device)
         loss = language_loss + (align_net.config.loss_weight * share * omni_align_loss).to(language_loss.device)
         return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
-
-
-# `generate` asks for the signature at each step: taking it apart anew would be a third of what the model adds to one
-OmniVinciForConditionalGeneration.forward.__signature__ = inspect.signature(OmniVinciForConditionalGeneration.forward)
 
 
 def _is_continued(input_ids: torch.Tensor, past_key_values: Cache | None) -> bool:

@@ -31,10 +31,12 @@ UNSHARED = {
     "cache_implementation": (None,),
     "use_cache": (None, True),
     "assistant_model": (None,),
+    "assistant_early_exit": (None,),
     "prompt_lookup_num_tokens": (None,),
     "custom_generate": (None,),
 }
-FROM_IDS = ("assistant_model", "prompt_lookup_num_tokens", "custom_generate")  # what these propose follows from ids
+# what these propose follows from ids, and given embeddings turn the cache on
+FROM_IDS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "custom_generate", "use_cache")
 
 
 class OmniQAPipeline(ModelCardMixin, Pipeline):
@@ -217,7 +219,8 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         prefix = ids[:, :length]
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
         model, new_ids = self._bare_model, []
-        if any(self._settings(options).get(name) is not None for name in FROM_IDS):
+        settings = self._settings(options)
+        if any(settings.get(name) not in UNSHARED[name] for name in FROM_IDS):
             new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
         elif length and self._shares_cache(options):
             cache = DynamicCache(config=model.config.get_text_config())

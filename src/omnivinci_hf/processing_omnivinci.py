@@ -442,8 +442,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
                     f"{self.video_pool_sizes}."
                 )
             levels = map(self.video_processor.levels, clip.frames)
-            pixels = self.patch_size * self.spatial_merge_size
-            kept = moving_embeds(levels, threshold, rules.tile_side, pixels).flatten().numpy()
+            kept = moving_embeds(levels, threshold, self.patch_size, self.spatial_merge_size).flatten().numpy()
         return rules.video(clip, options["group_duration_sec"], kept)
 
     def _end_of_media(self, ids: np.ndarray) -> int:

@@ -29,8 +29,9 @@ def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
     folder, target = Path(folder), Path(target)
     if target.resolve() == folder.resolve():
         raise ValueError(f"{folder} cannot be packaged into itself.")
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").is_file():
-        raise ValueError(f"{target} holds no checkpoint, so it is not replaced: name another folder.")
+    there = list(target.iterdir()) if target.exists() else []
+    if there and not ((target / "config.json").is_file() and all(path.is_file() for path in there)):
+        raise ValueError(f"{target} is not a mere checkpoint, so it is not replaced: name another folder.")
     weights = load_file(folder / "model.safetensors")
     if target.exists():
         shutil.rmtree(target)
@@ -82,12 +83,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if not is_matplotlib_available():
         parser.error("The curve needs matplotlib: pip install 'omnivinci-hf[demo]'")
-    package(arguments.folder, arguments.target)
     log = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
     lines = {**log, "records": "RECORDS"}
     records = ",\n  ".join(json.dumps(record) for record in log["records"])
     text = json.dumps(lines, indent=1).replace('"RECORDS"', f"[\n  {records}\n ]")
     (arguments.cards / "small_log.json").write_text(text + "\n", encoding="utf-8")
+    package(arguments.folder, arguments.target)
     plot_curve(log["records"], arguments.cards / "small_curve.png")
 
 

@@ -21,7 +21,7 @@ from ..audio_media_omnivinci import AudioClip, load_audio
 from ..processing_omnivinci import OmniVinciProcessor
 from ..training.collator import EncodedRow, join_branches
 from ..video_media_omnivinci import VideoClip, load_video
-from ..world import PLACES, Question, Scene, list_questions, questions, sample_scene, write_clip
+from ..world import FAMILIES, PLACES, Question, Scene, list_questions, questions, sample_scene, write_clip
 from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 
 
@@ -144,7 +144,7 @@ class TrackEncoder:
     ) -> EncodedRow:
         """A clip with the picture of one track and the sound of another, and questions about it.
 
-        `kept` are the indices of the frames that the model sees; all by default.
+        `kept` are the indices of the frames that the model sees, all by default, and `view` tells how it sees them.
         """
         picture, sound = self.tracks[seen], self.sounds[heard]
         audio = AudioClip(self.tracks[heard].samples, SAMPLING_RATE)
@@ -237,7 +237,8 @@ class PairedClips(Dataset):
             seen, heard = (alike[number] for number in rng.integers(len(alike), size=2))
             if chosen := self._choose(Scene(tracks[seen].scene.vision, tracks[heard].scene.sound), rng):
                 return seen, heard, chosen
-        raise ValueError(f"No question of {self.families} can be asked about {MAX_DRAWS} clips of this length.")
+        families = self.families or FAMILIES
+        raise ValueError(f"No question of {families} can be asked about {MAX_DRAWS} clips of this length.")
 
     def _choose(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
         found = questions(scene, rng)

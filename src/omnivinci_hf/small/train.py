@@ -33,6 +33,7 @@ from .tracks import PairedClips, TrackEncoder, load_tracks
 
 ALIGNMENT_SEC = 10.0  # longest clips of the first stage, which are quicker to learn from
 BATCH_SIZE = 16
+HARDER = {"sound_while_shape": 3.0, "order": 2.0, "time": 2.0}  # what is learned last is asked about more often
 LOSSES = ("loss", "language_loss", "omni_align_loss")
 MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
 
@@ -41,11 +42,11 @@ MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_T
 class Plan:
     """How long everything takes, in steps. `options` are those of the model, see [`build_config`]."""
 
-    vision_steps: int = 6000
+    vision_steps: int = 8000
     audio_steps: int = 500
     alignment_steps: int = 800
     joint_steps: int = 5000
-    num_tracks: int = 2400
+    num_tracks: int = 3000
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,10 +57,10 @@ class TrainingLog:
     def __init__(self, write: Callable[[str], None] = print):
         self.write, self.records, self.started = write, [], time.monotonic()
 
-    def add(self, stage: str, step: int, **values: float) -> None:
+    def add(self, stage: str, **values: float) -> None:
         seconds = time.monotonic() - self.started
         values = {name: round(value, 4) for name, value in values.items()}
-        self.records.append({"stage": stage, "step": step, "seconds": round(seconds, 1), **values})
+        self.records.append({"stage": stage, "seconds": round(seconds, 1), **values})
         self.write(" ".join(f"{name} {value}" for name, value in self.records[-1].items()))
 
     def as_json(self) -> dict[str, Any]:
@@ -89,15 +90,14 @@ def train_small(
         encoder = encoder.for_processor(processor)
     set_seed(plan.seed)
     if towers is None:
-        for name, (steps, right) in train_towers(model, encoder, plan, log.write).items():
-            log.add(name, steps, right=right)
+        train_towers(model, encoder, plan, log)
     else:
         for name in ("vision_tower", "audio_tower"):
             getattr(model.model, name).load_state_dict(getattr(towers.model, name).state_dict())
     easy = {"lists": 0.5, "families": ("vision", "audio", "time"), "max_sec": ALIGNMENT_SEC}
     stages: list[tuple[str, int, dict]] = [
         ("alignment", plan.alignment_steps, easy),
-        ("joint", plan.joint_steps, {"lists": 0.25, "families": FAMILIES}),
+        ("joint", plan.joint_steps, {"lists": 0.25, "families": FAMILIES, "weights": HARDER}),
     ]
     for number, (name, steps, choice) in enumerate(stages):
         rows = PairedClips(encoder, BATCH_SIZE * steps, seed=1000 * plan.seed + number, **choice)
@@ -109,13 +109,14 @@ def train_small(
     return Path(output)
 
 
-def train_towers(
-    model: OmniVinciForConditionalGeneration, encoder: TrackEncoder, plan: Plan, log: Callable[[str], None] = print
-) -> dict[str, tuple[int, float]]:
-    """Returns the steps of each tower and the share that it named right at the end."""
-    sound = train_audio_tower(model, encoder, plan.audio_steps, seed=plan.seed, log=log)
-    vision = train_vision_tower(model, encoder, plan.vision_steps, seed=plan.seed, log=log)
-    return {"audio tower": (plan.audio_steps, sound), "vision tower": (plan.vision_steps, vision)}
+def train_towers(model: OmniVinciForConditionalGeneration, encoder: TrackEncoder, plan: Plan, log: TrainingLog) -> None:
+    """Logged is the share that each named right at the end."""
+    for name, train, steps in (
+        ("audio tower", train_audio_tower, plan.audio_steps),
+        ("vision tower", train_vision_tower, plan.vision_steps),
+    ):
+        right = train(model, encoder, steps, seed=plan.seed, log=log.write)
+        log.add(name, step=steps, right=right)
 
 
 def train_stage(
@@ -136,7 +137,7 @@ def train_stage(
     model = apply_recipe(model, recipe)
     arguments = TrainingArguments(
         str(output),
-        num_train_epochs=1,
+        max_steps=len(rows) // BATCH_SIZE,
         seed=seed,
         report_to="none",
         logging_steps=20,
@@ -167,7 +168,7 @@ class _Recorder(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if found := {name: logs[name] for name in LOSSES if name in (logs or {})}:
-            self.log.add(self.stage, state.global_step, **found)
+            self.log.add(self.stage, step=state.global_step, **found)
 
 
 def _recipe(name: str, config) -> Recipe:
@@ -203,7 +204,7 @@ def main() -> None:
     tokenizer = build_tokenizer()
     processor = build_processor(build_config(tokenizer), tokenizer)
     tracks = load_tracks(range(plan.num_tracks), arguments.cache, arguments.threads)
-    log.add("tracks", len(tracks))
+    log.add("tracks", count=len(tracks))
     train_small(arguments.output, plan, TrackEncoder(processor, tracks), log=log)
 
 

@@ -87,6 +87,8 @@ def choose_codecs(path: str | os.PathLike, video_codec: str | None, audio_codec:
     if suffix not in CODECS:
         raise ValueError(f"A clip's name must end with one of {', '.join(CODECS)}, got {str(path)!r}.")
     video, audio = video_codec or CODECS[suffix][0], audio_codec or CODECS[suffix][1]
+    if video_codec is None and video == "libx264" and video not in av.codecs_available:
+        video = "mpeg4"  # some builds have no H.264 for its patents
     for codec in (video, audio):
         if codec not in av.codecs_available:
             raise ValueError(f"This PyAV has no encoder {codec!r}: choose another as `video_codec` or `audio_codec`.")

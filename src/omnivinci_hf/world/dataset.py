@@ -35,16 +35,14 @@ def split_seeds(split: str, number: int, start: int = 0) -> range:
 
 
 class ClipCache:
-    """A folder of the last `max_clips` clips that were asked for; older ones are deleted."""
+    """A folder of the last `max_clips` clips that were asked for here; older ones are deleted, other files are not."""
 
     def __init__(self, folder: str | os.PathLike, max_clips: int = 256, suffix: str = ".mp4"):
         if max_clips < 1:
             raise ValueError(f"max_clips must be at least 1, got {max_clips}.")
         self.folder, self.max_clips, self.suffix = Path(folder), max_clips, suffix
         self.folder.mkdir(parents=True, exist_ok=True)
-        # those of an earlier process are the oldest
-        files = sorted(self.folder.glob(f"[!.]*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
-        self.names = [path.stem for path in files]
+        self.names: list[str] = []
 
     def path(self, name: str, scene: Scene) -> Path:
         """The file of a scene, written if it is not there. It stays until `max_clips` others were asked for."""
