@@ -12,7 +12,17 @@ from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.packaging import package, plot_curve
 from omnivinci_hf.small.towers import SILENCE, frame_batches, window_batches
-from omnivinci_hf.small.tracks import BLOCK_ROWS, DURATIONS, PairedClips, TrackEncoder, View, load_tracks, row
+from omnivinci_hf.small.tracks import (
+    BLOCK_ROWS,
+    DURATIONS,
+    SUFFIXES,
+    PairedClips,
+    TrackEncoder,
+    View,
+    load_tracks,
+    row,
+    suffix_of,
+)
 from omnivinci_hf.small.train import Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Question, vocabulary
@@ -44,6 +54,13 @@ def test_fits_into_eight_megabytes():
     assert sum(parameter.numel() for parameter in model.parameters()) * 2 < 5_000_000
 
 
+def test_clips_are_encoded_in_several_ways(tmp_path):
+    seeds = {suffix: next(seed for seed in range(100) if suffix_of(seed) == suffix) for suffix in set(SUFFIXES)}
+    for tracks in load_tracks(list(seeds.values())):
+        assert len(tracks.times) == 2 * tracks.scene.duration_sec and tracks.frames.shape[1:] == (56, 56, 3)
+        assert len(tracks.samples) / 16000 == pytest.approx(tracks.scene.duration_sec, abs=0.1)
+
+
 def test_tracks_are_read_from_the_cache(tmp_path):
     (first,) = load_tracks([3], cache=tmp_path)
     (again,) = load_tracks([3], cache=tmp_path)
@@ -51,7 +68,7 @@ def test_tracks_are_read_from_the_cache(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["3.npz"]
     # a world that has changed since makes them anew
     with np.load(tmp_path / "3.npz") as stored:
-        np.savez(tmp_path / "3.npz", **{**stored, "scene": "another", "frames": 0 * stored["frames"]})
+        np.savez(tmp_path / "3.npz", **{**stored, "source": "another", "frames": 0 * stored["frames"]})
     (again,) = load_tracks([3], cache=tmp_path)
     assert np.array_equal(first.frames, again.frames)
 

@@ -26,6 +26,7 @@ from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 
 
 DURATIONS = tuple(range(6, 21))  # seconds
+SUFFIXES = (".mp4", ".mp4", ".mkv", ".webm")  # each codec spoils a clip in its own way
 BLOCK_ROWS = PLACES
 MAX_DRAWS = 1000
 SHIFT = 3  # pixels
@@ -69,10 +70,15 @@ def scene_of(seed: int) -> Scene:
     return sample_scene(seed, duration_sec=DURATIONS[number], place=turn % PLACES)
 
 
+def suffix_of(seed: int) -> str:
+    """How the file of a seed is encoded."""
+    return SUFFIXES[np.random.default_rng((seed, 8)).integers(len(SUFFIXES))]
+
+
 def read_tracks(seed: int, folder: str | os.PathLike) -> Tracks:
-    """Write the clip of a seed as H.264 and AAC, read it as the processor would, delete it."""
+    """Write the clip of a seed, read it as the processor would, delete it."""
     scene = scene_of(seed)
-    path = write_clip(scene, Path(folder) / f"{seed}.mp4")
+    path = write_clip(scene, Path(folder) / f"{seed}{suffix_of(seed)}")
     try:
         clip = load_video(path, fps=FPS, with_audio=False)
         size = (IMAGE_SIZE, IMAGE_SIZE)
@@ -99,14 +105,15 @@ def _cached_tracks(seed: int, folder: str, cache: str | os.PathLike | None) -> T
     if cache is None:
         return read_tracks(seed, folder)
     path, scene = Path(cache) / f"{seed}.npz", scene_of(seed)
+    source = f"{suffix_of(seed)} {scene!r}"
     if path.exists():
         with np.load(path) as stored:
-            if str(stored.get("scene")) == repr(scene):  # the world may have changed since
+            if str(stored.get("source")) == source:  # the world may have changed since
                 return Tracks(scene, stored["frames"], stored["times"], stored["samples"])
     tracks = read_tracks(seed, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f"{seed}.{os.getpid()}.partial.npz")
-    np.savez(partial_path, frames=tracks.frames, times=tracks.times, samples=tracks.samples, scene=repr(scene))
+    np.savez(partial_path, frames=tracks.frames, times=tracks.times, samples=tracks.samples, source=source)
     partial_path.rename(path)
     return tracks
 
