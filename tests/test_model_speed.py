@@ -101,6 +101,14 @@ def test_two_questions_about_a_clip_are_timed():
     assert list(found) == ["pipeline", "cache"] and all(0 < second < first for first, second in found.values())
 
 
+@pytest.mark.slow
+def test_quantized_models_are_measured():
+    pytest.importorskip("bitsandbytes")
+    rows = speed_tables.quantized_rows("slim", 1, 30.0, "cpu")
+    assert [row[0] for row in rows] == ["bfloat16", "int8", "nf4"]
+    assert all(float(value) > 0 for row in rows for value in row[2:4])
+
+
 def test_the_released_sizes_by_formula():
     length, cache, flops = released_cost(128, 0.0)
     assert length == 128 * 256  # the whole context of Qwen2.5-7B
