@@ -246,7 +246,7 @@ def test_checkpoint_of_the_package_is_small_and_trained():
 def test_checkpoint_of_the_package_answers_about_fresh_clips(tmp_path):
     pipe = pipeline("omni-qa", model=str(small_checkpoint()))
     scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4"])["mp4"]
-    assert all(score.accuracy > 0.9 for score in scores.values()), scores
+    assert all(score.accuracy > 0.8 for score in scores.values()), scores
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):
