@@ -24,19 +24,22 @@ PUSH_OPTIONS = (
     *("repo_id", "commit_message", "commit_description", "private", "token"),
     *("revision", "create_pr", "tags"),
 )
-# settings of `generate` under which the cache of a shared prefix cannot be handed on from question to question
-UNSHARED = {
-    "num_beams": (None, 1),
-    "num_return_sequences": (None, 1),
-    "cache_implementation": (None,),
+# the usual values of settings of `generate` that otherwise need ids: what they propose follows from these, and given
+# embeddings would turn the cache on
+FROM_IDS = {
     "use_cache": (None, True),
     "assistant_model": (None,),
     "assistant_early_exit": (None,),
     "prompt_lookup_num_tokens": (None,),
     "custom_generate": (None,),
 }
-# what these propose follows from ids, and given embeddings turn the cache on
-FROM_IDS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "custom_generate", "use_cache")
+# the usual values of settings under which the cache of a shared prefix can be handed on from question to question
+UNSHARED = {
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "cache_implementation": (None,),
+    **FROM_IDS,
+}
 
 
 class OmniQAPipeline(ModelCardMixin, Pipeline):
@@ -220,7 +223,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
         model, new_ids = self._bare_model, []
         settings = self._settings(options)
-        if any(settings.get(name) not in UNSHARED[name] for name in FROM_IDS):
+        if any(settings.get(name) not in usual for name, usual in FROM_IDS.items()):
             new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
         elif length and self._shares_cache(options):
             cache = DynamicCache(config=model.config.get_text_config())

@@ -84,11 +84,8 @@ def main() -> None:
     if not is_matplotlib_available():
         parser.error("The curve needs matplotlib: pip install 'omnivinci-hf[demo]'")
     log = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
-    lines = {**log, "records": "RECORDS"}
-    records = ",\n  ".join(json.dumps(record) for record in log["records"])
-    text = json.dumps(lines, indent=1).replace('"RECORDS"', f"[\n  {records}\n ]")
-    (arguments.cards / "small_log.json").write_text(text + "\n", encoding="utf-8")
     package(arguments.folder, arguments.target)
+    shutil.copy(arguments.folder / "log.json", arguments.cards / "small_log.json")
     plot_curve(log["records"], arguments.cards / "small_curve.png")
 
 
