@@ -1,16 +1,17 @@
 """The paper's three ideas at small scale: time groups, rotary time, OmniAlignNet; and sweeps of T_G and T_max.
 
-    python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 900] [--arms NAME ...]
+    python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 450] [--arms NAME ...]
 
-Each arm is trained from the same encoders on the same clips (6 to 10 s) for as many steps, once per seed, and asked
-about held-out clips (8 to 10 s) that were read from mp4 files: as they are, with a share of the frames left out (so
-that positions no longer tell the time), and with the picture or the sound of another clip. A run that is already in
-`--output` is not repeated, so the command may be interrupted; runs of other settings are refused. At the end
-`ablation.md` and `ablation.png` are written from all runs that are there, to `model_cards/` or `--cards`.
+Each arm is trained from the encoders of the package's checkpoint, on the same clips (6 to 10 s) for as many steps, once
+per seed, and asked about held-out clips (8 to 10 s) that were read from files: as they are, with a share of the
+frames left out (so that positions no longer tell the time), and with the picture or the sound of another clip. A run
+that is already in `--output` is not repeated, so the command may be interrupted; runs of other settings are refused. At
+the end `ablation.md` and `ablation.png` are written from all runs that are there, to `model_cards/` or `--cards`.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import math
 import statistics
@@ -18,17 +19,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers.utils import is_matplotlib_available
 
+from omnivinci_hf import OmniVinciForConditionalGeneration
+from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
-from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.small.model import build_config, build_processor, build_tokenizer
 from omnivinci_hf.small.tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
-from omnivinci_hf.small.train import Plan, TrainingLog, keep_freed_memory, train_small, train_towers
+from omnivinci_hf.small.train import Plan, TrainingLog, keep_freed_memory, train_small
 from omnivinci_hf.world import FAMILIES
 from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
@@ -97,10 +100,21 @@ def asked_seeds(arguments: argparse.Namespace) -> list[int]:
     return seeds_of_length("test", arguments.clips, ASKED_SEC, FIRST_SEED)
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, int]:
+@cache
+def encoders() -> tuple[OmniVinciForConditionalGeneration, str]:
+    """The package's checkpoint, of which all arms have the encoders, and a short digest of them."""
+    model = OmniVinciForConditionalGeneration.from_pretrained(small_checkpoint(), dtype=torch.float32)
+    digest = hashlib.sha256()
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        for value in tower.state_dict().values():
+            digest.update(value.numpy().tobytes())
+    return model, digest.hexdigest()[:12]
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, int | str]:
     """What all runs of a report must share."""
-    names = ("tracks", "clips", "alignment_steps", "joint_steps", "tower_steps")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("tracks", "clips", "alignment_steps", "joint_steps")
+    return {**{name: getattr(arguments, name) for name in names}, "encoders": encoders()[1]}
 
 
 def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -113,15 +127,13 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         TrackEncoder(processor, load_tracks(seeds, arguments.output / "tracks"))
         for seeds in (learned_seeds(arguments), asked_seeds(arguments))
     )
-    towers = build_model(build_config(tokenizer), seed=0)
-    load_towers(towers, encoder, arguments)
     plan = Plan(
         alignment_steps=arguments.alignment_steps, joint_steps=arguments.joint_steps, seed=seed, options=ARMS[name]
     )
     folder = arguments.output / f"{name} {seed}"
     log = TrainingLog(lambda line: print(f"{name} {seed}: {line}", flush=True))
-    train_small(folder, plan, encoder, towers, log)
-    model = type(towers).from_pretrained(folder, dtype=torch.float32)
+    train_small(folder, plan, encoder, encoders()[0], log)
+    model = OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     held_out = held_out.for_processor(build_processor(model.config, tokenizer))
     losses = [record.get("language_loss", record.get("loss")) for record in log.records[-5:]]
     return {
@@ -152,19 +164,6 @@ def ask(model, held_out: TrackEncoder, asked: list) -> dict[str, dict[str, tuple
     }
 
 
-def load_towers(model, encoder: TrackEncoder, arguments: argparse.Namespace) -> None:
-    """The encoders that all arms share, trained by the first that needs them."""
-    path = arguments.output / f"towers_{arguments.tower_steps}_{arguments.tracks}.safetensors"
-    towers = {"vision_tower": model.model.vision_tower, "audio_tower": model.model.audio_tower}
-    if not path.exists():
-        plan = Plan(vision_steps=arguments.tower_steps, audio_steps=arguments.tower_steps // 12)
-        train_towers(model, encoder, plan, TrainingLog())
-        save_file({f"{n}.{key}": value for n, part in towers.items() for key, value in part.state_dict().items()}, path)
-    weights = load_file(path)
-    for name, part in towers.items():
-        part.load_state_dict({key.removeprefix(f"{name}."): v for key, v in weights.items() if key.startswith(name)})
-
-
 def run_missing(arguments: argparse.Namespace) -> None:
     """Each run in a process of its own, several at a time."""
     for path in arguments.output.glob("*.json"):
@@ -176,12 +175,8 @@ def run_missing(arguments: argparse.Namespace) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name, str(seed)]
         subprocess.run(command, check=True)
 
-    # the encoders, and the tracks, are made once before
-    tokenizer = build_tokenizer()
-    processor = build_processor(build_config(tokenizer), tokenizer)
-    load_tracks(asked_seeds(arguments), arguments.output / "tracks", arguments.jobs)
-    tracks = load_tracks(learned_seeds(arguments), arguments.output / "tracks", arguments.jobs)
-    load_towers(build_model(build_config(tokenizer), seed=0), TrackEncoder(processor, tracks), arguments)
+    # the tracks are made once before
+    load_tracks([*learned_seeds(arguments), *asked_seeds(arguments)], arguments.output / "tracks", arguments.jobs)
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     jobs = [job for job in jobs if not result_path(arguments, *job).exists()]
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -258,8 +253,9 @@ def write_report(output: Path, cards: Path, audited: int) -> None:
         "# The paper's three ideas, at small scale\n\n"
         f"Made by `python benchmarks/small_ablation.py` ({datetime.date.today()}): exact matches in percent on "
         "held-out clips, mean and standard deviation over seeds. A seed is that of the initial weights, of the clips' "
-        "order and pairs and of the questions; all arms and seeds share the encoders and the held-out clips, which "
-        f"the deviation does not cover. Every run has {shared['alignment_steps']} steps of alignment and "
+        "order and pairs and of the questions; all arms and seeds share the encoders, those of the package's "
+        "checkpoint, and the held-out clips, which the deviation does not cover. Every run has "
+        f"{shared['alignment_steps']} steps of alignment and "
         f"{shared['joint_steps']} of joint training on 16 clips of {TRAINED_SEC[0]} to {TRAINED_SEC[1]} s each, put "
         f"together from {shared['tracks']} files ({minutes:.0f} minutes of one core). Asked are {shared['clips']} "
         f"other files of {ASKED_SEC[0]} to {ASKED_SEC[1]} s: {asked} questions. CRTE has T_max 4 s and theta 8, and "
@@ -314,16 +310,15 @@ def plot(arms: dict[str, list[dict]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of tracks, encoders and runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of tracks and runs")
     parser.add_argument("--cards", type=Path, default=CARDS, help="folder of the report (default: model_cards)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
-    parser.add_argument("--tracks", type=int, default=1600, help="files to learn from")
+    parser.add_argument("--tracks", type=int, default=1000, help="files to learn from")
     parser.add_argument("--clips", type=int, default=300, help="held-out files")
-    parser.add_argument("--alignment-steps", type=int, default=250)
-    parser.add_argument("--joint-steps", type=int, default=900)
-    parser.add_argument("--tower-steps", type=int, default=Plan.vision_steps, help="of the encoders that all share")
+    parser.add_argument("--alignment-steps", type=int, default=150)
+    parser.add_argument("--joint-steps", type=int, default=450)
     parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)

@@ -1,15 +1,17 @@
+import copy
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from transformers import TrainingArguments, pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor, small
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.small.optimizer import MUON_RATE, MuonWithAdamW
 from omnivinci_hf.small.packaging import package, plot_curve
 from omnivinci_hf.small.towers import SILENCE, frame_batches, window_batches
 from omnivinci_hf.small.tracks import (
@@ -23,8 +25,8 @@ from omnivinci_hf.small.tracks import (
     row,
     suffix_of,
 )
-from omnivinci_hf.small.train import Plan, train_small
-from omnivinci_hf.training import OmniVinciDataCollator
+from omnivinci_hf.small.train import MuonTrainer, Plan, train_small
+from omnivinci_hf.training import OmniVinciDataCollator, Recipe, apply_recipe
 from omnivinci_hf.world import Question, vocabulary
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.evaluation import evaluate
@@ -248,6 +250,66 @@ def test_checkpoint_of_the_package_answers_about_fresh_clips(tmp_path):
     pipe = pipeline("omni-qa", model=str(small_checkpoint()))
     scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4"])["mp4"]
     assert all(score.accuracy > 0.9 for score in scores.values()), scores
+
+
+def test_muon_and_adamw_are_one_optimizer():
+    """The same updates as of both apart, rates set by a schedule, before and after its state is stored and loaded."""
+    torch.manual_seed(0)
+    start = {"matrix": torch.randn(4, 6), "table": torch.randn(5, 3), "bias": torch.randn(4)}
+    gradients = [{name: torch.randn_like(value) for name, value in start.items()} for _ in range(4)]
+    one, two = ({name: torch.nn.Parameter(value.clone()) for name, value in start.items()} for _ in range(2))
+    groups = [
+        {"params": [one["matrix"], one["table"]], "lr": 1e-2, "weight_decay": 0.1},
+        {"params": [one["bias"]], "lr": 1e-3},
+    ]
+    optimizer = MuonWithAdamW(groups, [one["matrix"]], betas=(0.8, 0.9))
+    halved = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    parts = [
+        torch.optim.Muon([two["matrix"]], lr=MUON_RATE * 1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(
+            [{"params": [two["table"]], "weight_decay": 0.1}, {"params": [two["bias"]], "lr": 1e-3, "weight_decay": 0}],
+            lr=1e-2,
+            betas=(0.8, 0.9),
+        ),
+    ]
+    for step, found in enumerate(gradients):
+        for name, gradient in found.items():
+            one[name].grad, two[name].grad = gradient.clone(), gradient.clone()
+        if step == 2:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.step()
+        halved.step()
+        for part in parts:
+            part.step()
+            for group in part.param_groups:
+                group["lr"] /= 2
+        for name in start:
+            torch.testing.assert_close(one[name], two[name], rtol=0, atol=0, msg=f"{name}, step {step}")
+            assert not torch.equal(one[name], start[name])
+
+
+def test_muon_learns_the_matrices_and_no_tables(encoder, tmp_path):
+    learned = {"type": "learned", "max_time": 10.0}
+    model = build_model(build_config(encoder.processor.tokenizer, video_time_embedding=learned))
+    recipe = Recipe("joint", {"vision_projector": 2e-3, "language_model": 1e-3, "omni_align_net": 1e-4})
+    model = apply_recipe(model, recipe)
+    trainer = MuonTrainer(model, TrainingArguments(str(tmp_path), report_to="none"), recipe=recipe)
+    muon, adamw = trainer.create_optimizer().parts
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    names = {id(value): name for name, value in model.named_parameters()}
+    updated = {names[id(value)]: group["lr"] for group in muon.param_groups for value in group["params"]}
+    assert updated["model.language_model.layers.0.mlp.up_proj.weight"] == pytest.approx(MUON_RATE * 1e-3)
+    rates = [rate for name, rate in updated.items() if "omni_align_net" in name]
+    assert rates and rates == pytest.approx([MUON_RATE * 1e-4] * len(rates))
+    others = {names[id(value)] for group in adamw.param_groups for value in group["params"]}
+    tables = {"model.language_model.embed_tokens.weight", "model.video_time_embedding.table.weight", "lm_head.weight"}
+    assert others >= {*tables, "model.language_model.norm.weight"}
+
+
+def test_muon_needs_a_new_pytorch(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ImportError, match="needs PyTorch 2.9 or newer"):
+        MuonWithAdamW([], [])
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):

@@ -75,7 +75,7 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
     options = [
         *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
-        *("--alignment-steps", 1, "--tower-steps", 24, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
+        *("--alignment-steps", 1, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
     ]
     run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     report = (tmp_path / "ablation.md").read_text()

@@ -2,7 +2,8 @@
 
 Encoders first, each alone under a head that is thrown away (they stand in for SigLIP and Audio Flamingo 3, which come
 trained), then the stages of `recipes/` through the package's own collator and trainer: alignment of the projectors, and
-joint training with OmniAlignNet. Everything is seeded; nothing is downloaded.
+joint training with OmniAlignNet. Muon updates the matrices, at a multiple of the rates of the recipes. Everything is
+seeded; nothing is downloaded.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
@@ -27,6 +29,7 @@ from ..processing_omnivinci import OmniVinciProcessor
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
 from ..world import FAMILIES
 from .model import build_config, build_model, build_processor, build_tokenizer
+from .optimizer import MuonWithAdamW
 from .towers import train_audio_tower, train_vision_tower
 from .tracks import PairedClips, TrackEncoder, load_tracks
 
@@ -44,8 +47,8 @@ class Plan:
 
     vision_steps: int = 8000
     audio_steps: int = 500
-    alignment_steps: int = 800
-    joint_steps: int = 5000
+    alignment_steps: int = 500
+    joint_steps: int = 4500
     num_tracks: int = 3000
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -147,7 +150,7 @@ def train_stage(
         train_sampling_strategy="sequential",  # drawn at random already, in blocks of one length
         **recipe.arguments,
     )
-    trainer = OmniVinciTrainer(
+    trainer = MuonTrainer(
         model,
         arguments,
         recipe=recipe,
@@ -158,6 +161,19 @@ def train_stage(
     )
     trainer.train()
     return model
+
+
+class MuonTrainer(OmniVinciTrainer):
+    """The groups of the recipe, with Muon for matrices; tables of words and times, and the head, stay with AdamW."""
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        groups = super().create_optimizer(model).param_groups
+        tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
+        apart = {id(module.weight) for module in (*tables, self.model.get_output_embeddings())}
+        learned = [parameter for group in groups for parameter in group["params"]]
+        matrices = [parameter for parameter in learned if parameter.ndim == 2 and id(parameter) not in apart]
+        self.optimizer = MuonWithAdamW(groups, matrices, (self.args.adam_beta1, self.args.adam_beta2))
+        return self.optimizer
 
 
 class _Recorder(TrainerCallback):

@@ -1,0 +1,67 @@
+"""Muon for the matrices between layers and AdamW for all else: the small model learns twice as fast as with AdamW alone
+(Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; Liu et al., arXiv 2502.16982).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+MUON_RATE = 3.0  # times that of AdamW
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """[`torch.optim.Muon`] and [`torch.optim.AdamW`] as one optimizer.
+
+    Args:
+        groups (`list[dict]`): parameters with their `lr` (of AdamW; Muon takes [`MUON_RATE`] times that) and
+            `weight_decay`.
+        matrices (`list[nn.Parameter]`): those of them, of two dimensions, that Muon updates.
+        betas (`tuple[float, float]`): of AdamW.
+
+    Raises:
+        ImportError: with a PyTorch before 2.9, which has no Muon.
+    """
+
+    def __init__(self, groups: list[dict], matrices: list[nn.Parameter], betas: tuple[float, float] = (0.9, 0.98)):
+        if not hasattr(torch.optim, "Muon"):
+            raise ImportError(f"Muon needs PyTorch 2.9 or newer, this is {torch.__version__}.")
+        ids = {id(matrix) for matrix in matrices}
+        sides: tuple[list[dict], list[dict]] = ([], [])
+        for group in groups:
+            for side, is_muon in zip(sides, (True, False), strict=True):
+                if params := [value for value in group["params"] if (id(value) in ids) == is_muon]:
+                    rate = group["lr"] * (MUON_RATE if is_muon else 1.0)
+                    decay = group.get("weight_decay", 0.0)
+                    side.append({"params": params, "lr": rate, "weight_decay": decay})
+        super().__init__([*sides[0], *sides[1]], {})
+        muon, adamw = self.param_groups[: len(sides[0])], self.param_groups[len(sides[0]) :]
+        self.parts: list[torch.optim.Optimizer] = []
+        if muon:
+            self.parts.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+        if adamw:
+            self.parts.append(torch.optim.AdamW(adamw, betas=betas))
+        self._share_groups()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """A schedule of this optimizer sets the rates of its parts."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
