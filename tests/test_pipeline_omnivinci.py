@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import GenerationConfig, TextIteratorStreamer, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import get_default_model_and_revision
 
 from omnivinci_hf import OmniQAPipeline, OmniVinciForConditionalGeneration, OmniVinciProcessor, load_audio
 
@@ -37,6 +39,11 @@ def by_hand(model, processor, *parts, **options):
     )
     ids = model.generate(**inputs, **LENGTH)[0, inputs["input_ids"].shape[1] :]
     return processor.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_the_released_checkpoint_is_the_default():
+    task = PIPELINE_REGISTRY.check_task("omni-qa")[1]
+    assert get_default_model_and_revision(task, None) == ("nvidia/omnivinci", "main")
 
 
 def test_the_task_gives_the_pipeline(pipe):

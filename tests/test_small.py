@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from transformers import TrainingArguments, pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor, small
 from omnivinci_hf.small import small_checkpoint
+from omnivinci_hf.small import tracks as tracks_module
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.optimizer import MUON_RATE, MuonWithAdamW
@@ -27,7 +29,7 @@ from omnivinci_hf.small.tracks import (
 )
 from omnivinci_hf.small.train import MuonTrainer, Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator, Recipe, apply_recipe
-from omnivinci_hf.world import Question, vocabulary
+from omnivinci_hf.world import Question, vocabulary, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.evaluation import evaluate
 
@@ -56,18 +58,28 @@ def test_fits_into_eight_megabytes():
     assert sum(parameter.numel() for parameter in model.parameters()) * 2 < 5_000_000
 
 
-def test_clips_are_encoded_in_several_ways(tmp_path):
+def test_clips_are_encoded_in_several_ways(monkeypatch):
+    written = []
+
+    def write(scene, path, **options):
+        written.append(Path(path).suffix)
+        return write_clip(scene, path, **options)
+
+    monkeypatch.setattr(tracks_module, "write_clip", write)
     seeds = {suffix: next(seed for seed in range(100) if suffix_of(seed) == suffix) for suffix in set(SUFFIXES)}
     for tracks in load_tracks(list(seeds.values())):
         assert len(tracks.times) == 2 * tracks.scene.duration_sec and tracks.frames.shape[1:] == (56, 56, 3)
         assert len(tracks.samples) / 16000 == pytest.approx(tracks.scene.duration_sec, abs=0.1)
+    assert written == list(seeds) and set(written) == {".mp4", ".mkv", ".webm"}
 
 
 def test_tracks_are_read_from_the_cache(tmp_path):
     (first,) = load_tracks([3], cache=tmp_path)
-    (again,) = load_tracks([3], cache=tmp_path)
-    assert np.array_equal(first.frames, again.frames) and np.array_equal(first.samples, again.samples)
     assert [path.name for path in tmp_path.iterdir()] == ["3.npz"]
+    with np.load(tmp_path / "3.npz") as stored:
+        np.savez(tmp_path / "3.npz", **{**stored, "frames": stored["frames"] + 1})
+    (again,) = load_tracks([3], cache=tmp_path)
+    assert np.array_equal(first.frames + 1, again.frames) and np.array_equal(first.samples, again.samples)
     # a world that has changed since makes them anew
     with np.load(tmp_path / "3.npz") as stored:
         np.savez(tmp_path / "3.npz", **{**stored, "source": "another", "frames": 0 * stored["frames"]})
@@ -192,9 +204,24 @@ def test_controls_hear_and_see_other_tracks(encoder):
     encoder.encode = lambda *pair: seen.append(pair[:2]) or encode(*pair)
     try:
         exact_matches(model, encoder, asked, heard=[1, 2, 0])
+        exact_matches(model, encoder, asked, seen=[1, 2, 0])
     finally:
         del encoder.encode
-    assert seen == [(0, 1), (1, 2), (2, 0)]
+    assert seen == [(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)]
+
+
+def test_questions_are_asked_without_clips(encoder):
+    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
+    found = encoder.encode_words(asked[0])
+    assert not found.media
+    # the first question is laid out as a chat without media
+    chat = [{"role": "user", "content": asked[0][0].question}, {"role": "assistant", "content": asked[0][0].answer}]
+    expected = encoder.processor.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"][0]
+    first = found.ids[found.branches < 2].tolist()
+    assert first == list(expected)[: len(first)] and len(first) > 10
+    model = build_model(build_config(encoder.processor.tokenizer))
+    scores = exact_matches(model, encoder, asked, blind=True)
+    assert sum(score.asked for score in scores.values()) == sum(map(len, asked))
 
 
 def test_packaged_checkpoint_is_half_as_large_and_loads_in_single_precision(encoder, tmp_path):

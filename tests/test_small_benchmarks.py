@@ -75,18 +75,19 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
     options = [
         *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
-        *("--alignment-steps", 1, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
+        *("--alignment-steps", 1, "--tower-steps", 20, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
     ]
     run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     report = (tmp_path / "ablation.md").read_text()
-    # four conditions, and two sweeps
-    assert report.count("| concatenation | 2 | ") == 4 and report.count("| TEG, CRTE | 2 | ") == 6
+    # five conditions, and two sweeps
+    assert report.count("| concatenation | 2 | ") == 5 and report.count("| TEG, CRTE | 2 | ") == 7
     assert "| TEG | " not in report and "| from text | " in report and " steps of alignment and 1 of joint" in report
     assert (tmp_path / "ablation.png").stat().st_size > 5000
     results = sorted(tmp_path.glob("*.json"))
     assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1", "concatenation 0", "concatenation 1"]
     result = json.loads(results[0].read_text())
-    assert list(result["scores"]) == ["whole clips", "fewer frames", "picture shuffled", "sound shuffled"]
+    conditions = ["whole clips", "fewer frames", "text only", "picture shuffled", "sound shuffled"]
+    assert list(result["scores"]) == conditions
     assert list(result["scores"]["whole clips"]) == list(FAMILIES) and result["settings"]["joint_steps"] == 1
     times = [path.stat().st_mtime for path in results]
     run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)

@@ -67,6 +67,8 @@ def test_a_written_data_set_holds_all_of_its_clips(tmp_path):
 
 
 def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="may be negative, got 3 and -1"):
+        split_seeds("test", 3, start=-1)
     with pytest.raises(ValueError, match="Unknown split 'dev': there are train, validation, test"):
         split_seeds("dev", 1)
     with pytest.raises(ValueError, match="'test' has 100000000 seeds, not 100000001"):

@@ -9,6 +9,7 @@ from omnivinci_hf.world.audit import Guess
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import (
     CONTROLS,
+    REENCODED,
     Score,
     as_json,
     choose,
@@ -107,10 +108,11 @@ def test_shuffled_clips_are_other_files_and_answers_stay(tmp_path):
 
 def test_clips_encoded_anew_have_other_codecs_rates_and_sizes(tmp_path):
     oracle = Oracle()
-    evaluate(oracle, SEEDS[:1], tmp_path, conditions=["mp4", "webm", "mkv"])
-    assert oracle.paths == [f"{SEEDS[0]}.{suffix}" for suffix in ("mp4", "webm", "mkv")]
+    evaluate(oracle, SEEDS[:1], tmp_path, conditions=["mp4", *REENCODED])
+    assert oracle.paths == [f"{SEEDS[0]}.{suffix}" for suffix in ("mp4", "webm", "mkv", "mkv")]
     (_, fps, width), *others = oracle.kinds
-    assert all(name != "h264" and other != fps and wide != width for name, other, wide in others)
+    assert [name for name, _, _ in others] == ["vp9", "mpeg4", "vp8"]
+    assert all(other != fps and wide != width for name, other, wide in others)
 
 
 def test_the_choice_has_as_many_yes_as_no_and_other_answers_first():

@@ -58,7 +58,7 @@ def show_demo(folder: str | os.PathLike, number: int = 0, write: Callable[[str],
     )
     for line in timeline(scene):
         write(line)
-    pipe = pipeline("omni-qa", model=str(small_checkpoint()))
+    pipe = pipeline("omni-qa", model=str(small_checkpoint()), device="cpu")  # the same on every machine
     write(f"\nA checkpoint of {pipe.model.num_parameters():,} parameters, trained on such clips alone, is asked:")
     records = pipe(video=str(clip), question=[question.question for question in asked], max_new_tokens=MAX_NEW_TOKENS)
     num_right = 0

@@ -17,6 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .model_card_omnivinci import RELEASED
 from .modeling_omnivinci import OmniVinciForConditionalGeneration
 from .pipeline_omnivinci import OmniQAPipeline
 from .processing_omnivinci import OmniVinciProcessor
@@ -63,4 +64,7 @@ def register() -> None:
     for part in parts.values():
         part.register_for_auto_class()
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(TASK, OmniQAPipeline, pt_model=AutoModel, type="multimodal")
+        default = {"model": (RELEASED, "main")}
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, OmniQAPipeline, pt_model=AutoModel, default=default, type="multimodal"
+        )

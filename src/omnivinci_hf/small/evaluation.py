@@ -32,12 +32,14 @@ def exact_matches(
     seen: Sequence[int] | None = None,
     heard: Sequence[int] | None = None,
     dropped: float = 0.0,
+    blind: bool = False,
     batch_size: int = 16,
 ) -> dict[str, Score]:
     """Scores by family of the questions `asked` about each track.
 
     `seen` and `heard` put other tracks in the place of a clip's picture or sound: controls, with the answers still
     those of the clip itself. `dropped` is the share of frames that are left out at random, the same ones every time.
+    `blind` asks without the clips.
     """
     count = len(encoder.tracks)
     seen, heard = (range(count) if other is None else other for other in (seen, heard))
@@ -48,7 +50,11 @@ def exact_matches(
     for start in range(0, len(order), batch_size):
         clips = order[start : start + batch_size]
         kept = [_kept(len(encoder.tracks[seen[i]].times), dropped, i) for i in clips]
-        batch = collator([encoder.encode(seen[i], heard[i], asked[i], k) for i, k in zip(clips, kept, strict=True)])
+        if blind:
+            rows = [encoder.encode_words(asked[i]) for i in clips]
+        else:
+            rows = [encoder.encode(seen[i], heard[i], asked[i], k) for i, k in zip(clips, kept, strict=True)]
+        batch = collator(rows)
         labels = batch.pop("labels")[:, 1:]
         wrong = model(**batch).logits[:, :-1].argmax(-1) != labels
         for row, (index, is_wrong) in enumerate(zip(clips, wrong, strict=True)):

@@ -38,15 +38,17 @@ def train_vision_tower(
     tower, merge = model.model.vision_tower, model.config.spatial_merge_size
     head = nn.Linear(model.config.vision_feature_size * merge**2, len(SHAPE_NAMES))
     place_head = nn.Linear(model.config.vision_feature_size * merge**2, PLACES)
+    for part in (head, place_head):
+        part.to(tower.device)
 
     def loss_of(batch):
-        pixels, labels, places = batch
+        pixels, labels, places = (part.to(tower.device) for part in batch)
         maps = tower((pixels.float() / 255 - 0.5) / 0.5).last_hidden_state
         side = int(maps.shape[1] ** 0.5)
         squares = (
             maps.unflatten(1, (side // merge, merge, side // merge, merge)).transpose(2, 3).flatten(3).flatten(1, 2)
         )
-        # of each square, or what is known would lie where nothing else leads to
+        # each square must tell all shapes: a mean of squares would let a few of them keep it to themselves
         logits = head(squares)
         right = ((logits.mean(1) > 0) == labels.bool()).all(1).float().mean()
         place_loss = F.cross_entropy(place_head(squares.mean(1)), places)
@@ -72,9 +74,11 @@ def train_audio_tower(
     tower = model.model.audio_tower
     head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, len(SOUNDS) + 1)
     place_head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, PLACES)
+    for part in (head, place_head):
+        part.to(tower.device)
 
     def loss_of(batch):
-        features, labels, places = batch
+        features, labels, places = (part.to(tower.device) for part in batch)
         hidden = tower(features).last_hidden_state.unflatten(1, (-1, MERGED_EMBEDS)).flatten(2)
         logits = head(hidden)
         right = (logits.argmax(-1) == labels).float().mean()

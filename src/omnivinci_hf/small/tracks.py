@@ -6,11 +6,12 @@ their events. So a few thousand files give tens of thousands of clips, with many
 
 import copy
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def load_tracks(seeds: Sequence[int], cache: str | os.PathLike | None = None, nu
         work = partial(_cached_tracks, folder=scratch, cache=cache)
         if num_processes == 1:
             return [work(seed) for seed in seeds]
-        method = "fork" if "fork" in get_all_start_methods() else None  # no need to import all anew
+        method = "fork" if sys.platform == "linux" else None  # no need to import all anew
         with get_context(method).Pool(num_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return pool.map(work, seeds, chunksize=16)
 
@@ -114,7 +115,7 @@ def _cached_tracks(seed: int, folder: str, cache: str | os.PathLike | None) -> T
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f"{seed}.{os.getpid()}.partial.npz")
     np.savez(partial_path, frames=tracks.frames, times=tracks.times, samples=tracks.samples, source=source)
-    partial_path.rename(path)
+    partial_path.replace(path)
     return tracks
 
 
@@ -159,7 +160,17 @@ class TrackEncoder:
         frames, times = picture.frames[kept], picture.times[kept]
         if view is not None:
             frames = view.of(frames)
-        clip = VideoClip(frames, times, None, duration, FPS, len(times), audio, "", ())
+        clip = VideoClip(
+            frames,
+            times,
+            indices=None,
+            duration_sec=duration,
+            fps=FPS,
+            total_frames=len(times),
+            audio=audio,
+            name="",
+            size=(),
+        )
         layout = self.rules.video(clip, self.processor.group_duration_sec)
         shared = torch.tensor([*self.before, *layout.sound_ids, *layout.ids])
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
@@ -172,6 +183,13 @@ class TrackEncoder:
             "video_has_audio": torch.ones(1, dtype=torch.bool),
             "audio_from_video": torch.ones(1, dtype=torch.bool),
         }
+        return self._join(shared, chosen, media)
+
+    def encode_words(self, chosen: Sequence[Question]) -> EncodedRow:
+        """The questions alone, without a clip."""
+        return self._join(torch.tensor(self.before), chosen, {})
+
+    def _join(self, shared: torch.Tensor, chosen: Sequence[Question], media: dict[str, torch.Tensor]) -> EncodedRow:
         parts = [(shared, torch.zeros_like(shared, dtype=torch.bool), 0)]
         parts += [(*self._words(question), number) for number, question in enumerate(chosen, 1)]
         return join_branches(parts, media)

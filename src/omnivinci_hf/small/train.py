@@ -29,7 +29,7 @@ from ..processing_omnivinci import OmniVinciProcessor
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
 from ..world import FAMILIES
 from .model import build_config, build_model, build_processor, build_tokenizer
-from .optimizer import MuonWithAdamW
+from .optimizer import MuonWithAdamW, check_muon
 from .towers import train_audio_tower, train_vision_tower
 from .tracks import PairedClips, TrackEncoder, load_tracks
 
@@ -71,6 +71,19 @@ class TrainingLog:
         return {"threads": torch.get_num_threads(), **versions, "records": self.records}
 
 
+def training_device() -> torch.device:
+    """CUDA or the CPU: other devices lack the double precision of the time embeddings.
+
+    Raises:
+        ImportError: when PyTorch is too old.
+        ValueError: when there are several GPUs.
+    """
+    check_muon()
+    if torch.cuda.device_count() > 1:
+        raise ValueError(f"Training sees {torch.cuda.device_count()} GPUs: let it see one (CUDA_VISIBLE_DEVICES=0).")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def train_small(
     output: str | os.PathLike,
     plan: Plan,
@@ -80,13 +93,15 @@ def train_small(
 ) -> Path:
     """Train by a plan and save model, processor and `log.json` (plan, versions, losses) to `output`.
 
-    `encoder` and `towers`, where several models are compared, are tracks and encoders that were made before.
+    `encoder` and `towers`, where several models are compared, are tracks and encoders that were made before. One GPU is
+    used if there is one.
     """
+    device = training_device()
     log = TrainingLog() if log is None else log
     tokenizer = build_tokenizer()
     config = build_config(tokenizer, **plan.options)
     processor = build_processor(config, tokenizer)
-    model = build_model(config, plan.seed)
+    model = build_model(config, plan.seed).to(device)
     if encoder is None:
         encoder = TrackEncoder(processor, load_tracks(range(plan.num_tracks), num_processes=os.cpu_count() or 1))
     else:
@@ -140,6 +155,7 @@ def train_stage(
     model = apply_recipe(model, recipe)
     arguments = TrainingArguments(
         str(output),
+        use_cpu=not torch.cuda.is_available(),
         max_steps=len(rows) // BATCH_SIZE,
         seed=seed,
         report_to="none",
@@ -213,6 +229,7 @@ def main() -> None:
             f"--{name.replace('_', '-')}", type=int, default=getattr(Plan, name), help="default: %(default)s"
         )
     arguments = parser.parse_args()
+    training_device()  # complains before the work, if it must
     log = TrainingLog(partial(print, flush=True))
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)

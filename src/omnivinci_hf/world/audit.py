@@ -40,16 +40,6 @@ def audit(asked: Sequence[tuple[Scene, Sequence[Question]]]) -> list[Guess]:
     return guesses
 
 
-def format_audit(guesses: Sequence[Guess]) -> str:
-    """A markdown table."""
-    lines = ["| family | questions | text only | vision only | sound only |", "|---|---|---|---|---|"]
-    for family in dict.fromkeys(guess.family for guess in guesses):
-        of_family = {guess.source: guess for guess in guesses if guess.family == family}
-        cells = [f"{of_family[s].accuracy:.1%}" if s in of_family else "" for s in ("text", "vision", "sound")]
-        lines.append(f"| {family} | {of_family['text'].num_questions} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def guess_from_text(learned: Sequence[Asked], judged: Sequence[Asked]) -> float:
     """Always the most frequent answer: to the very question, or to its wording whatever the names in it."""
     return max(_majority(learned, judged, key) for key in (lambda text: text, _without_names))

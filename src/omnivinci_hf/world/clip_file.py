@@ -23,6 +23,7 @@ AUDIO_OPTIONS = {"aac": {"aac_coder": "fast"}}
 VIDEO_OPTIONS = {
     "libx264": {"preset": "ultrafast", "crf": "28"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "36", "b": "0"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "600000"},
     "mpeg4": {"qmin": "4", "qmax": "8", "b": "600000"},
 }
 

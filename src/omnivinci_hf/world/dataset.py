@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from .clip_file import write_clip
 from .questions import Question, list_questions, questions
 from .rendering import vision_frames_at, waveform
 from .sampling import sample_scene
-from .scene import Scene
+from .scene import SOUNDS, Scene
 
 
 SPLITS = {
@@ -28,6 +28,8 @@ def split_seeds(split: str, number: int, start: int = 0) -> range:
     """The first `number` seeds of a split, `start` left out. No two splits share one."""
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: there are {', '.join(SPLITS)}.")
+    if number < 0 or start < 0:
+        raise ValueError(f"Neither number nor start may be negative, got {number} and {start}.")
     seeds = SPLITS[split][start : start + number]
     if len(seeds) < number:
         raise ValueError(f"The split {split!r} has {len(SPLITS[split])} seeds, not {start + number}.")
@@ -59,13 +61,16 @@ class ClipCache:
         return path
 
 
-def rows(seeds: Iterable[int], cache: ClipCache | None = None, lists: bool = False) -> Iterator[dict[str, Any]]:
+def rows(
+    seeds: Iterable[int], cache: ClipCache | None = None, lists: bool = False, kinds: Sequence[str] = SOUNDS
+) -> Iterator[dict[str, Any]]:
     """One row per question: `id`, `seed`, `family` and `messages`, a question about a clip and its answer.
 
     The clip is a file of `cache` or, without one, frames and samples in memory. `lists` adds the dense questions.
+    `kinds` are the sounds; `SOUNDS + SPOKEN` has spoken digits, too, where espeak-ng is installed.
     """
     for seed in seeds:
-        scene = sample_scene(seed)
+        scene = sample_scene(seed, kinds=kinds)
         video = array_part(scene) if cache is None else {"type": "video", "path": str(cache.path(str(seed), scene))}
         for number, question in enumerate(seed_questions(seed, scene, lists)):
             yield _row(f"{seed}-{number}", seed, video, question)
@@ -77,12 +82,18 @@ def seed_questions(seed: int, scene: Scene, lists: bool = False) -> list[Questio
     return found + list_questions(scene) if lists else found
 
 
-def write_dataset(folder: str | os.PathLike, seeds: Iterable[int], lists: bool = False, suffix: str = ".mp4") -> Path:
-    """Writes `clips/` and `data.jsonl`, whose paths are relative to `folder`; returns the latter."""
+def write_dataset(
+    folder: str | os.PathLike,
+    seeds: Iterable[int],
+    lists: bool = False,
+    suffix: str = ".mp4",
+    kinds: Sequence[str] = SOUNDS,
+) -> Path:
+    """Writes `clips/` and `data.jsonl`, whose paths are relative to `folder`; returns the latter. See [`rows`]."""
     seeds, folder = list(seeds), Path(folder)
     cache = ClipCache(folder / "clips", max(len(seeds), 1), suffix)
     with open(folder / "data.jsonl", "w", encoding="utf-8") as file:
-        for row in rows(seeds, cache, lists):
+        for row in rows(seeds, cache, lists, kinds):
             video = row["messages"][0]["content"][0]
             video["path"] = Path(video["path"]).relative_to(folder).as_posix()
             file.write(json.dumps(row) + "\n")

@@ -21,7 +21,11 @@ from .scene import Scene
 CLIPS, TEXT_ONLY = "mp4", "text only"
 VISION_SHUFFLED, SOUND_SHUFFLED = "vision shuffled", "sound shuffled"
 CONTROLS = (TEXT_ONLY, VISION_SHUFFLED, SOUND_SHUFFLED)
-REENCODED = ("webm", "mkv")
+REENCODED = {  # suffix and codecs
+    "webm": (".webm", {}),
+    "mkv": (".mkv", {}),
+    "mkv, VP8 and AC-3": (".mkv", {"video_codec": "libvpx", "audio_codec": "ac3"}),
+}
 MAX_NEW_TOKENS = 8
 
 
@@ -72,8 +76,8 @@ def evaluate(
     Args:
         per_family: so many questions of each family about each clip, at most.
         conditions: "mp4", the clips; "text only", without them; "vision shuffled" and "sound shuffled", with that track
-            of another clip of about the same length, the answers still those of the clip itself; "webm" and "mkv", the
-            mp4 files encoded anew at another frame rate and size.
+            of another clip of about the same length, the answers still those of the clip itself; "webm" (VP9, Opus),
+            "mkv" (MPEG-4, MP3) and "mkv, VP8 and AC-3", the mp4 files encoded anew at another frame rate and size.
         report: is given a line of progress now and then.
     """
     conditions = list(conditions)
@@ -133,7 +137,8 @@ def _write(condition: str, seed: int, scene: Scene, other: Scene, folder: Path) 
     fps = float(rng.choice([fps for fps in FRAME_RATES if fps != scene.vision.fps]))
     scale = rng.choice((0.75, 1.25))
     size = tuple(2 * round(side * scale / 2) for side in (scene.vision.width, scene.vision.height))
-    again = reencode(path, path.with_suffix("." + condition), fps=fps, size=size)
+    suffix, codecs = REENCODED[condition]
+    again = reencode(path, path.with_suffix(suffix), fps=fps, size=size, **codecs)
     path.unlink()
     return again
 
