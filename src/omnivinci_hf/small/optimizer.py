@@ -20,6 +20,13 @@ def check_muon() -> None:
         raise ImportError(f"Muon needs PyTorch 2.9 or newer, this is {torch.__version__}.")
 
 
+def matrices_of(model: nn.Module, *apart: nn.Module) -> list[nn.Parameter]:
+    """What Muon is for: learning parameters of two dimensions, without tables and the weights of `apart`."""
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    ids = {id(module.weight) for module in (*tables, *apart)}
+    return [value for value in model.parameters() if value.requires_grad and value.ndim == 2 and id(value) not in ids]
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """[`torch.optim.Muon`] and [`torch.optim.AdamW`] as one optimizer.
 

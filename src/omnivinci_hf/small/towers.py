@@ -15,12 +15,14 @@ from torch import nn
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..world import COLOURS, PLACES, SHAPES, SOUNDS
 from .model import MERGED_EMBEDS, WINDOW_SEC
+from .optimizer import MuonWithAdamW, matrices_of
 from .tracks import TrackEncoder, Tracks, View
 
 
 SHAPE_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 SILENCE = len(SOUNDS)
 PLACE_WEIGHT = 0.02  # the tint is learned at once, the hum soon
+WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 
 
@@ -56,8 +58,7 @@ def train_vision_tower(
         return shape_loss, place_loss, right
 
     batches = frame_batches(encoder.tracks, batch_size, seed)
-    parameters = [*tower.parameters(), *head.parameters(), *place_head.parameters()]
-    return _train(parameters, batches, loss_of, steps, learning_rate, "vision tower", log)
+    return _train(tower, [head, place_head], batches, loss_of, steps, learning_rate, "vision tower", log)
 
 
 def train_audio_tower(
@@ -86,8 +87,7 @@ def train_audio_tower(
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), place_loss, right
 
     batches = window_batches(encoder, batch_size, seed)
-    parameters = [*tower.parameters(), *head.parameters(), *place_head.parameters()]
-    return _train(parameters, batches, loss_of, steps, learning_rate, "audio tower", log)
+    return _train(tower, [head, place_head], batches, loss_of, steps, learning_rate, "audio tower", log)
 
 
 def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -128,10 +128,17 @@ def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterato
         yield torch.stack(features), labels, torch.tensor(places)
 
 
-def _train(parameters, batches, loss_of, steps: int, learning_rate: float, name: str, log) -> float:
-    parameters = [value for value in parameters if value.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+def _train(tower, heads, batches, loss_of, steps: int, learning_rate: float, name: str, log) -> float:
+    parameters = [value for part in (tower, *heads) for value in part.parameters() if value.requires_grad]
+    groups = [{"params": parameters, "lr": learning_rate, "weight_decay": WEIGHT_DECAY}]
+    optimizer = MuonWithAdamW(groups, matrices_of(tower))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=steps,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
     recent: list[float] = []
     for step, batch in enumerate(itertools.islice(batches, steps), 1):
         loss, place_loss, right = loss_of(batch)

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
@@ -29,7 +28,7 @@ from ..processing_omnivinci import OmniVinciProcessor
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
 from ..world import FAMILIES
 from .model import build_config, build_model, build_processor, build_tokenizer
-from .optimizer import MuonWithAdamW, check_muon
+from .optimizer import MuonWithAdamW, check_muon, matrices_of
 from .towers import train_audio_tower, train_vision_tower
 from .tracks import PairedClips, TrackEncoder, load_tracks
 
@@ -45,9 +44,9 @@ MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_T
 class Plan:
     """How long everything takes, in steps. `options` are those of the model, see [`build_config`]."""
 
-    vision_steps: int = 8000
-    audio_steps: int = 500
-    alignment_steps: int = 500
+    vision_steps: int = 4500
+    audio_steps: int = 400
+    alignment_steps: int = 400
     joint_steps: int = 4500
     num_tracks: int = 3000
     seed: int = 0
@@ -184,10 +183,7 @@ class MuonTrainer(OmniVinciTrainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         groups = super().create_optimizer(model).param_groups
-        tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
-        apart = {id(module.weight) for module in (*tables, self.model.get_output_embeddings())}
-        learned = [parameter for group in groups for parameter in group["params"]]
-        matrices = [parameter for parameter in learned if parameter.ndim == 2 and id(parameter) not in apart]
+        matrices = matrices_of(self.model, self.model.get_output_embeddings())
         self.optimizer = MuonWithAdamW(groups, matrices, (self.args.adam_beta1, self.args.adam_beta2))
         return self.optimizer
 
