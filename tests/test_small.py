@@ -137,6 +137,21 @@ def test_long_clips_can_be_left_out(encoder):
         PairedClips(encoder, 2, max_sec=5.0)
 
 
+def test_clips_grow_longer(encoder):
+    tracks = load_tracks([0, 4, 8])  # of 6, 10 and 14 s
+    lengths = {track.scene.duration_sec for track in tracks}
+    assert lengths == {6.0, 10.0, 14.0}
+    clips = PairedClips(TrackEncoder(encoder.processor, tracks), 40 * BLOCK_ROWS, max_sec=6.0, growth=0.5)
+    found = [
+        {clips.encoder.tracks[clips.draw(block * BLOCK_ROWS + row)[0]].scene.duration_sec for row in (0, 5)}
+        for block in range(40)
+    ]
+    assert all(len(block) == 1 for block in found)  # of one length
+    assert set().union(*found[:10]) == {6.0}
+    assert set().union(*found[10:20]) == {6.0, 10.0}
+    assert set().union(*found[20:]) == lengths
+
+
 def test_questions_that_no_clip_has_are_an_error(encoder):
     clips = PairedClips(encoder, 20, lists=0, families=("order",), max_sec=6.0)
     with pytest.raises(ValueError, match="No question of \\('order',\\) can be asked"):
