@@ -28,7 +28,6 @@ from safetensors.torch import load_model, save_model
 from transformers.utils import is_matplotlib_available
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
-from omnivinci_hf.small import train
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.optimizer import MUON_RATE
@@ -39,11 +38,11 @@ from omnivinci_hf.small.train import (
     Plan,
     TrainingLog,
     keep_freed_memory,
+    recipe_of,
     train_small,
     train_towers,
     training_device,
 )
-from omnivinci_hf.training import load_recipe
 from omnivinci_hf.world import FAMILIES
 from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
@@ -116,10 +115,10 @@ def asked_seeds(arguments: argparse.Namespace) -> list[int]:
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What all runs of a report must share."""
     names = ("tracks", "clips", "tower_steps", "alignment_steps", "joint_steps")
-    recipes = Path(train.__file__).parent / "recipes"
+    config = build_config(build_tokenizer())
     return {
         **{name: getattr(arguments, name) for name in names},
-        "recipes": [load_recipe(recipes / f"{name}.yaml").learn for name in ("alignment", "joint")],
+        "recipes": [recipe_of(name, config).learn for name in ("alignment", "joint")],
         "muon_rate": MUON_RATE,
         "weights": HARDER,
         "batch_size": BATCH_SIZE,
@@ -199,9 +198,10 @@ def load_towers(model: torch.nn.Module, encoder: TrackEncoder, arguments: argpar
 
 def run_missing(arguments: argparse.Namespace) -> None:
     """Each run in a process of its own, several at a time."""
+    wanted = settings(arguments)
     for path in arguments.output.glob("*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if run.get("settings") != settings(arguments) or run["options"] != ARMS[run["arm"]]:
+        if run.get("settings") != wanted or run["options"] != ARMS[run["arm"]]:
             raise ValueError(f"{path} is of a run with other settings: give another `--output`.")
 
     def run(job: tuple[str, int]) -> None:

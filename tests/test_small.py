@@ -287,7 +287,6 @@ def test_checkpoint_of_the_package_is_small_and_trained():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="89 % of the sounds while a shape is visible, see model_cards/small_results.md")
 def test_checkpoint_of_the_package_answers_about_fresh_clips(tmp_path):
     pipe = pipeline("omni-qa", model=str(small_checkpoint()))
     scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4"])["mp4"]

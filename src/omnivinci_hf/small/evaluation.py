@@ -49,10 +49,10 @@ def exact_matches(
     order = sorted((i for i in range(count) if asked[i]), key=lambda i: encoder.tracks[i].scene.duration_sec)
     for start in range(0, len(order), batch_size):
         clips = order[start : start + batch_size]
-        kept = [_kept(len(encoder.tracks[seen[i]].times), dropped, i) for i in clips]
         if blind:
             rows = [encoder.encode_words(asked[i]) for i in clips]
         else:
+            kept = [_kept(len(encoder.tracks[seen[i]].times), dropped, i) for i in clips]
             rows = [encoder.encode(seen[i], heard[i], asked[i], k) for i, k in zip(clips, kept, strict=True)]
         batch = collator(rows)
         labels = batch.pop("labels")[:, 1:]

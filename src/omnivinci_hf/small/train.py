@@ -122,7 +122,7 @@ def train_small(
     ]
     for number, (name, steps, choice) in enumerate(stages):
         rows = PairedClips(encoder, BATCH_SIZE * steps, seed=1000 * plan.seed + number, **choice)
-        model = train_stage(model, processor, _recipe(name, config), rows, Path(output), plan.seed, log)
+        model = train_stage(model, processor, recipe_of(name, config), rows, Path(output), plan.seed, log)
     model.save_pretrained(output)
     processor.save_pretrained(output)
     values = {"plan": asdict(plan), **log.as_json()}
@@ -158,7 +158,7 @@ def train_stage(
     model = apply_recipe(model, recipe)
     arguments = TrainingArguments(
         str(output),
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=training_device().type == "cpu",
         max_steps=len(rows) // BATCH_SIZE,
         seed=seed,
         report_to="none",
@@ -186,9 +186,10 @@ class MuonTrainer(OmniVinciTrainer):
     """The groups of the recipe, with Muon for matrices; tables of words and times, and the head, stay with AdamW."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        groups = super().create_optimizer(model).param_groups
-        matrices = matrices_of(self.model, self.model.get_output_embeddings())
-        self.optimizer = MuonWithAdamW(groups, matrices, (self.args.adam_beta1, self.args.adam_beta2))
+        if self.optimizer is None:
+            matrices = matrices_of(self.model, self.model.get_output_embeddings())
+            betas = self.args.adam_beta1, self.args.adam_beta2
+            self.optimizer = MuonWithAdamW(self.parameter_groups(self.model), matrices, betas)
         return self.optimizer
 
 
@@ -203,7 +204,7 @@ class _Recorder(TrainerCallback):
             self.log.add(self.stage, step=state.global_step, **found)
 
 
-def _recipe(name: str, config) -> Recipe:
+def recipe_of(name: str, config) -> Recipe:
     recipe = load_recipe(resources.files(__package__) / "recipes" / f"{name}.yaml")
     if config.omni_align_config is None:
         learn = {part: rate for part, rate in recipe.learn.items() if part != "omni_align_net"}

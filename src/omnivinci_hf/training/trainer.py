@@ -36,6 +36,11 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         if options.keys() & {"params", "model", "optimizer_dict"}:
             raise ValueError(f"`optim`={self.args.optim} makes its own parameter groups and cannot follow a recipe.")
+        self.optimizer = optimizer_class(self.parameter_groups(model), **options)
+        return self.optimizer
+
+    def parameter_groups(self, model) -> list[dict]:
+        """What learns, by part of the recipe and whether it decays: `params`, `lr` and `weight_decay`."""
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[str, bool], dict] = {}
         for name, parameter in model.named_parameters():
@@ -50,8 +55,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
                     },
                 )
                 group["params"].append(parameter)
-        self.optimizer = optimizer_class(list(groups.values()), **options)
-        return self.optimizer
+        return list(groups.values())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
