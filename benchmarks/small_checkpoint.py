@@ -1,6 +1,6 @@
 """How well a checkpoint answers about freshly made clips, with controls and re-encoded files beside it.
 
-    python benchmarks/small_checkpoint.py [CHECKPOINT] [--clips 300] [--json scores.json] [--report FILE]
+    python benchmarks/small_checkpoint.py [CHECKPOINT] [--clips 300] [--jobs 2] [--json scores.json] [--report FILE]
 
 Each clip is written as an mp4 (H.264 and AAC, its own size, frame rate, noise and quality), asked about through
 `pipeline("omni-qa")`, and deleted. The clips are those of the test seeds from `--start` on, which no training has seen;
@@ -15,6 +15,9 @@ import json
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -26,7 +29,7 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import sample_scene
 from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
-from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, as_json, evaluate, format_scores
+from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, Scores, as_json, evaluate, format_scores
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,6 +38,24 @@ from measuring import write_section  # noqa: E402
 
 
 FIRST_SEED = 100_000  # of the test split
+
+
+def scores_of(condition: str, checkpoint: str, seeds: list[int], arguments: argparse.Namespace) -> Scores:
+    """Of one condition; conditions are independent of each other."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if arguments.jobs > 1:
+        torch.set_num_threads(1)
+    pipe = pipeline("omni-qa", model=checkpoint, device=arguments.device, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate(
+            pipe,
+            seeds,
+            folder,
+            per_family=arguments.per_family,
+            conditions=[condition],
+            report=partial(print, flush=True),
+        )
 
 
 def main() -> None:
@@ -47,31 +68,26 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", default=conditions, choices=conditions, metavar="NAME")
     parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="conditions at a time, a process each (default 1)")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     for path in filter(None, (arguments.json, arguments.report)):
         path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.checkpoint or str(small_checkpoint())
-    pipe = pipeline("omni-qa", model=checkpoint, device=arguments.device, dtype=torch.float32)
-
     guesses = []
     if arguments.audit:
         scenes = [(seed, sample_scene(seed)) for seed in split_seeds("validation", arguments.audit)]
         guesses = audit([(scene, seed_questions(seed, scene)) for seed, scene in scenes])
     started = time.perf_counter()
     seeds = split_seeds("test", arguments.clips, arguments.start)
-    with tempfile.TemporaryDirectory() as folder:
-        scores = evaluate(
-            pipe,
-            seeds,
-            folder,
-            per_family=arguments.per_family,
-            conditions=arguments.conditions,
-            report=lambda line: print(line, flush=True),
-        )
+    ask = partial(scores_of, checkpoint=checkpoint, seeds=seeds, arguments=arguments)
+    if arguments.jobs == 1:
+        found = list(map(ask, arguments.conditions))
+    else:
+        with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:
+            found = list(pool.map(ask, arguments.conditions))
+    scores = {condition: values for part in found for condition, values in part.items()}
     table = format_scores(scores, guesses)
     print(f"\n{len(seeds)} clips, {time.perf_counter() - started:.0f} s\n\n{table}")
     if arguments.json is not None:

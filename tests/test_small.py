@@ -15,7 +15,7 @@ from omnivinci_hf.small.evaluation import exact_matches, own_questions
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.small.optimizer import MUON_RATE, MuonWithAdamW
 from omnivinci_hf.small.packaging import package, plot_curve
-from omnivinci_hf.small.towers import SILENCE, frame_batches, window_batches
+from omnivinci_hf.small.towers import SHAPE_NAMES, SILENCE, factors_of, frame_batches, window_batches
 from omnivinci_hf.small.tracks import (
     BLOCK_ROWS,
     DURATIONS,
@@ -29,7 +29,7 @@ from omnivinci_hf.small.tracks import (
 )
 from omnivinci_hf.small.train import MuonTrainer, Plan, train_small
 from omnivinci_hf.training import OmniVinciDataCollator, Recipe, apply_recipe
-from omnivinci_hf.world import Question, vocabulary, write_clip
+from omnivinci_hf.world import COLOURS, SHAPES, Question, vocabulary, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.evaluation import evaluate
 
@@ -131,25 +131,18 @@ def test_rows_are_the_same_every_time_and_of_one_length_in_a_block(encoder):
     assert len({seen.vision.place for seen, _ in scenes[:3]}) == 3
 
 
+def test_factors_are_the_colours_and_the_forms_that_are_there():
+    labels = torch.zeros(2, len(SHAPE_NAMES))
+    labels[0, [SHAPE_NAMES.index("red star"), SHAPE_NAMES.index("blue star")]] = 1
+    names = [*COLOURS, *SHAPES]
+    found = [{name for name, there in zip(names, row, strict=True) if there} for row in factors_of(labels)]
+    assert found == [{"red", "blue", "star"}, set()]
+
+
 def test_long_clips_can_be_left_out(encoder):
     assert len(PairedClips(encoder, 2, max_sec=6.0)) == 2
     with pytest.raises(ValueError, match="None of 3 tracks is at most 5.0 s long"):
         PairedClips(encoder, 2, max_sec=5.0)
-
-
-def test_clips_grow_longer(encoder):
-    tracks = load_tracks([0, 4, 8])  # of 6, 10 and 14 s
-    lengths = {track.scene.duration_sec for track in tracks}
-    assert lengths == {6.0, 10.0, 14.0}
-    clips = PairedClips(TrackEncoder(encoder.processor, tracks), 40 * BLOCK_ROWS, max_sec=6.0, growth=0.5)
-    found = [
-        {clips.encoder.tracks[clips.draw(block * BLOCK_ROWS + row)[0]].scene.duration_sec for row in (0, 5)}
-        for block in range(40)
-    ]
-    assert all(len(block) == 1 for block in found)  # of one length
-    assert set().union(*found[:10]) == {6.0}
-    assert set().union(*found[10:20]) == {6.0, 10.0}
-    assert set().union(*found[20:]) == lengths
 
 
 def test_questions_that_no_clip_has_are_an_error(encoder):

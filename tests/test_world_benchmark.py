@@ -1,5 +1,6 @@
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,3 +21,8 @@ def test_the_benchmark_asks_a_real_pipeline(released_folder, tmp_path, monkeypat
     assert values["seeds"] == [2 * 10**8 + 100_000] * 2
     assert list(values["conditions"]) == ["mp4", "text only"]
     assert all(values["conditions"]["mp4"][family]["asked"] <= 1 for family in FAMILIES)
+    # conditions in processes of their own come to the same
+    other = tmp_path / "others.json"
+    command = [sys.executable, str(SCRIPT), str(released_folder), *options, "--jobs", "2", "--json", str(other)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(other.read_text()) == values

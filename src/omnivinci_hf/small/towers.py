@@ -1,7 +1,8 @@
 """What stands in for the pretrained encoders of the real model: towers that learn to name what is there.
 
-Each learns under heads of its own that are thrown away: every square of a frame, which shapes the frame shows; every
-fifth of a second, which sound is heard; and both, at which place that is.
+Each learns under heads of its own that are thrown away: every square of a frame, which shapes the frame shows, and by
+themselves which colours and which forms; every fifth of a second, which sound is heard; and both, at which place that
+is.
 """
 
 import itertools
@@ -39,8 +40,10 @@ def train_vision_tower(
     """Returns the share of frames of the last steps in which exactly the shapes that are there were found."""
     tower, merge = model.model.vision_tower, model.config.spatial_merge_size
     head = nn.Linear(model.config.vision_feature_size * merge**2, len(SHAPE_NAMES))
+    factor_head = nn.Linear(model.config.vision_feature_size * merge**2, len(COLOURS) + len(SHAPES))
     place_head = nn.Linear(model.config.vision_feature_size * merge**2, PLACES)
-    for part in (head, place_head):
+    heads = [head, factor_head, place_head]
+    for part in heads:
         part.to(tower.device)
 
     def loss_of(batch):
@@ -54,11 +57,12 @@ def train_vision_tower(
         logits = head(squares)
         right = ((logits.mean(1) > 0) == labels.bool()).all(1).float().mean()
         place_loss = F.cross_entropy(place_head(squares.mean(1)), places)
-        shape_loss = F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits))
+        # without factors a red star and a blue one are two strangers, and "What colour is the star?" is not learned
+        shape_loss = _named_by_all(logits, labels) + _named_by_all(factor_head(squares), factors_of(labels))
         return shape_loss, place_loss, right
 
     batches = frame_batches(encoder.tracks, batch_size, seed)
-    return _train(tower, [head, place_head], batches, loss_of, steps, learning_rate, "vision tower", log)
+    return _train(tower, heads, batches, loss_of, steps, learning_rate, "vision tower", log)
 
 
 def train_audio_tower(
@@ -104,6 +108,16 @@ def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Itera
                 if event.visible_at(track.times[index]):
                     labels[number, SHAPE_NAMES.index(event.name)] = 1
         yield torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), labels, torch.tensor(places)
+
+
+def factors_of(labels: torch.Tensor) -> torch.Tensor:
+    """Which colours and which forms are there, `(batch_size, colours + forms)`, by what shapes are."""
+    shapes = labels.unflatten(1, (len(COLOURS), len(SHAPES)))
+    return torch.cat([shapes.amax(2), shapes.amax(1)], dim=1)
+
+
+def _named_by_all(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels[:, None].expand_as(logits))
 
 
 def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:

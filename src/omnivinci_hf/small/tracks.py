@@ -218,8 +218,7 @@ class PairedClips(Dataset):
         lists (`float`): share of the questions that ask for all events.
         families (`Sequence[str]`, *optional*): leave the others out.
         weights (`Mapping[str, float]`, *optional*): how much more often than others families are asked.
-        max_sec (`float`, *optional*): longest clips; short ones are quicker to learn from.
-        growth (`float`, *optional*): the longest clips become longer over this share of the rows, until there are all.
+        max_sec (`float`, *optional*): longest clips; short ones are quicker to learn from at first.
     """
 
     def __init__(
@@ -232,17 +231,15 @@ class PairedClips(Dataset):
         families: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         max_sec: float | None = None,
-        growth: float | None = None,
     ):
         self.encoder, self.length, self.seed = encoder, length, seed
         self.num_questions, self.lists, self.families, self.weights = num_questions, lists, families, weights or {}
-        self.max_sec, self.growth = max_sec, growth
         self.alike: dict[float, dict[int, list[int]]] = {}  # tracks by duration and place
         for index, track in enumerate(encoder.tracks):
             duration = track.scene.duration_sec
-            if max_sec is None or growth is not None or duration <= max_sec:
+            if max_sec is None or duration <= max_sec:
                 self.alike.setdefault(duration, {}).setdefault(track.scene.vision.place, []).append(index)
-        if not self.alike or (max_sec is not None and min(self.alike) > max_sec):
+        if not self.alike:
             raise ValueError(f"None of {len(encoder.tracks)} tracks is at most {max_sec} s long.")
 
     def __len__(self) -> int:
@@ -258,7 +255,7 @@ class PairedClips(Dataset):
             raise IndexError(index)
         rng, tracks = np.random.default_rng((self.seed, index)), self.encoder.tracks
         block = np.random.default_rng((self.seed, index // BLOCK_ROWS, 1))
-        places = self.alike[block.choice(self._lengths(index))]
+        places = self.alike[block.choice(sorted(self.alike))]
         turns = block.permutation(sorted(places))
         alike = places[turns[index % BLOCK_ROWS % len(turns)]]
         for _ in range(MAX_DRAWS):
@@ -267,15 +264,6 @@ class PairedClips(Dataset):
                 return seen, heard, chosen
         families = self.families or FAMILIES
         raise ValueError(f"No question of {families} can be asked about {MAX_DRAWS} clips of this length.")
-
-    def _lengths(self, index: int) -> list[float]:
-        """In which clips come at a row, in seconds."""
-        lengths = sorted(self.alike)
-        if self.max_sec is None or self.growth is None:
-            return lengths
-        done = min(1.0, index // BLOCK_ROWS * BLOCK_ROWS / (self.growth * self.length))
-        limit = self.max_sec + done * (lengths[-1] - self.max_sec)
-        return [seconds for seconds in lengths if seconds <= limit]
 
     def _choose(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
         found = questions(scene, rng)

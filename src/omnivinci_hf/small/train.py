@@ -33,7 +33,7 @@ from .towers import train_audio_tower, train_vision_tower
 from .tracks import PairedClips, TrackEncoder, load_tracks
 
 
-SHORT_SEC = 10.0  # longest clips of the first stage, and at the beginning of the second: quicker to learn from
+ALIGNMENT_SEC = 10.0  # longest clips of the first stage, which are quicker to learn from
 BATCH_SIZE = 16
 HARDER = {"sound_while_shape": 3.0, "order": 2.0, "time": 2.0}  # what is learned last is asked about more often
 LOSSES = ("loss", "language_loss", "omni_align_loss")
@@ -47,7 +47,7 @@ class Plan:
     vision_steps: int = 4500
     audio_steps: int = 400
     alignment_steps: int = 400
-    joint_steps: int = 4500
+    joint_steps: int = 4200
     num_tracks: int = 3000
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -111,14 +111,10 @@ def train_small(
     else:
         for name in ("vision_tower", "audio_tower"):
             getattr(model.model, name).load_state_dict(getattr(towers.model, name).state_dict())
-    easy = {"lists": 0.5, "families": ("vision", "audio", "time"), "max_sec": SHORT_SEC}
+    easy = {"lists": 0.5, "families": ("vision", "audio", "time"), "max_sec": ALIGNMENT_SEC}
     stages: list[tuple[str, int, dict]] = [
         ("alignment", plan.alignment_steps, easy),
-        (
-            "joint",
-            plan.joint_steps,
-            {"lists": 0.25, "families": FAMILIES, "weights": HARDER, "max_sec": SHORT_SEC, "growth": 0.5},
-        ),
+        ("joint", plan.joint_steps, {"lists": 0.25, "families": FAMILIES, "weights": HARDER}),
     ]
     for number, (name, steps, choice) in enumerate(stages):
         rows = PairedClips(encoder, BATCH_SIZE * steps, seed=1000 * plan.seed + number, **choice)
