@@ -282,8 +282,11 @@ def test_checkpoint_of_the_package_is_small_and_trained():
 @pytest.mark.slow
 def test_checkpoint_of_the_package_answers_about_fresh_clips(tmp_path):
     pipe = pipeline("omni-qa", model=str(small_checkpoint()))
-    scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4"])["mp4"]
-    assert all(score.accuracy > 0.9 for score in scores.values()), scores
+    scores = evaluate(pipe, split_seeds("test", 60, start=80_000), tmp_path, conditions=["mp4", "webm", "mkv"])
+    for family, score in scores["mp4"].items():
+        assert score.accuracy > 0.93, (family, score)  # 95 % of 300 clips are asked for by the benchmark
+        for condition in ("webm", "mkv"):
+            assert scores[condition][family].accuracy > score.accuracy - 0.05, (condition, family, scores)
 
 
 def test_muon_and_adamw_are_one_optimizer():
