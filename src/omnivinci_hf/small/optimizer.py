@@ -1,6 +1,6 @@
 """Muon for what has two dimensions, tables aside, and AdamW for the rest (Jordan et al., 2024,
-https://kellerjordan.github.io/posts/muon/; Liu et al., arXiv 2502.16982). The
-small model learns faster with it at first.
+https://kellerjordan.github.io/posts/muon/; Liu et al., arXiv 2502.16982). The small model learns faster with it at
+first.
 """
 
 from typing import Any
