@@ -25,7 +25,7 @@ from omnivinci_hf import (
     media_reading_omnivinci,
 )
 from omnivinci_hf.media_omnivinci import MediaSource
-from omnivinci_hf.media_reading_omnivinci import ReadOptions, run_all
+from omnivinci_hf.media_reading_omnivinci import HiddenBar, ReadOptions, run_all
 from omnivinci_hf.video_media_omnivinci import _upright_image
 
 
@@ -287,11 +287,12 @@ def test_a_progress_bar_when_asked_for(mp4, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     load_video(mp4, num_frames=3, with_audio=True, progress=True)
     assert "frame" in capsys.readouterr().err
-    assert ReadOptions().progress_bar("clip", 1e6, 1, "s").disable  # no terminal
+    assert isinstance(ReadOptions().progress_bar("clip", 1e6, 1, "s"), HiddenBar)  # no terminal
     monkeypatch.setattr(media_reading_omnivinci.sys.stderr, "isatty", lambda: True, raising=False)
-    assert not ReadOptions().progress_bar("clip", 1e6, 1, "s").disable
-    assert ReadOptions().progress_bar("clip", 10, 1, "s").disable
-    assert ReadOptions(progress=False).progress_bar("clip", 1e6, 1, "s").disable
+    with ReadOptions().progress_bar("clip", 1e6, 1, "s") as bar:
+        assert not bar.disable
+    assert isinstance(ReadOptions().progress_bar("clip", 10, 1, "s"), HiddenBar)
+    assert isinstance(ReadOptions(progress=False).progress_bar("clip", 1e6, 1, "s"), HiddenBar)
 
 
 # --- resizing

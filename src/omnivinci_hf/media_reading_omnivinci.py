@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
@@ -62,11 +63,23 @@ class ReadOptions:
         if self.cancelled.is_set():
             raise CancelledError("reading was cancelled")
 
-    def progress_bar(self, name: str, duration_sec: float, total: float, unit: str) -> tqdm:
+    def progress_bar(self, name: str, duration_sec: float, total: float, unit: str) -> "tqdm | HiddenBar":
         shown = self.progress
         if shown is None:
             shown = duration_sec >= LONG_SEC and sys.stderr is not None and sys.stderr.isatty()
-        return tqdm(total=total, unit=unit, desc=name[-40:], disable=not shown, leave=False)
+        return tqdm(total=total, unit=unit, desc=name[-40:], leave=False) if shown else HiddenBar()
+
+
+class HiddenBar(AbstractContextManager):
+    """Shows nothing. tqdm's own disabled bars take a lock of all processes, and start a thread that takes it later."""
+
+    n = 0
+
+    def update(self, num_done: float = 1) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 @dataclass(frozen=True)
