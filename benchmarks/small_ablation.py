@@ -1,17 +1,17 @@
 """The paper's three ideas at small scale: time groups, rotary time, OmniAlignNet; and sweeps of T_G and T_max.
 
-    python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 330] [--arms NAME ...]
+    python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 700] [--arms NAME ...]
 
-Each arm is trained from the same encoders, on the same clips (6 to 10 s) for as many steps, once
-per seed, and asked about held-out clips (8 to 10 s) that were read from files: as they are, with a share of the frames
-left out (so that their number no longer tells the time), without the clip, and with the picture or the sound of another
-one. A run that is already in `--output` is not repeated, so the command may be interrupted; runs of other settings are
-refused. At the end `ablation.md` and `ablation.png` are written from all runs that are there, to `model_cards/` or
-`--cards`.
+Each arm is trained from the same encoders, on the same clips (6 to 10 s) for as many steps, once per seed, and asked
+about held-out clips (8 to 10 s) that were read from files: as they are, with a share of the frames left out (so that
+their number no longer tells the time), without the clip, and with the picture or the sound of another one. A run that
+is already in `--output` is not repeated, so the command may be interrupted; runs of other settings are refused. At the
+end `ablation.md` and `ablation.png` are written from all runs that are there, to `model_cards/` or `--cards`.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import math
 import statistics
@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,13 @@ def asked_seeds(arguments: argparse.Namespace) -> list[int]:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a report must share."""
+    """What all runs of a report must share; the encoders are there by now."""
     names = ("tracks", "clips", "tower_steps", "alignment_steps", "joint_steps")
     config = build_config(build_tokenizer())
     return {
         **{name: getattr(arguments, name) for name in names},
-        "recipes": [recipe_of(name, config).learn for name in ("alignment", "joint")],
+        "encoders": hashlib.sha256(towers_path(arguments).read_bytes()).hexdigest(),
+        "recipes": [asdict(recipe_of(name, config)) for name in ("alignment", "joint")],
         "muon_rate": MUON_RATE,
         "weights": HARDER,
         "batch_size": BATCH_SIZE,
@@ -154,7 +156,8 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
     train_small(folder, plan, encoder, towers, log)
     model = OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     held_out = held_out.for_processor(build_processor(model.config, tokenizer))
-    losses = [record.get("language_loss", record.get("loss")) for record in log.records[-5:]]
+    joint = [record for record in log.records if record["stage"] == "joint"]
+    losses = [record.get("language_loss", record["loss"]) for record in joint[-5:]]
     return {
         "arm": name,
         "options": ARMS[name],
@@ -185,9 +188,13 @@ def ask(model, held_out: TrackEncoder, asked: list) -> dict[str, dict[str, tuple
     }
 
 
+def towers_path(arguments: argparse.Namespace) -> Path:
+    return arguments.output / f"towers_{arguments.tower_steps}_{arguments.tracks}.safetensors"
+
+
 def load_towers(model: torch.nn.Module, encoder: TrackEncoder, arguments: argparse.Namespace) -> None:
     """The encoders that all arms share, trained by the first that needs them."""
-    path = arguments.output / f"towers_{arguments.tower_steps}_{arguments.tracks}.safetensors"
+    path = towers_path(arguments)
     towers = torch.nn.ModuleDict({name: getattr(model.model, name) for name in ("vision_tower", "audio_tower")})
     if not path.exists():
         plan = Plan(vision_steps=arguments.tower_steps, audio_steps=arguments.tower_steps // 10)
@@ -198,11 +205,6 @@ def load_towers(model: torch.nn.Module, encoder: TrackEncoder, arguments: argpar
 
 def run_missing(arguments: argparse.Namespace) -> None:
     """Each run in a process of its own, several at a time."""
-    wanted = settings(arguments)
-    for path in arguments.output.glob("*.json"):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if run.get("settings") != wanted or run["options"] != ARMS[run["arm"]]:
-            raise ValueError(f"{path} is of a run with other settings: give another `--output`.")
 
     def run(job: tuple[str, int]) -> None:
         name, seed = job
@@ -218,6 +220,14 @@ def run_missing(arguments: argparse.Namespace) -> None:
     config = build_config(tokenizer)
     load_towers(build_model(config, seed=0), TrackEncoder(build_processor(config, tokenizer), tracks), arguments)
     del tracks
+    wanted = settings(arguments)
+    for runs in by_arm(arguments.output).values():
+        for run in runs:
+            if run["settings"] != wanted:
+                raise ValueError(
+                    f"{result_path(arguments, run['arm'], run['seed'])} is of a run with other settings: give another "
+                    "`--output`."
+                )
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     jobs = [job for job in jobs if not result_path(arguments, *job).exists()]
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -232,12 +242,12 @@ def by_arm(output: Path) -> dict[str, list[dict]]:
     """All runs that are there, by arm.
 
     Raises:
-        ValueError: when there are none, or their settings differ.
+        ValueError: when their settings differ, or an arm is of another make than today's.
     """
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("*.json"))]
-    if not runs:
-        raise ValueError(f"{output} holds no finished runs.")
     for run in runs:
+        if run["options"] != ARMS.get(run["arm"]):
+            raise ValueError(f"{output} holds a run of {run['arm']!r}, which is another arm now: give another folder.")
         if run["settings"] != runs[0]["settings"]:
             raise ValueError(
                 f"{output} holds runs of different settings, {runs[0]['settings']} and {run['settings']}: give each "
@@ -286,6 +296,8 @@ def chance(num_clips: int) -> str:
 
 def write_report(output: Path, cards: Path, audited: int) -> None:
     arms = by_arm(output)
+    if not arms:
+        raise ValueError(f"{output} holds no finished runs.")
     first = next(iter(arms.values()))[0]
     shared = first["settings"]
     asked = ", ".join(f"{count} {family}" for family, (_, count) in first["scores"][WHOLE].items())
@@ -369,7 +381,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=300, help="held-out files")
     parser.add_argument("--tower-steps", type=int, default=4000, help="of the encoders that all share")
     parser.add_argument("--alignment-steps", type=int, default=120)
-    parser.add_argument("--joint-steps", type=int, default=330)
+    parser.add_argument("--joint-steps", type=int, default=700)
     parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)

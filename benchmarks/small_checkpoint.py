@@ -4,9 +4,9 @@
 
 Each clip is written as an mp4 (H.264 and AAC, its own size, frame rate, noise and quality), asked about through
 `pipeline("omni-qa")`, and deleted. The clips are those of the test seeds from `--start` on, which no training has seen;
-those from 100,000 on, the default, guided no choice either (the first 300 did). The controls: the questions without
-clips; the picture, then the sound, taken from another clip; and what can be guessed from text, picture or sound alone
-by counting (no model is asked). Intervals are Wilson's at 95 %.
+those from 100,000 on, the default, guided no choice either (the first 300 test seeds did). The controls: the questions
+without clips; the picture, then the sound, taken from another clip; and what can be guessed from text, picture or sound
+alone by counting (no model is asked). Intervals are Wilson's at 95 %.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
@@ -72,9 +72,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     parser.add_argument("--report", type=Path, help="put the table into its section of this Markdown file")
     arguments = parser.parse_args()
+    if arguments.clips < 2:
+        parser.error("--clips must be at least 2: controls take picture or sound from another clip")
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1")
     for path in filter(None, (arguments.json, arguments.report)):
         path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.checkpoint or str(small_checkpoint())
+    AutoConfig.from_pretrained(checkpoint)  # complains before the work, if it must
     guesses = []
     if arguments.audit:
         scenes = [(seed, sample_scene(seed)) for seed in split_seeds("validation", arguments.audit)]

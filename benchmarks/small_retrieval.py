@@ -5,9 +5,10 @@
 A gallery has a clip of each of the 16 places; picture and sound of a clip have nothing in common but the place, so
 chance is one in 16. Clips are mp4 files of test seeds, read as always. "OmniAlignNet": its vectors. "means": means of
 the projected embeddings, which OmniAlignNet reads, as they are. "linear map": the same means, those of sound turned
-into those of pictures by a ridge regression on clips of the training split. Without OmniAlignNet: checkpoints that were
-trained without it (`--without`), for instance by `small_ablation.py`; only with those that it trained as long and on as
-much can they be compared. The spread is the standard error over galleries of the checkpoints' means.
+into those of pictures by a ridge regression on clips of the training split, its decay chosen on a quarter of them.
+Without OmniAlignNet: checkpoints that were trained without it (`--without`), for instance by `small_ablation.py`; only
+with those that it trained as long and on as much can they be compared. The spread is the standard error over galleries
+of the checkpoints' means; how much trainings differ it does not tell.
 """
 
 import argparse
@@ -36,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measuring import markdown, write_section  # noqa: E402
 
 
+DECAYS = tuple(10.0**power for power in range(-2, 5))  # of linear maps
 DIRECTIONS = "sound to video", "video to sound"
 FIRST_SEED = 50_000  # of the test split, beyond what is asked about elsewhere
 MEANS, LINEAR, OMNI_ALIGN = "means", "linear map", "OmniAlignNet"
@@ -47,7 +49,9 @@ Pairs = list[tuple[np.ndarray, np.ndarray]]  # of the picture and of the sound o
 
 
 @torch.no_grad()
-def pairs_of(models: list[torch.nn.Module], processor, scenes: Iterable[Scene]) -> list[dict[str, Pairs]]:
+def pairs_of(
+    models: list[torch.nn.Module], sides: list[bool], processor, scenes: Iterable[Scene]
+) -> list[dict[str, Pairs]]:
     """For each model the vectors of all clips, by the way in which they were made."""
     found = [{MEANS: [], OMNI_ALIGN: []} for _ in models]
     with tempfile.TemporaryDirectory() as folder:
@@ -58,15 +62,26 @@ def pairs_of(models: list[torch.nn.Module], processor, scenes: Iterable[Scene]) 
                 [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
             )
             given = {kind: {name: inputs[name] for name in names} for kind, names in INPUTS.items()}
-            for model, vectors in zip(models, found, strict=True):
-                embeds = model.get_omni_embeddings(**inputs)
-                vectors[OMNI_ALIGN].append((embeds.vision_embeds[0].numpy(), embeds.audio_embeds[0].numpy()))
+            for model, has_net, vectors in zip(models, sides, found, strict=True):
+                if has_net:
+                    embeds = model.get_omni_embeddings(**inputs)
+                    vectors[OMNI_ALIGN].append((embeds.vision_embeds[0].numpy(), embeds.audio_embeds[0].numpy()))
                 parts = model.get_video_features(**given["video"]), model.get_audio_features(**given["audio"])
                 vectors[MEANS].append(tuple(part.projected[0].float().mean(0).numpy() for part in parts))
     return found
 
 
-def fitted(pairs: Pairs, decay: float = 1.0) -> Callable[[Pairs], Pairs]:
+def chosen_decay(pairs: Pairs) -> float:
+    """The one whose map, fitted to three quarters of the pairs, errs least on the last."""
+    learned, asked = pairs[: len(pairs) * 3 // 4], pairs[len(pairs) * 3 // 4 :]
+    errors = {
+        decay: sum(np.square(picture - sound).sum() for picture, sound in fitted(learned, decay)(asked))
+        for decay in DECAYS
+    }
+    return min(errors, key=errors.get)
+
+
+def fitted(pairs: Pairs, decay: float) -> Callable[[Pairs], Pairs]:
     """A map that turns the sounds of other pairs into pictures, linear, by least squares."""
     pictures, sounds = map(np.stack, zip(*pairs, strict=True))
     means = pictures.mean(0), sounds.mean(0)
@@ -90,7 +105,9 @@ def recalls(pairs: Pairs) -> dict[str, list[float]]:
 
 
 def load(folder: str, has_net: bool) -> torch.nn.Module:
-    """A checkpoint that was trained with OmniAlignNet, or without: then it gets one, to be had at what it would read.
+    """A checkpoint that was trained with OmniAlignNet, or without.
+
+    Then it gets an untrained one, whose vectors are not asked for: models with one alone hand out what it would read.
 
     Raises:
         ValueError: when it was trained in the other way.
@@ -111,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", help="trained with OmniAlignNet; by default the one of the package")
     parser.add_argument("--without", nargs="*", default=[], help="checkpoints that were trained without OmniAlignNet")
-    parser.add_argument("--fit", type=int, default=320, help="clips that linear maps are fitted to (default 320)")
+    parser.add_argument("--fit", type=int, default=960, help="clips that linear maps are fitted to (default 960)")
     parser.add_argument("--galleries", type=int, default=20, help="of 16 clips each, at least two (default 20)")
     parser.add_argument("--json", type=Path, help="write the numbers there, too")
     parser.add_argument("--report", type=Path, help="put the table into a section of this Markdown file")
@@ -119,6 +136,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.galleries < 2:
         parser.error("--galleries must be at least 2, or there is no spread")
+    if arguments.fit < 4:
+        parser.error("--fit must be at least 4: a quarter is kept back to choose the decay")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     for path in filter(None, (arguments.json, arguments.report)):
@@ -129,8 +148,9 @@ def main() -> None:
     models = [load(folder, has_net) for folder, has_net in zip([*checkpoints, *arguments.without], sides, strict=True)]
     learned = (scene_of(seed) for seed in split_seeds("train", arguments.fit))
     asked = enumerate(split_seeds("test", PLACES * arguments.galleries, FIRST_SEED))
-    maps = [fitted(pairs[MEANS]) for pairs in pairs_of(models, processor, learned)]
-    found = pairs_of(models, processor, (sample_scene(seed, place=number % PLACES) for number, seed in asked))
+    means = [pairs[MEANS] for pairs in pairs_of(models, sides, processor, learned)]
+    maps = [fitted(pairs, chosen_decay(pairs)) for pairs in means]
+    found = pairs_of(models, sides, processor, (sample_scene(seed, place=number % PLACES) for number, seed in asked))
     table: dict[str, dict[str, list[list[float]]]] = {}
     for has_net, pairs, linear in zip(sides, found, maps, strict=True):
         ways = {MEANS: pairs[MEANS], LINEAR: linear(pairs[MEANS])}
@@ -142,9 +162,10 @@ def main() -> None:
                 row.setdefault(direction, []).append(values)
     rows = [[name, *(_spread(values) for values in row.values())] for name, row in table.items()]
     what = (
-        f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.1%}); linear maps "
-        f"fitted to {arguments.fit} clips of the training split; {len(checkpoints)} checkpoints trained with "
-        f"OmniAlignNet and {len(arguments.without)} without. The encoders had learned to name the place, under heads "
+        f"{arguments.galleries} galleries of {PLACES} clips, recall at one (chance {1 / PLACES:.2%}), mean and "
+        f"standard error over galleries; linear maps fitted to {arguments.fit} clips of the training split, their "
+        f"decay chosen on a quarter of these; checkpoints trained with OmniAlignNet: {len(checkpoints)}, without: "
+        f"{len(arguments.without)}. The encoders had learned to name the place, under heads "
         "that were thrown away; OmniAlignNet was never told it."
     )
     text = f"{what}\n\n{markdown(['vectors', *DIRECTIONS], rows)}"

@@ -95,6 +95,8 @@ def test_arguments_need_nothing_heavy():
         (["ask"], "required: QUESTION"),
         (["ask", "hi", "--num-frames", "0"], "must be at least 1, got 0"),
         (["ask", "hi", "--fps", "nan"], "must be a positive number, got nan"),
+        (["demo", "--number", "-1"], "must be 0 to 99,999,899, got -1"),
+        (["demo", "--number", "99999900"], "must be 0 to 99,999,899, got 99999900"),
         (["ask", "hi", "--fps", "x"], "invalid number value: 'x'"),
         (["inspect"], "required: MEDIA"),
         (["sing"], "invalid choice: 'sing'"),

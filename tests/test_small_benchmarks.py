@@ -38,7 +38,7 @@ def test_retrieval_with_and_without(monkeypatch, capsys, tmp_path, untrained):
     report = tmp_path / "results.md"
     options = ["--without", other, "--galleries", 2, "--fit", 8, "--json", file, "--report", report]
     run(monkeypatch, "small_retrieval.py", untrained, *options)
-    assert capsys.readouterr().out.startswith("2 galleries of 16 clips, recall at one (chance 6.2%)")
+    assert capsys.readouterr().out.startswith("2 galleries of 16 clips, recall at one (chance 6.25%)")
     found = json.loads(file.read_text())["recall_at_1"]
     assert list(found) == [
         "trained with it: means",
@@ -54,13 +54,35 @@ def test_retrieval_with_and_without(monkeypatch, capsys, tmp_path, untrained):
         )
     with pytest.raises(ValueError, match="was trained with OmniAlignNet"):
         run(monkeypatch, "small_retrieval.py", untrained, "--without", untrained)
+    with pytest.raises(ValueError, match="was trained without OmniAlignNet"):
+        run(monkeypatch, "small_retrieval.py", other)
     assert "| trained without it: means | " in report.read_text()
 
 
-def test_one_gallery_has_no_spread(monkeypatch, capsys, untrained):
+@pytest.mark.parametrize(
+    ("script", "option", "value", "message"),
+    [
+        ("small_retrieval.py", "--galleries", 1, "--galleries must be at least 2"),
+        ("small_retrieval.py", "--fit", 3, "--fit must be at least 4"),
+        ("small_checkpoint.py", "--clips", 1, "--clips must be at least 2"),
+        ("small_checkpoint.py", "--jobs", 0, "--jobs must be at least 1"),
+    ],
+)
+def test_too_little_is_refused_at_once(monkeypatch, capsys, untrained, script, option, value, message):
     with pytest.raises(SystemExit):
-        run(monkeypatch, "small_retrieval.py", untrained, "--galleries", 1)
-    assert "--galleries must be at least 2" in capsys.readouterr().err
+        run(monkeypatch, script, untrained, option, value)
+    assert message in capsys.readouterr().err
+
+
+def test_a_linear_map_with_a_chosen_decay_finds_what_is_linear(monkeypatch, tmp_path):
+    script = runpy.run_path(str(SCRIPTS / "small_retrieval.py"))
+    rng = np.random.default_rng(0)
+    weights, sounds = rng.normal(size=(32, 32)), rng.normal(size=(112, 32))
+    pairs = [(sound @ weights + 3 * rng.normal(size=32), sound) for sound in sounds]
+    decay = script["chosen_decay"](pairs[:48])
+    assert 1 <= decay <= 100 and decay in script["DECAYS"]
+    good, bad = (script["recalls"](script["fitted"](pairs[:48], value)(pairs[48:])) for value in (decay, 0.01))
+    assert np.mean(good["sound to video"]) >= max(0.5, np.mean(bad["sound to video"]))
 
 
 def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
@@ -94,6 +116,13 @@ def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
     assert [path.stat().st_mtime for path in results] == times
     with pytest.raises(ValueError, match="is of a run with other settings"):
         run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 2)
+    for change, message in (
+        ({"settings": {**result["settings"], "encoders": "others"}}, "holds runs of different settings"),
+        ({"options": {"group_duration_sec": 3.0}}, "holds a run of 'TEG, CRTE', which is another arm now"),
+    ):
+        results[0].write_text(json.dumps({**result, **change}))
+        with pytest.raises(ValueError, match=message):
+            run(monkeypatch, "small_ablation.py", *options, "--report-only")
 
 
 def test_a_report_of_nothing(monkeypatch, tmp_path):

@@ -71,7 +71,7 @@ class ReadOptions:
 
 
 class HiddenBar(AbstractContextManager):
-    """Shows nothing. tqdm's own disabled bars take a lock of all processes, and start a thread that takes it later."""
+    """Shows nothing. tqdm's own hidden bars take a lock that processes share, and start a thread that takes it, too."""
 
     n = 0
 

@@ -8,6 +8,7 @@ from .._version import __version__
 
 
 DEFAULT_MODEL = "nvidia/omnivinci"
+DEMO_CLIPS = 99_999_900  # test seeds, but for the last 100: so many are looked at for a clip
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -191,7 +192,9 @@ def _add_demo(subparsers) -> argparse.ArgumentParser:
         description="Make a clip that was in no training, show what happens in it, ask the small checkpoint of the "
         "package six questions about it, tell which answers are right.",
     )
-    parser.add_argument("--number", type=int, default=0, metavar="N", help="another clip; default: %(default)s")
+    parser.add_argument(
+        "--number", type=_clip_number, default=0, metavar="N", help="another clip; default: %(default)s"
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write the clip to this new or empty folder and keep it"
     )
@@ -217,6 +220,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _clip_number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < DEMO_CLIPS:
+        raise argparse.ArgumentTypeError(f"must be 0 to {DEMO_CLIPS - 1:,}, got {text}")
     return number
 
 

@@ -84,6 +84,7 @@ def main() -> None:
     if not is_matplotlib_available():
         parser.error("The curve needs matplotlib: pip install 'omnivinci-hf[demo]'")
     log = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
+    arguments.cards.mkdir(parents=True, exist_ok=True)
     package(arguments.folder, arguments.target)
     shutil.copy(arguments.folder / "log.json", arguments.cards / "small_log.json")
     plot_curve(log["records"], arguments.cards / "small_curve.png")

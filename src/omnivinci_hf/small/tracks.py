@@ -106,10 +106,10 @@ def _cached_tracks(seed: int, folder: str, cache: str | os.PathLike | None) -> T
     if cache is None:
         return read_tracks(seed, folder)
     path, scene = Path(cache) / f"{seed}.npz", scene_of(seed)
-    source = f"{suffix_of(seed)} {scene!r}"
+    source = f"{IMAGE_SIZE} {FPS} {SAMPLING_RATE} {suffix_of(seed)} {scene!r}"
     if path.exists():
         with np.load(path) as stored:
-            if str(stored.get("source")) == source:  # the world may have changed since
+            if str(stored.get("source")) == source:  # the world, or how it is read, may have changed
                 return Tracks(scene, stored["frames"], stored["times"], stored["samples"])
     tracks = read_tracks(seed, folder)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,11 @@ MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_T
 
 @dataclass(frozen=True)
 class Plan:
-    """How long everything takes, in steps. `options` are those of the model, see [`build_config`]."""
+    """How long everything takes, in steps. `options` are those of the model, see [`build_config`].
+
+    Raises:
+        ValueError: when a count is below one, or the seed negative.
+    """
 
     vision_steps: int = 4500
     audio_steps: int = 400
@@ -51,6 +55,13 @@ class Plan:
     num_tracks: int = 3000
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vision_steps", "audio_steps", "alignment_steps", "joint_steps", "num_tracks"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must not be negative, got {self.seed}.")
 
 
 class TrainingLog:
@@ -86,14 +97,14 @@ def training_device() -> torch.device:
 def train_small(
     output: str | os.PathLike,
     plan: Plan,
-    encoder: TrackEncoder | None = None,
+    encoder: TrackEncoder,
     towers: OmniVinciForConditionalGeneration | None = None,
     log: TrainingLog | None = None,
 ) -> Path:
     """Train by a plan and save model, processor and `log.json` (plan, versions, losses) to `output`.
 
-    `encoder` and `towers`, where several models are compared, are tracks and encoders that were made before. One GPU is
-    used if there is one.
+    `encoder` has the tracks. `towers`, where several models are compared, has the trained encoders that all share. One
+    GPU is used if there is one.
     """
     device = training_device()
     log = TrainingLog() if log is None else log
@@ -101,10 +112,7 @@ def train_small(
     config = build_config(tokenizer, **plan.options)
     processor = build_processor(config, tokenizer)
     model = build_model(config, plan.seed).to(device)
-    if encoder is None:
-        encoder = TrackEncoder(processor, load_tracks(range(plan.num_tracks), num_processes=os.cpu_count() or 1))
-    else:
-        encoder = encoder.for_processor(processor)
+    encoder = encoder.for_processor(processor)
     set_seed(plan.seed)
     if towers is None:
         train_towers(model, encoder, plan, log)
@@ -226,11 +234,14 @@ def main() -> None:
             f"--{name.replace('_', '-')}", type=int, default=getattr(Plan, name), help="default: %(default)s"
         )
     arguments = parser.parse_args()
+    try:
+        plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__ if name != "options"})
+    except ValueError as error:
+        parser.error(str(error))
     training_device()  # complains before the work, if it must
     log = TrainingLog(partial(print, flush=True))
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
-    plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__ if name != "options"})
     tokenizer = build_tokenizer()
     processor = build_processor(build_config(tokenizer), tokenizer)
     tracks = load_tracks(range(plan.num_tracks), arguments.cache, arguments.threads)

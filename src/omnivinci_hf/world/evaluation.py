@@ -91,16 +91,19 @@ def evaluate(
     scores: Scores = {condition: {family: Score() for family in FAMILIES} for condition in conditions}
     if TEXT_ONLY in conditions:
         _ask_without_clips(pipe, asked, scores[TEXT_ONLY])
+    with_clips = [condition for condition in conditions if condition != TEXT_ONLY]
+    if not with_clips:
+        return scores
     for number, (seed, scene, found) in enumerate(zip(seeds, scenes, asked, strict=True)):
         other = scenes[others[number]]
-        for condition in conditions:
-            if condition != TEXT_ONLY:
-                path = _write(condition, seed, scene, other, Path(folder))
-                _ask(pipe, path, found, scores[condition])
-                path.unlink()
+        for condition in with_clips:
+            path = _write(condition, seed, scene, other, Path(folder))
+            _ask(pipe, path, found, scores[condition])
+            path.unlink()
         if (number + 1) % 20 == 0 or number + 1 == len(scenes):
-            right, total = (sum(getattr(s, key) for s in scores[conditions[0]].values()) for key in ("right", "asked"))
-            report(f"{number + 1} of {len(scenes)} clips, {conditions[0]}: {right} of {total} right")
+            first = scores[with_clips[0]].values()
+            right, total = (sum(getattr(score, key) for score in first) for key in ("right", "asked"))
+            report(f"{number + 1} of {len(scenes)} clips, {with_clips[0]}: {right} of {total} right")
     return scores
 
 
