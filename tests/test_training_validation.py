@@ -211,5 +211,5 @@ def test_interrupt_tells_how_far_it_came(tmp_path):
     assert "An assistant turn is empty" in running.stdout.readline()
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 130, errors
     assert "stopped; until then rows: " in errors and "Traceback" not in errors

@@ -26,8 +26,9 @@ def validate_data(arguments: argparse.Namespace) -> bool:
         with tqdm(checks, total=len(rows), unit="row", leave=False, disable=not sys.stderr.isatty()) as bar:
             for bad in bar:
                 if bad is not None:
-                    with tqdm.external_write_mode():
-                        print(json.dumps(asdict(bad)) if arguments.json else _format(arguments.data, bad), flush=True)
+                    bar.clear()  # an interrupt within tqdm's own `write` would end as an error about its lock
+                    print(json.dumps(asdict(bad)) if arguments.json else _format(arguments.data, bad), flush=True)
+                    bar.refresh()
     except KeyboardInterrupt:
         print(f"omnivinci-hf: stopped; until then {counts}", file=sys.stderr)
         raise
