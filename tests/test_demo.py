@@ -33,7 +33,7 @@ def test_six_questions_are_asked_and_judged(tmp_path):
             num_right += 1
         else:
             assert verdict.endswith(f"  (WRONG, it is {question.answer})")
-    assert num_right >= 4  # 5 of them where it was written; untrained it would be none
+    assert num_right >= 5  # untrained it would be none
     assert lines[-1] == f"\n{num_right} of 6 answers are right."
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
