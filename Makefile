@@ -8,7 +8,7 @@ PIP_INSTALL = -m pip install -q --disable-pip-version-check
 help:
 	@echo "make env          create .venv with the tested versions (constraints.txt)"
 	@echo "make demo         run the demonstration"
-	@echo "make small        train the small checkpoint anew and package it (over an hour on two cores)"
+	@echo "make small        train the small checkpoint anew and package it (68 minutes on two cores)"
 	@echo "make test         run the tests; PYTEST_ARGS='-k name' selects some"
 	@echo "make test-slow    run the tests marked slow"
 	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"

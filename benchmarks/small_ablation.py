@@ -2,11 +2,12 @@
 
     python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 700] [--arms NAME ...]
 
-Each arm is trained from the same encoders, on the same clips (6 to 10 s) for as many steps, once per seed, and asked
-about held-out clips (8 to 10 s) that were read from files: as they are, with a share of the frames left out (so that
-their number no longer tells the time), without the clip, and with the picture or the sound of another one. A run that
-is already in `--output` is not repeated, so the command may be interrupted; runs of other settings are refused. At the
-end `ablation.md` and `ablation.png` are written from all runs that are there, to `model_cards/` or `--cards`.
+Each arm is trained from the encoders of the package's checkpoint, or of `--encoders`, on the same clips (6 to 10 s) for
+as many steps, once per seed, and asked about held-out clips (8 to 10 s) that were read from files: as they are, with a
+share of the frames left out (so that their number no longer tells the time), without the clip, and with the picture or
+the sound of another one. A run that is already in `--output` is not repeated, so the command may be interrupted; runs
+of other settings are refused. At the end `ablation.md` and `ablation.png` are written from all runs that are there, to
+`model_cards/` or `--cards`.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_model, save_model
 from transformers.utils import is_matplotlib_available
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
+from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
-from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.small.model import build_config, build_processor, build_tokenizer
 from omnivinci_hf.small.optimizer import MUON_RATE
 from omnivinci_hf.small.tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
 from omnivinci_hf.small.train import (
@@ -41,7 +42,6 @@ from omnivinci_hf.small.train import (
     keep_freed_memory,
     recipe_of,
     train_small,
-    train_towers,
     training_device,
 )
 from omnivinci_hf.world import FAMILIES
@@ -113,13 +113,28 @@ def asked_seeds(arguments: argparse.Namespace) -> list[int]:
     return seeds_of_length("test", arguments.clips, ASKED_SEC, FIRST_SEED)
 
 
+def encoders(arguments: argparse.Namespace) -> OmniVinciForConditionalGeneration:
+    """The model whose encoders all arms share."""
+    folder = arguments.encoders or small_checkpoint()
+    return OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def digest(model: OmniVinciForConditionalGeneration) -> str:
+    """SHA-256 of the encoders' weights, in the order of their names."""
+    found = hashlib.sha256()
+    for tower in (model.model.vision_tower, model.model.audio_tower):
+        for name, value in sorted(tower.state_dict().items()):
+            found.update(name.encode() + value.numpy().tobytes())
+    return found.hexdigest()
+
+
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a report must share; the encoders are there by now."""
-    names = ("tracks", "clips", "tower_steps", "alignment_steps", "joint_steps")
+    """What all runs of a report must share."""
+    names = ("tracks", "clips", "alignment_steps", "joint_steps")
     config = build_config(build_tokenizer())
     return {
         **{name: getattr(arguments, name) for name in names},
-        "encoders": hashlib.sha256(towers_path(arguments).read_bytes()).hexdigest(),
+        "encoders": digest(encoders(arguments)),
         "recipes": [asdict(recipe_of(name, config)) for name in ("alignment", "joint")],
         "muon_rate": MUON_RATE,
         "weights": HARDER,
@@ -142,8 +157,6 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         TrackEncoder(processor, load_tracks(seeds, arguments.output / "tracks"))
         for seeds in (learned_seeds(arguments), asked_seeds(arguments))
     )
-    towers = build_model(build_config(tokenizer), seed=0)
-    load_towers(towers, encoder, arguments)
     plan = Plan(
         alignment_steps=arguments.alignment_steps,
         joint_steps=arguments.joint_steps,
@@ -153,7 +166,7 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
     )
     folder = arguments.output / f"{name} {seed}"
     log = TrainingLog(lambda line: print(f"{name} {seed}: {line}", flush=True))
-    train_small(folder, plan, encoder, towers, log)
+    train_small(folder, plan, encoder, encoders(arguments), log)
     model = OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     held_out = held_out.for_processor(build_processor(model.config, tokenizer))
     joint = [record for record in log.records if record["stage"] == "joint"]
@@ -188,21 +201,6 @@ def ask(model, held_out: TrackEncoder, asked: list) -> dict[str, dict[str, tuple
     }
 
 
-def towers_path(arguments: argparse.Namespace) -> Path:
-    return arguments.output / f"towers_{arguments.tower_steps}_{arguments.tracks}.safetensors"
-
-
-def load_towers(model: torch.nn.Module, encoder: TrackEncoder, arguments: argparse.Namespace) -> None:
-    """The encoders that all arms share, trained by the first that needs them."""
-    path = towers_path(arguments)
-    towers = torch.nn.ModuleDict({name: getattr(model.model, name) for name in ("vision_tower", "audio_tower")})
-    if not path.exists():
-        plan = Plan(vision_steps=arguments.tower_steps, audio_steps=arguments.tower_steps // 10)
-        train_towers(model, encoder, plan, TrainingLog())
-        save_model(towers, path)
-    load_model(towers, path)
-
-
 def run_missing(arguments: argparse.Namespace) -> None:
     """Each run in a process of its own, several at a time."""
 
@@ -211,15 +209,6 @@ def run_missing(arguments: argparse.Namespace) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name, str(seed)]
         subprocess.run(command, check=True)
 
-    # the tracks, and the encoders, are made once before
-    keep_freed_memory()
-    torch.set_num_threads(arguments.jobs)
-    load_tracks(asked_seeds(arguments), arguments.output / "tracks", arguments.jobs)
-    tracks = load_tracks(learned_seeds(arguments), arguments.output / "tracks", arguments.jobs)
-    tokenizer = build_tokenizer()
-    config = build_config(tokenizer)
-    load_towers(build_model(config, seed=0), TrackEncoder(build_processor(config, tokenizer), tracks), arguments)
-    del tracks
     wanted = settings(arguments)
     for runs in by_arm(arguments.output).values():
         for run in runs:
@@ -228,6 +217,8 @@ def run_missing(arguments: argparse.Namespace) -> None:
                     f"{result_path(arguments, run['arm'], run['seed'])} is of a run with other settings: give another "
                     "`--output`."
                 )
+    for seeds in (asked_seeds(arguments), learned_seeds(arguments)):  # the tracks are made once, before
+        load_tracks(seeds, arguments.output / "tracks", arguments.jobs)
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.arms]
     jobs = [job for job in jobs if not result_path(arguments, *job).exists()]
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -306,8 +297,8 @@ def write_report(output: Path, cards: Path, audited: int) -> None:
         "# The paper's three ideas, at small scale\n\n"
         f"Made by `python benchmarks/small_ablation.py` ({datetime.date.today()}): exact matches in percent on "
         "held-out clips, mean and standard deviation over seeds. A seed is that of the initial weights, of the clips' "
-        "order and pairs and of the questions; all arms and seeds share the encoders (trained before on the same "
-        f"files, {shared['tower_steps']} steps, and frozen) and the held-out clips, which the deviation does not "
+        "order and pairs and of the questions; all arms and seeds share the encoders (those of the small checkpoint, "
+        f"SHA-256 {shared['encoders'][:8]}, frozen) and the held-out clips, which the deviation does not "
         "cover; arms with more weights draw other initial ones. Every run has "
         f"{shared['alignment_steps']} steps of alignment and "
         f"{shared['joint_steps']} of joint training on 16 clips of {TRAINED_SEC[0]} to {TRAINED_SEC[1]} s each, put "
@@ -372,14 +363,14 @@ def plot(arms: dict[str, list[dict]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of tracks, encoders and runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of tracks, checkpoints and runs")
+    parser.add_argument("--encoders", help="checkpoint whose encoders all share (default: the package's)")
     parser.add_argument("--cards", type=Path, default=CARDS, help="folder of the report (default: model_cards)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
     parser.add_argument("--tracks", type=int, default=1000, help="files to learn from")
     parser.add_argument("--clips", type=int, default=300, help="held-out files")
-    parser.add_argument("--tower-steps", type=int, default=4000, help="of the encoders that all share")
     parser.add_argument("--alignment-steps", type=int, default=120)
     parser.add_argument("--joint-steps", type=int, default=700)
     parser.add_argument("--audit", type=int, default=2000, help="so many scenes to learn from what can be guessed")

@@ -94,10 +94,10 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
     assert high["prompt tokens"] < none["prompt tokens"] == 1
 
 
-def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
+def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path, untrained):
     options = [
         *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
-        *("--alignment-steps", 1, "--tower-steps", 20, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
+        *("--alignment-steps", 1, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
     ]
     run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     report = (tmp_path / "ablation.md").read_text()
@@ -114,8 +114,9 @@ def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
     times = [path.stat().st_mtime for path in results]
     run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
     assert [path.stat().st_mtime for path in results] == times
-    with pytest.raises(ValueError, match="is of a run with other settings"):
-        run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 2)
+    for others in (["--joint-steps", 2], ["--joint-steps", 1, "--encoders", untrained]):
+        with pytest.raises(ValueError, match="is of a run with other settings"):
+            run(monkeypatch, "small_ablation.py", *options, *others)
     for change, message in (
         ({"settings": {**result["settings"], "encoders": "others"}}, "holds runs of different settings"),
         ({"options": {"group_duration_sec": 3.0}}, "holds a run of 'TEG, CRTE', which is another arm now"),

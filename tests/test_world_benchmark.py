@@ -23,6 +23,10 @@ def test_the_benchmark_asks_a_real_pipeline(tmp_path, monkeypatch, capsys):
     assert values["checkpoint"] == str(small_checkpoint())
     assert list(values["conditions"]) == ["mp4", "text only"]
     assert all(values["conditions"]["mp4"][family]["asked"] <= 2 for family in FAMILIES)
+    for family, score in values["conditions"]["mp4"].items():
+        parts = [by_family[family] for by_family in values["lengths"].values()]
+        assert all(sum(part[name] for part in parts) == score[name] for name in ("right", "asked"))
+    assert f"| family | {' | '.join(values['lengths'])} |" in printed
     with_clips, alone = (
         sum(score["right"] for score in values["conditions"][name].values()) for name in ("mp4", "text only")
     )
