@@ -134,8 +134,11 @@ def test_attention_implementations_agree(model, released_folder, batch):
 
 @torch.inference_mode()
 def test_logits_to_keep_gives_the_last_ones(model, singles):
-    full = model(**singles[0]).logits
-    assert torch.equal(model(**singles[0], logits_to_keep=3).logits, full[:, -3:])
+    full = model(**singles[0], output_hidden_states=True)
+    kept = model(**singles[0], logits_to_keep=3).logits
+    # the head's product with fewer rows rounds in another way on some machines
+    assert torch.equal(kept, model.lm_head(full.hidden_states[-1][:, -3:]))
+    assert (kept - full.logits[:, -3:]).abs().max() < 1e-5
 
 
 @torch.inference_mode()
