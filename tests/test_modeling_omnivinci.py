@@ -1,3 +1,5 @@
+import copy
+
 import goldens
 import pytest
 import torch
@@ -134,11 +136,13 @@ def test_attention_implementations_agree(model, released_folder, batch):
 
 @torch.inference_mode()
 def test_logits_to_keep_gives_the_last_ones(model, singles):
-    full = model(**singles[0], output_hidden_states=True)
-    kept = model(**singles[0], logits_to_keep=3).logits
-    # the head's product with fewer rows rounds in another way on some machines
-    assert torch.equal(kept, model.lm_head(full.hidden_states[-1][:, -3:]))
-    assert (kept - full.logits[:, -3:]).abs().max() < 1e-5
+    model = copy.deepcopy(model)
+    # factors of few bits: no sum is rounded, so a product with fewer rows has the same bits on every processor
+    model.lm_head.weight.data.mul_(64).round_().div_(64)
+    model.lm_head.register_forward_pre_hook(lambda head, inputs: ((inputs[0] * 64).round() / 64,))
+    full = model(**singles[0]).logits
+    assert full.std() > 0.1
+    assert torch.equal(model(**singles[0], logits_to_keep=3).logits, full[:, -3:])
 
 
 @torch.inference_mode()
