@@ -54,11 +54,7 @@ def jobs_of(conditions: list[str], seeds: list[int]) -> list[Job]:
 
 def added_up(parts: list[dict[str, Score]]) -> dict[str, Score]:
     """Of several lengths together, by family."""
-    together = {family: Score() for family in FAMILIES}
-    for family, score in ((family, score) for part in parts for family, score in part.items()):
-        together[family].right += score.right
-        together[family].asked += score.asked
-    return together
+    return {family: sum((part[family] for part in parts), Score()) for family in FAMILIES}
 
 
 def length_table(by_length: dict[str, dict[str, Score]]) -> str:

@@ -38,6 +38,9 @@ class Score:
         self.right += is_right
         self.asked += 1
 
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.right + other.right, self.asked + other.asked)
+
     @property
     def accuracy(self) -> float:
         return self.right / self.asked if self.asked else math.nan
