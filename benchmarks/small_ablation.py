@@ -1,13 +1,14 @@
 """The paper's three ideas at small scale: time groups, rotary time, OmniAlignNet; and sweeps of T_G and T_max.
 
     python benchmarks/small_ablation.py --output runs [--seeds 3] [--jobs 2] [--joint-steps 700] [--arms NAME ...]
+    python benchmarks/small_ablation.py --output benchmarks/ablation_runs --report-only  # the kept runs' report anew
 
 Each arm is trained from the encoders of the package's checkpoint, or of `--encoders`, on the same clips (6 to 10 s) for
 as many steps, once per seed, and asked about held-out clips (8 to 10 s) that were read from files: as they are, with a
 share of the frames left out (so that their number no longer tells the time), without the clip, and with the picture or
-the sound of another one. A run that is already in `--output` is not repeated, so the command may be interrupted; runs
-of other settings are refused. At the end `ablation.md` and `ablation.png` are written from all runs that are there, to
-`model_cards/` or `--cards`.
+the sound of another one. A run, of some 12 minutes of one core, is not repeated when it is already in `--output`: the
+command may be interrupted; runs of other settings are refused. At the end tables and plot are written from all runs
+that are there, to `ablation.md` and `ablation.png` in `model_cards/` or `--cards`.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from transformers.utils import is_matplotlib_available
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.small.evaluation import exact_matches, own_questions
-from omnivinci_hf.small.model import build_config, build_processor, build_tokenizer
+from omnivinci_hf.small.model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
 from omnivinci_hf.small.optimizer import MUON_RATE
 from omnivinci_hf.small.tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
 from omnivinci_hf.small.train import (
@@ -52,11 +53,11 @@ from omnivinci_hf.world.evaluation import neighbours
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from measuring import markdown  # noqa: E402
+from measuring import markdown, write_section  # noqa: E402
 
 
 TRAINED_SEC, ASKED_SEC = (6, 10), (8, 10)  # order is asked about in clips of 8 s and more
-FIRST_SEED = 70_000  # of the test split, beyond what is asked about elsewhere
+FIRST_SEED = 70_000  # of the test split, apart from what is asked about elsewhere
 DROPPED = 0.3  # of the frames
 PER_FAMILY = 2  # questions about a clip
 CARDS = Path(__file__).parent.parent / "src" / "omnivinci_hf" / "model_cards"
@@ -79,6 +80,10 @@ ARMS = {
     "TEG, RoTE": arm({"type": "rote"}),
     "TEG, CRTE": arm(crte(4.0)),
     "TEG, CRTE, OmniAlignNet": arm(crte(4.0), align=True),
+    "TEG, CRTE, OmniAlignNet, weight 0.1": {
+        **arm(crte(4.0), align=True),
+        "omni_align_config": {**OMNI_ALIGN, "loss_weight": 0.1},
+    },
     "concatenation, CRTE": arm(crte(4.0), None),
     "TEG, CRTE, theta 10000": arm(crte(4.0, 10000.0)),
     "T_G 0.5 s": arm(crte(4.0), 0.5),
@@ -90,7 +95,7 @@ ARMS = {
     "T_max 16 s": arm(crte(16.0)),
 }
 COMMON = "TEG, CRTE"  # a point of both sweeps
-FIRST_ARMS = list(ARMS)[:8]
+FIRST_ARMS = list(ARMS)[:9]
 SWEEPS = {
     "T_G": {"T_G 0.5 s": 0.5, COMMON: 1.0, "T_G 2 s": 2.0, "T_G 4 s": 4.0},
     "T_max": {"T_max 1 s": 1.0, "T_max 2 s": 2.0, COMMON: 4.0, "T_max 8 s": 8.0, "T_max 16 s": 16.0},
@@ -113,7 +118,7 @@ def asked_seeds(arguments: argparse.Namespace) -> list[int]:
     return seeds_of_length("test", arguments.clips, ASKED_SEC, FIRST_SEED)
 
 
-def encoders(arguments: argparse.Namespace) -> OmniVinciForConditionalGeneration:
+def load_shared(arguments: argparse.Namespace) -> OmniVinciForConditionalGeneration:
     """The model whose encoders all arms share."""
     folder = arguments.encoders or small_checkpoint()
     return OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
@@ -128,13 +133,13 @@ def digest(model: OmniVinciForConditionalGeneration) -> str:
     return found.hexdigest()
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a report must share."""
+def settings(arguments: argparse.Namespace, shared: OmniVinciForConditionalGeneration) -> dict[str, Any]:
+    """What all runs of a report must have in common."""
     names = ("tracks", "clips", "alignment_steps", "joint_steps")
     config = build_config(build_tokenizer())
     return {
         **{name: getattr(arguments, name) for name in names},
-        "encoders": digest(encoders(arguments)),
+        "encoders": digest(shared),
         "recipes": [asdict(recipe_of(name, config)) for name in ("alignment", "joint")],
         "muon_rate": MUON_RATE,
         "weights": HARDER,
@@ -151,9 +156,10 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
     """Train and ask one model; returns what is kept of it."""
     torch.set_num_threads(1)
     keep_freed_memory()
+    shared = load_shared(arguments)
     tokenizer = build_tokenizer()
     processor = build_processor(build_config(tokenizer), tokenizer)
-    encoder, held_out = (
+    learned, held_out = (
         TrackEncoder(processor, load_tracks(seeds, arguments.output / "tracks"))
         for seeds in (learned_seeds(arguments), asked_seeds(arguments))
     )
@@ -166,7 +172,7 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
     )
     folder = arguments.output / f"{name} {seed}"
     log = TrainingLog(lambda line: print(f"{name} {seed}: {line}", flush=True))
-    train_small(folder, plan, encoder, encoders(arguments), log)
+    train_small(folder, plan, learned, shared, log)
     model = OmniVinciForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     held_out = held_out.for_processor(build_processor(model.config, tokenizer))
     joint = [record for record in log.records if record["stage"] == "joint"]
@@ -175,7 +181,7 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         "arm": name,
         "options": ARMS[name],
         "seed": seed,
-        "settings": settings(arguments),
+        "settings": settings(arguments, shared),
         "scores": ask(model, held_out, own_questions(held_out, asked_seeds(arguments), PER_FAMILY)),
         "language_loss": statistics.mean(losses),
         "seconds": log.records[-1]["seconds"],
@@ -209,7 +215,7 @@ def run_missing(arguments: argparse.Namespace) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--one", name, str(seed)]
         subprocess.run(command, check=True)
 
-    wanted = settings(arguments)
+    wanted = settings(arguments, load_shared(arguments))
     for runs in by_arm(arguments.output).values():
         for run in runs:
             if run["settings"] != wanted:
@@ -294,41 +300,24 @@ def write_report(output: Path, cards: Path, audited: int) -> None:
     asked = ", ".join(f"{count} {family}" for family, (_, count) in first["scores"][WHOLE].items())
     minutes = statistics.mean(run["seconds"] for runs in arms.values() for run in runs) / 60
     text = (
-        "# The paper's three ideas, at small scale\n\n"
-        f"Made by `python benchmarks/small_ablation.py` ({datetime.date.today()}): exact matches in percent on "
-        "held-out clips, mean and standard deviation over seeds. A seed is that of the initial weights, of the clips' "
-        "order and pairs and of the questions; all arms and seeds share the encoders (those of the small checkpoint, "
-        f"SHA-256 {shared['encoders'][:8]}, frozen) and the held-out clips, which the deviation does not "
-        "cover; arms with more weights draw other initial ones. Every run has "
-        f"{shared['alignment_steps']} steps of alignment and "
-        f"{shared['joint_steps']} of joint training on 16 clips of {TRAINED_SEC[0]} to {TRAINED_SEC[1]} s each, put "
-        f"together from {shared['tracks']} files ({minutes:.0f} minutes, {shared['device']}, one thread). Asked are "
-        f"{shared['clips']} other files of {ASKED_SEC[0]} to {ASKED_SEC[1]} s: {asked} questions. CRTE has T_max 4 s "
-        "and theta 8, and "
-        "T_G is 1 s, where "
-        'nothing else is said; RoTE has theta 10000. RoTE with theta 8 is "T_max 1 s". The column "loss" '
-        "is that of language in the last hundred steps of training.\n\n"
-        "No arm had a search of its own: rates (Muon for matrices, AdamW for tables), weights of the families, theta 8 "
-        "and T_max 4 s are those of the small checkpoint, which has TEG, CRTE and OmniAlignNet. The learned table, 64 "
-        "moments initialised like words, is the only time embedding with weights.\n\n"
-        "What this world can and cannot show: frames come at a constant rate, so that in whole clips a position in the "
-        "sequence tells the time. With fewer frames the number of a frame no longer does, though the sounds' still do, "
-        "and the ends of groups; no arm was trained for that, and some shapes appear in a later second than the one "
-        'asked about, because the frame that first showed them is gone: "time" cannot be whole there. Picture and '
-        "sound share the place alone, which no question asks about, so OmniAlignNet cannot add knowledge to an answer; "
-        "what it learns is in the retrieval figure of `small_results.md`.\n\n"
+        f"## Runs ({datetime.date.today()})\n\n"
+        "`benchmarks/small_ablation.py`: exact matches in percent on held-out clips, mean and standard deviation over "
+        'seeds; "all" is the mean of the six families. Every run: '
+        f"{shared['alignment_steps']} steps of alignment and {shared['joint_steps']} of joint training, each on "
+        f"{shared['batch_size']} clips of {TRAINED_SEC[0]} to {TRAINED_SEC[1]} s put together from {shared['tracks']} "
+        f"files ({minutes:.0f} minutes on average, {shared['device']}, one thread); encoders with SHA-256 "
+        f"{shared['encoders'][:8]}, frozen. Asked about {shared['clips']} other files of {ASKED_SEC[0]} to "
+        f'{ASKED_SEC[1]} s: {asked} questions. "loss" is that of language in the last hundred steps. '
+        f"torch {shared['torch']}, transformers {shared['transformers']}.\n\n"
         f"{table(arms, FIRST_ARMS)}\n\n{chance(audited)}\n\n![Accuracy by arm and family](ablation.png)\n\n"
-        f"## {DROPPED:.0%} of the frames left out\n\n{table(arms, FIRST_ARMS, FEWER)}\n\n"
-        f"## Questions alone\n\n{table(arms, list(ARMS), TEXT)}\n\n"
-        f"## The picture of another clip\n\n{table(arms, list(ARMS), OTHER_PICTURE)}\n\n"
-        f"## The sound of another clip\n\n{table(arms, list(ARMS), OTHER_SOUND)}\n\n"
-        f"## T_G\n\n{table(arms, list(SWEEPS['T_G']))}\n\n"
-        f"## T_max\n\n{table(arms, list(SWEEPS['T_max']))}\n"
+        f"### T_G\n\n{table(arms, [*SWEEPS['T_G'], 'concatenation, CRTE'])}\n\n"
+        f"### T_max\n\n{table(arms, list(SWEEPS['T_max']))}\n\n"
+        f"### {DROPPED:.0%} of the frames left out\n\n{table(arms, list(ARMS), FEWER)}\n\n"
+        f"### Questions alone\n\n{table(arms, list(ARMS), TEXT)}\n\n"
+        f"### The picture of another clip\n\n{table(arms, list(ARMS), OTHER_PICTURE)}\n\n"
+        f"### The sound of another clip\n\n{table(arms, list(ARMS), OTHER_SOUND)}\n"
     )
-    remarks = cards / "ablation_remarks.md"
-    if remarks.exists():
-        text += "\n" + remarks.read_text(encoding="utf-8")
-    (cards / "ablation.md").write_text(text, encoding="utf-8")
+    write_section(cards / "ablation.md", "runs", text)
     plot(arms, cards / "ablation.png")
 
 
@@ -357,6 +346,7 @@ def plot(arms: dict[str, list[dict]], path: Path) -> None:
             axes.errorbar(list(there), [statistics.mean(found) for found in values], errors, marker="o", label=family)
         axes.set(xscale="log", xlabel=f"{name}, s", ylabel="exact match, %")
         axes.set_xticks(list(there), labels=[f"{value:g}" for value in there])
+        axes.minorticks_off()
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 

@@ -19,7 +19,7 @@ def test_the_benchmark_asks_a_real_pipeline(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "| family | questions | mp4 | text only | guessed from text | guessed from vision |" in printed
     values = json.loads(file.read_text())
-    assert values["seeds"] == [2 * 10**8 + 100_000, 2 * 10**8 + 100_001]
+    assert values["seeds"] == [2 * 10**8 + 200_000, 2 * 10**8 + 200_001]
     assert values["checkpoint"] == str(small_checkpoint())
     assert list(values["conditions"]) == ["mp4", "text only"]
     assert all(values["conditions"]["mp4"][family]["asked"] <= 2 for family in FAMILIES)

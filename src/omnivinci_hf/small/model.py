@@ -18,6 +18,7 @@ IMAGE_SIZE, FPS = 56, 2.0
 SAMPLING_RATE = 16000
 WINDOW_SEC = 2  # of sound, read at once
 MERGED_EMBEDS = 5  # adjacent embeddings of sound that are joined: 5 remain of a second
+OMNI_ALIGN = {"embed_dim": 64, "num_attention_heads": 2, "num_layers": 3}
 PAD, UNKNOWN, START, END = "<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>"
 MEDIA_TOKENS = ("<image>", "<vila/video>", "<sound>")
 PROMPT_WORDS = ("system", "user", "assistant", "You", "are", "a", "helpful", "\n")
@@ -92,7 +93,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **options: Any) -> OmniVinc
         # periods from 4 s to beyond the longest clip
         "video_time_embedding": {"type": "crte", "max_time": 4.0, "theta": 8.0},
         "audio_time_embedding": {"type": "crte", "max_time": 4.0, "theta": 8.0},
-        "omni_align_config": {"embed_dim": 64, "num_attention_heads": 2, "num_layers": 3},
+        "omni_align_config": OMNI_ALIGN,
     }
     return OmniVinciConfig(**{**values, **options})
 

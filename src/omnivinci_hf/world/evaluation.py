@@ -38,9 +38,6 @@ class Score:
         self.right += is_right
         self.asked += 1
 
-    def __add__(self, other: "Score") -> "Score":
-        return Score(self.right + other.right, self.asked + other.asked)
-
     @property
     def accuracy(self) -> float:
         return self.right / self.asked if self.asked else math.nan
@@ -48,6 +45,12 @@ class Score:
     @property
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.right, self.asked)
+
+    def __str__(self) -> str:
+        if not self.asked:
+            return ""
+        low, high = self.interval
+        return f"{self.accuracy:.1%} ({low:.1%} - {high:.1%})"
 
 
 Scores = dict[str, dict[str, Score]]  # by condition and family
@@ -73,6 +76,7 @@ def evaluate(
     per_family: int = 2,
     conditions: Iterable[str] = (CLIPS, *CONTROLS, *REENCODED),
     report: Callable[[str], Any] = lambda line: None,
+    answered: Callable[[str, Scene, Question, bool], Any] = lambda condition, scene, question, right: None,
 ) -> Scores:
     """Asks `pipeline("omni-qa")` about the clips of `seeds`, which are written to `folder` one at a time.
 
@@ -82,6 +86,7 @@ def evaluate(
             of another clip of about the same length, the answers still those of the clip itself; "webm" (VP9, Opus),
             "mkv" (MPEG-4, MP3) and "mkv, VP8 and AC-3", the mp4 files encoded anew at another frame rate and size.
         report: is given a line of progress now and then.
+        answered: is told of each answer about a clip: condition, the clip's own scene, question, whether it is right.
     """
     conditions = list(conditions)
     if unknown := sorted(set(conditions) - {CLIPS, *CONTROLS, *REENCODED}):
@@ -101,7 +106,9 @@ def evaluate(
         other = scenes[others[number]]
         for condition in with_clips:
             path = _write(condition, seed, scene, other, Path(folder))
-            _ask(pipe, path, found, scores[condition])
+            for question, right in zip(found, _ask(pipe, path, found), strict=True):
+                scores[condition][question.family].add(right)
+                answered(condition, scene, question, right)
             path.unlink()
         if (number + 1) % 20 == 0 or number + 1 == len(scenes):
             first = scores[with_clips[0]].values()
@@ -149,10 +156,9 @@ def _write(condition: str, seed: int, scene: Scene, other: Scene, folder: Path) 
     return again
 
 
-def _ask(pipe: Callable[..., Any], path: Path, found: list[Question], scores: dict[str, Score]) -> None:
+def _ask(pipe: Callable[..., Any], path: Path, found: list[Question]) -> list[bool]:
     records = pipe(video=str(path), question=[q.question for q in found], max_new_tokens=MAX_NEW_TOKENS)
-    for question, record in zip(found, records, strict=True):
-        scores[question.family].add(is_right(record, question))
+    return [is_right(record, question) for question, record in zip(found, records, strict=True)]
 
 
 def _ask_without_clips(pipe: Callable[..., Any], asked: list[list[Question]], scores: dict[str, Score]) -> None:
@@ -176,7 +182,7 @@ def format_scores(scores: Scores, guesses: Sequence[Guess] = ()) -> str:
     for family in next(iter(scores.values())):
         of_family = [by_family[family] for by_family in scores.values()]
         found = {guess.source: f"{guess.accuracy:.1%}" for guess in guesses if guess.family == family}
-        cells = [family, str(of_family[0].asked), *map(_cell, of_family), *(found.get(name, "") for name in chances)]
+        cells = [family, str(of_family[0].asked), *map(str, of_family), *(found.get(name, "") for name in chances)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -190,10 +196,3 @@ def as_json(scores: Scores, guesses: Sequence[Guess] = ()) -> dict[str, Any]:
         for condition, by_family in scores.items()
     }
     return {"conditions": conditions, "guesses": [asdict(guess) for guess in guesses]}
-
-
-def _cell(score: Score) -> str:
-    if not score.asked:
-        return ""
-    low, high = score.interval
-    return f"{score.accuracy:.1%} ({low:.1%} - {high:.1%})"
