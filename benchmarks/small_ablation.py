@@ -216,12 +216,12 @@ def run_missing(arguments: argparse.Namespace) -> None:
         subprocess.run(command, check=True)
 
     wanted = settings(arguments, load_shared(arguments))
-    for runs in by_arm(arguments.output).values():
-        for run in runs:
-            if run["settings"] != wanted:
+    for found in by_arm(arguments.output).values():
+        for past in found:
+            if past["settings"] != wanted:
                 raise ValueError(
-                    f"{result_path(arguments, run['arm'], run['seed'])} is of a run with other settings: give another "
-                    "`--output`."
+                    f"{result_path(arguments, past['arm'], past['seed'])} is of a run with other settings: give "
+                    "another `--output`."
                 )
     for seeds in (asked_seeds(arguments), learned_seeds(arguments)):  # the tracks are made once, before
         load_tracks(seeds, arguments.output / "tracks", arguments.jobs)

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import omnivinci_hf
+from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.world import FAMILIES
 
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+CARDS = Path(omnivinci_hf.__file__).parent / "model_cards"
 
 
 def save(folder, **options):
@@ -96,24 +99,31 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
 
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path, untrained):
     options = [
-        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
-        *("--alignment-steps", 1, "--audit", 60, "--arms", "concatenation", "TEG, CRTE"),
+        *("--output", tmp_path, "--cards", tmp_path, "--jobs", 2, "--tracks", 10, "--clips", 6),
+        *("--alignment-steps", 1, "--audit", 60),
     ]
-    run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
-    report = (tmp_path / "ablation.md").read_text()
-    # five conditions, and two sweeps
-    assert report.count("| concatenation | 2 | ") == 5 and report.count("| TEG, CRTE | 2 | ") == 7
-    assert "| TEG | " not in report and "| from text | " in report and " steps of alignment and 1 of joint" in report
-    assert (tmp_path / "ablation.png").stat().st_size > 5000
+    (tmp_path / "ablation.md").write_text("# What comes out\n")
+    own = [*options, "--joint-steps", 1]
+    run(monkeypatch, "small_ablation.py", *own, "--arms", "TEG, CRTE", "--seeds", 2)
     results = sorted(tmp_path.glob("*.json"))
-    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1", "concatenation 0", "concatenation 1"]
+    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1"]
+    times = [path.stat().st_mtime for path in results]
+    script = run(monkeypatch, "small_ablation.py", *own, "--arms", "TEG, CRTE", "concatenation", "--seeds", 1)
+    assert [path.stat().st_mtime for path in results] == times
+    report = (tmp_path / "ablation.md").read_text()
+    # five conditions, and two sweeps that CRTE is a point of
+    assert report.count("| concatenation | 1 | ") == 5 and report.count("| TEG, CRTE | 2 | ") == 7
+    assert "| TEG | " not in report and "| from text | " in report and " steps of alignment and 1 of joint" in report
+    assert report.startswith("# What comes out\n")
+    assert (tmp_path / "ablation.png").stat().st_size > 5000
     result = json.loads(results[0].read_text())
     conditions = ["whole clips", "fewer frames", "text only", "picture shuffled", "sound shuffled"]
     assert list(result["scores"]) == conditions
     assert list(result["scores"]["whole clips"]) == list(FAMILIES) and result["settings"]["joint_steps"] == 1
-    times = [path.stat().st_mtime for path in results]
-    run(monkeypatch, "small_ablation.py", *options, "--joint-steps", 1)
-    assert [path.stat().st_mtime for path in results] == times
+    # the encoders are the package's, and rest
+    for name in ("TEG, CRTE 0", "concatenation 0"):
+        model = OmniVinciForConditionalGeneration.from_pretrained(tmp_path / name, dtype="float32")
+        assert script["digest"](model) == result["settings"]["encoders"]
     for others in (["--joint-steps", 2], ["--joint-steps", 1, "--encoders", untrained]):
         with pytest.raises(ValueError, match="is of a run with other settings"):
             run(monkeypatch, "small_ablation.py", *options, *others)
@@ -124,6 +134,17 @@ def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path, untr
         results[0].write_text(json.dumps({**result, **change}))
         with pytest.raises(ValueError, match=message):
             run(monkeypatch, "small_ablation.py", *options, "--report-only")
+
+
+def test_the_report_is_of_the_runs_that_are_kept(monkeypatch, tmp_path):
+    (tmp_path / "ablation.md").write_text((CARDS / "ablation.md").read_text())
+    report = ["--output", SCRIPTS / "ablation_runs", "--report-only", "--cards", tmp_path]
+    run(monkeypatch, "small_ablation.py", *report)
+    tables = [
+        [line for line in (folder / "ablation.md").read_text().splitlines() if line.startswith("| ")]
+        for folder in (tmp_path, CARDS)
+    ]
+    assert tables[0] == tables[1] and len(tables[0]) > 60
 
 
 def test_a_report_of_nothing(monkeypatch, tmp_path):
