@@ -39,7 +39,7 @@ from measuring import markdown, write_section  # noqa: E402
 
 DECAYS = tuple(10.0**power for power in range(-2, 5))  # of linear maps
 DIRECTIONS = "sound to video", "video to sound"
-FIRST_SEED = 50_000  # of the test split, beyond what is asked about elsewhere
+FIRST_SEED = 50_000  # of the test split, apart from what is asked about elsewhere
 MEANS, LINEAR, OMNI_ALIGN = "means", "linear map", "OmniAlignNet"
 INPUTS = {
     "video": ("pixel_values_videos", "video_num_frames", "video_frame_times_ns"),
