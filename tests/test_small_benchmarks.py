@@ -99,29 +99,35 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
 
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path, untrained):
     options = [
-        *("--output", tmp_path, "--cards", tmp_path, "--jobs", 2, "--tracks", 10, "--clips", 6),
+        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
         *("--alignment-steps", 1, "--audit", 60),
     ]
     (tmp_path / "ablation.md").write_text("# What comes out\n")
     own = [*options, "--joint-steps", 1]
-    run(monkeypatch, "small_ablation.py", *own, "--arms", "TEG, CRTE", "--seeds", 2)
+    run(monkeypatch, "small_ablation.py", *own, "--arms", "TEG, CRTE")
     results = sorted(tmp_path.glob("*.json"))
     assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1"]
     times = [path.stat().st_mtime for path in results]
-    script = run(monkeypatch, "small_ablation.py", *own, "--arms", "TEG, CRTE", "concatenation", "--seeds", 1)
+    both = [*own, "--arms", "concatenation", "TEG, CRTE"]
+    script = run(monkeypatch, "small_ablation.py", *both)
     assert [path.stat().st_mtime for path in results] == times
     report = (tmp_path / "ablation.md").read_text()
     # five conditions, and two sweeps that CRTE is a point of
-    assert report.count("| concatenation | 1 | ") == 5 and report.count("| TEG, CRTE | 2 | ") == 7
+    assert report.count("| concatenation | 2 | ") == 5 and report.count("| TEG, CRTE | 2 | ") == 7
     assert "| TEG | " not in report and "| from text | " in report and " steps of alignment and 1 of joint" in report
     assert report.startswith("# What comes out\n")
     assert (tmp_path / "ablation.png").stat().st_size > 5000
+    results = sorted(tmp_path.glob("*.json"))
+    assert [path.stem for path in results] == ["TEG, CRTE 0", "TEG, CRTE 1", "concatenation 0", "concatenation 1"]
     result = json.loads(results[0].read_text())
     conditions = ["whole clips", "fewer frames", "text only", "picture shuffled", "sound shuffled"]
     assert list(result["scores"]) == conditions
     assert list(result["scores"]["whole clips"]) == list(FAMILIES) and result["settings"]["joint_steps"] == 1
+    times = [path.stat().st_mtime for path in results]
+    run(monkeypatch, "small_ablation.py", *both)
+    assert [path.stat().st_mtime for path in results] == times
     # the encoders are the package's, and rest
-    for name in ("TEG, CRTE 0", "concatenation 0"):
+    for name in ("TEG, CRTE 0", "concatenation 1"):
         model = OmniVinciForConditionalGeneration.from_pretrained(tmp_path / name, dtype="float32")
         assert script["digest"](model) == result["settings"]["encoders"]
     for others in (["--joint-steps", 2], ["--joint-steps", 1, "--encoders", untrained]):
