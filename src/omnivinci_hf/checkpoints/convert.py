@@ -3,11 +3,8 @@
 import json
 import math
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +18,7 @@ from ..model_card_omnivinci import RELEASED, SMALL_LIMIT, render_model_card
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 from ..released_checkpoint_omnivinci import ReleasedStateDict, is_released_checkpoint
+from ..whole_folder import whole_folder
 
 
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -39,13 +37,14 @@ def convert_checkpoint(
     """Write the released checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
 
     The result is what `from_pretrained(src, dtype=dtype).save_pretrained(dst)` writes for model, processor and
-    generation config, but only one tensor is in memory at a time. `dst` appears when it is complete and not before;
-    whatever stops the work, nothing is left behind, and an old `dst` that was to be overwritten stays.
+    generation config, but only one tensor is in memory at a time. `dst` appears when it is complete and not before, an
+    old one is there until then, and files in it that are not of its checkpoint stay, see [`whole_folder`].
 
     Args:
         dtype: of the weights: "auto" (what the checkpoint's config says), a name as "bfloat16", or a `torch.dtype`.
         max_shard_size: most bytes in one file, such as "5GB".
-        overwrite: replace the checkpoint that `dst` holds already.
+        overwrite: replace the checkpoint that `dst` holds already: its weights (`model*.safetensors`) and the files of
+            the same names.
         progress: called with the bytes written so far and those of all weights.
 
     Returns:
@@ -62,7 +61,7 @@ def convert_checkpoint(
             f"{src} is not in the released five-folder layout (a config.json with `model_type` 'vila'), so there is "
             "nothing to convert."
         )
-    with _replaced_when_complete(dst) as folder:
+    with whole_folder(dst, overwrite=overwrite) as folder:
         _write_checkpoint(str(src), folder, dtype, max_shard_size, progress)
     return dst
 
@@ -102,27 +101,6 @@ def _check_destination(src: str | os.PathLike, dst: Path, overwrite: bool) -> No
     if not (dst / "config.json").is_file():
         # a slip of the hand must not delete somebody's home
         raise FileExistsError(f"{dst} holds no checkpoint (no config.json) and is not overwritten; empty it yourself.")
-
-
-@contextmanager
-def _replaced_when_complete(dst: Path) -> Iterator[Path]:
-    """A new folder beside `dst` that takes its place at the end, or is deleted if that end is not reached."""
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.parent))
-    try:
-        folder, old = work / "new", work / "old"
-        folder.mkdir()  # with the user's usual permissions; those of `work` are 0700
-        yield folder
-        if dst.exists():
-            os.replace(dst, old)
-        try:
-            os.replace(folder, dst)
-        except BaseException:
-            if old.exists() and not dst.exists():
-                os.replace(old, dst)
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _write_checkpoint(

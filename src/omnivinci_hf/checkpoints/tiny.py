@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ..whole_folder import whole_folder
+
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -107,16 +109,17 @@ def write_tiny_checkpoint(
     if not 1 <= shards <= len(shapes["llm"]):
         raise ValueError(f"shards must lie between 1 and {len(shapes['llm'])} (the llm's tensors), got {shards}.")
 
-    for number, name in enumerate(COMPONENTS):
-        (folder / name).mkdir(parents=True)
-        _write_json(folder / name / "config.json", components[name] | {"transformers_version": "4.46.0"})
-        generator = torch.Generator().manual_seed(seed * len(COMPONENTS) + number)
-        tensors = _random_tensors(shapes[name], generator, std, dtype)
-        _write_weights(folder / name, shapes[name], tensors, dtype, shards if name == "llm" else 1)
-    _write_tokenizer(folder / "llm", tokenizer, components["llm"])
-    _write_generation_config(folder / "llm", components["llm"])
-    _write_preprocessors(folder, components, main_config)
-    _write_json(folder / "config.json", main_config)
+    with whole_folder(folder) as new:
+        for number, name in enumerate(COMPONENTS):
+            (new / name).mkdir()
+            _write_json(new / name / "config.json", components[name] | {"transformers_version": "4.46.0"})
+            generator = torch.Generator().manual_seed(seed * len(COMPONENTS) + number)
+            tensors = _random_tensors(shapes[name], generator, std, dtype)
+            _write_weights(new / name, shapes[name], tensors, dtype, shards if name == "llm" else 1)
+        _write_tokenizer(new / "llm", tokenizer, components["llm"])
+        _write_generation_config(new / "llm", components["llm"])
+        _write_preprocessors(new, components, main_config)
+        _write_json(new / "config.json", main_config)
     return folder
 
 

@@ -108,7 +108,8 @@ def _add_convert(subparsers) -> argparse.ArgumentParser:
         "convert",
         help="rewrite the released five-folder checkpoint in the ordinary Transformers layout",
         description="Rewrite the released five-folder checkpoint in the ordinary Transformers layout: model, processor "
-        "and generation config. DST appears when it is complete; an interrupted conversion leaves nothing behind.",
+        "and generation config. DST appears when it is complete, an old one is there until then. A killed conversion "
+        "leaves `_unfinished-DST`, which the next one deletes.",
     )
     parser.add_argument("src", metavar="SRC", help="folder or Hub id of the released layout")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder to write, new or empty")
@@ -116,7 +117,12 @@ def _add_convert(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-shard-size", default="5GB", metavar="SIZE", help="most in one file; default: %(default)s"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that DST holds already")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the checkpoint that DST holds: its weights (model*.safetensors) and files of the same names; "
+        "other files stay",
+    )
     parser.add_argument("--push-to-hub", metavar="ID", help="upload DST to this repository when it is written")
     parser.add_argument(
         "--progress", action="store_true", help="show the progress bar even when stderr is not a terminal"

@@ -13,6 +13,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers.utils import is_matplotlib_available
 
+from ..whole_folder import whole_folder
+
 
 PACKAGE = Path(__file__).parent.parent
 REMOTE_CODE = ("auto_map", "custom_pipelines")
@@ -33,19 +35,17 @@ def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
     if there and not ((target / "config.json").is_file() and all(path.is_file() for path in there)):
         raise ValueError(f"{target} is not a mere checkpoint, so it is not replaced: name another folder.")
     weights = load_file(folder / "model.safetensors")
-    if target.exists():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
-    for path in sorted(folder.glob("*.json")):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if path.name != "log.json":
-            values = {name: value for name, value in values.items() if name not in REMOTE_CODE}
-            (target / path.name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    for path in folder.glob("*.jinja"):
-        shutil.copy(path, target)
-    halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
-    save_file(halves, target / "model.safetensors", metadata={"format": "pt"})
-    (target / "model.safetensors").chmod(0o644)  # it is written for its owner alone
+    with whole_folder(target, overwrite=True, keep_others=False) as new:
+        for path in sorted(folder.glob("*.json")):
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if path.name != "log.json":
+                values = {name: value for name, value in values.items() if name not in REMOTE_CODE}
+                (new / path.name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        for path in folder.glob("*.jinja"):
+            shutil.copy(path, new)
+        halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
+        save_file(halves, new / "model.safetensors", metadata={"format": "pt"})
+        (new / "model.safetensors").chmod(0o644)  # it is written for its owner alone
     return target
 
 

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
+from ..whole_folder import whole_folder
 from .collator import OmniVinciDataCollator
 from .data import load_rows
 from .recipe import Recipe, apply_recipe, load_recipe
@@ -165,5 +166,6 @@ def merge_adapter(adapter: str | Path, base: str | Path, folder: str | Path, dty
 
     model = OmniVinciForConditionalGeneration.from_pretrained(base, dtype=dtype)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    merged.save_pretrained(folder)
-    OmniVinciProcessor.from_pretrained(base).save_pretrained(folder)
+    with whole_folder(folder, overwrite=True) as new:
+        merged.save_pretrained(new)
+        OmniVinciProcessor.from_pretrained(base).save_pretrained(new)
