@@ -554,7 +554,8 @@ def test_a_change_of_sampling_rate_is_refused(tmp_path):
 
 
 def test_streams_without_decoder_or_samples(monkeypatch):
-    stream = SimpleNamespace(disposition=av.stream.Disposition.default, codec_context=None, index=0)
+    marks = av.stream.Disposition.default
+    stream = SimpleNamespace(disposition=marks, codec_context=None, index=0, type="video", frames=0)
     format = SimpleNamespace(name="wav")
     container = SimpleNamespace(streams=SimpleNamespace(video=[stream], audio=[stream]), format=format, duration=None)
     source = MediaSource("clip", ReadOptions(), data=b"")

@@ -8,6 +8,7 @@ import numpy as np
 
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, check_pixels, to_seconds
+from .media_streams_omnivinci import choose_stream
 
 
 JOIN_PACKETS = 3  # so far before a key frame a packet may be marked as damaged where transport streams were joined
@@ -93,8 +94,7 @@ def _without_marked(source: MediaSource, packets: list[tuple], time_base: Fracti
 
 
 def video_stream(container, source: MediaSource) -> av.VideoStream:
-    name, cover_art = source.name, av.stream.Disposition.attached_pic
-    stream = next((s for s in container.streams.video if not s.disposition & cover_art), None)
+    name, stream = source.name, choose_stream(source, container, "video")
     if stream is None:
         raise MediaError(f"{name} has no video stream; if it is a sound file, give it as audio.")
     if stream.codec_context is None:
