@@ -14,6 +14,9 @@ _FOR_SOME = (
     | Disposition.clean_effects
     | Disposition.karaoke
 )
+# Brands of ISO media files (HEIF and AVIF): with one of the second kind there is a moving picture too.
+_PHOTO_BRANDS = {"heic", "heix", "heim", "heis", "mif1", "mif2", "avif", "avci", "jpeg"}
+_SEQUENCE_BRANDS = {"hevc", "hevx", "hevm", "hevs", "msf1", "avis", "avcs", "jpgs"}
 
 
 def choose_stream(source, container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
@@ -41,3 +44,10 @@ def _rank(stream: av.stream.Stream) -> tuple[bool, ...]:
     marks = stream.disposition
     is_still = bool(marks & Disposition.still_image) or (stream.type == "video" and stream.frames == 1)
     return is_still, bool(marks & _FOR_SOME), not marks & Disposition.default
+
+
+def photo_brand(container: av.container.InputContainer) -> str | None:
+    """The brand of a file that says of itself that it is a photo; None of others."""
+    major, others = (container.metadata.get(key, "") for key in ("major_brand", "compatible_brands"))
+    brands = {others[place : place + 4] for place in range(0, len(others), 4)}
+    return major if major in _PHOTO_BRANDS and not brands & _SEQUENCE_BRANDS else None

@@ -26,7 +26,19 @@ from .video_table_omnivinci import FrameTable, scan_video, video_stream
 
 __all__ = ["VideoClip", "load_video", "sample_indices"]
 
-_QUARTER_TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+MATRIX_TOLERANCE = 0.02  # about one degree, as FFmpeg's programs have it
+
+# By the signs of a, b, c, d of a display matrix, which puts the pixel at (x, y) to (a x + c y, b x + d y), y downwards.
+_ORIENTATIONS = {
+    (1, 0, 0, 1): None,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,  # Pillow turns counter-clockwise
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
 
 
 @dataclass
@@ -316,8 +328,28 @@ def _upright_image(source: MediaSource, frame: av.VideoFrame, reformatter: Video
     plane = rgb.planes[0]
     stride, order = abs(plane.line_size), 1 if plane.line_size > 0 else -1  # -1: stored from the bottom up
     image = Image.frombuffer("RGB", (rgb.width, rgb.height), plane, "raw", "RGB", stride, order)
-    turns = round(frame.rotation / 90) % 4
-    return image.transpose(_QUARTER_TURNS[turns]) if turns else image
+    matrix = _display_matrix(frame)
+    largest = max(map(abs, matrix))
+    signs = tuple(round(value / largest) if largest else 0 for value in matrix)
+    off = max(abs(value - sign * largest) for value, sign in zip(matrix, signs, strict=True))
+    if signs not in _ORIENTATIONS or off > MATRIX_TOLERANCE * largest:
+        source.note(f"is to be shown turned by an odd angle (display matrix {matrix}), but is left as it is stored")
+        return image
+    orientation = _ORIENTATIONS[signs]
+    return image if orientation is None else image.transpose(orientation)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """How players orient the frame: a, b, c, d of the matrix in the container or in the stream itself."""
+    try:
+        side_data = frame.side_data
+    except ValueError:  # PyAV knows not every kind of side data, but finds a rotation among them
+        turn = math.radians(frame.rotation)
+        a, b = math.cos(turn), math.sin(turn)
+        return tuple(round(value * 65536) for value in (a, -b, b, a))
+    if "DISPLAYMATRIX" not in side_data:
+        return (65536, 0, 0, 65536)
+    return tuple(np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[[0, 1, 3, 4]].tolist())
 
 
 def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading: ReadOptions) -> VideoClip:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, check_pixels, to_seconds
-from .media_streams_omnivinci import choose_stream
+from .media_streams_omnivinci import choose_stream, photo_brand
 
 
 JOIN_PACKETS = 3  # so far before a key frame a packet may be marked as damaged where transport streams were joined
@@ -94,7 +94,10 @@ def _without_marked(source: MediaSource, packets: list[tuple], time_base: Fracti
 
 
 def video_stream(container, source: MediaSource) -> av.VideoStream:
-    name, stream = source.name, choose_stream(source, container, "video")
+    name = source.name
+    if brand := photo_brand(container):
+        raise MediaError(f"{name} is a photo ({brand}), not a video; give it as an image.")
+    stream = choose_stream(source, container, "video")
     if stream is None:
         raise MediaError(f"{name} has no video stream; if it is a sound file, give it as audio.")
     if stream.codec_context is None:
