@@ -88,6 +88,13 @@ def test_pickled_weights_of_a_checkpoint_are_refused(tmp_path, name, readable):
     with pytest.raises(ValueError, match=f"{name} is a pickle, which is never read"):
         trainer._load_best_model()
     (folder / readable).touch()
+    if readable.endswith(".json"):
+        with pytest.raises(ValueError, match="is no JSON"):
+            refuse_pickled_weights(folder)
+        (folder / readable).write_text('{"weight_map": {"a": "weights.bin"}}')
+        with pytest.raises(ValueError, match="only safetensors files beside it are read"):
+            refuse_pickled_weights(folder)
+        (folder / readable).write_text('{"weight_map": {"a": "a.safetensors"}}')
     refuse_pickled_weights(folder)
 
 

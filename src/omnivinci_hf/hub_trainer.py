@@ -27,6 +27,7 @@ from transformers.utils import (
 )
 
 from .model_card_omnivinci import card_of_model, is_placeholder
+from .weight_files_omnivinci import read_weight_index
 
 
 # what Transformers' trainers, DeepSpeed, FSDP and others write with pickle
@@ -253,6 +254,8 @@ def refuse_pickled_weights(checkpoint: Path) -> None:
     Raises:
         ValueError: when the weights of a checkpoint, or those of an adapter, would be read from a pickle.
     """
+    if (index := checkpoint / SAFE_WEIGHTS_INDEX_NAME).exists():
+        read_weight_index(index)
     for pattern, readable in PICKLED_WEIGHTS.items():
         for path in checkpoint.glob(pattern):
             if not any(path.with_name(name).exists() for name in readable):

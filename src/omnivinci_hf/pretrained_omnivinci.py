@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
 from .released_config_omnivinci import HUB_OPTIONS, component_file
+from .weight_files_omnivinci import check_weight_files
 
 
 # what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
@@ -102,6 +104,10 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             adapted = _find_adapter(str(pretrained_model_name_or_path), kwargs)
             if adapted is not None and is_released_checkpoint(adapted.base, adapted.base_options):
                 return cls._load_adapted(adapted, config, kwargs)
+            base = (str(pretrained_model_name_or_path), _hub_options(kwargs))
+            if adapted is not None:
+                base = (adapted.base, adapted.base_options)
+            check_weight_files(*base, variant=kwargs.get("variant"))
         if (
             pretrained_model_name_or_path is None
             or state_dict is not None
@@ -144,7 +150,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         file = None
         if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
             options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
-            options = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+            options = _hub_options(options)
             if kwargs.get("local_files_only"):
                 options["local_files_only"] = True
             if "revision" in options:
@@ -183,6 +189,10 @@ def _if_it_learns(tower: PreTrainedModel, hook, *args):
     return None
 
 
+def _hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
 @dataclass
 class Adapted:
     """A PEFT adapter and the model that it belongs to, each with the options to fetch it from the Hub."""
@@ -195,7 +205,7 @@ class Adapted:
 
 def _find_adapter(name_or_path: str, options: dict) -> Adapted | None:
     """What `name_or_path` is an adapter of; None if it is none."""
-    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+    hub = _hub_options(options)
     adapter_options = {**hub, **(options.get("adapter_kwargs") or {})}
     adapter = adapter_options.pop("_adapter_model_path", None)
     if adapter is not None:  # an Auto class has found it, and `name_or_path` and `hub` are the base's

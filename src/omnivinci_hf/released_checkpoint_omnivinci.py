@@ -21,6 +21,7 @@ from .released_config_omnivinci import (
     is_released_config,
     media_token_ids,
 )
+from .weight_files_omnivinci import read_weight_index
 
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -120,8 +121,7 @@ def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, A
             f"{name_or_path} has no {component}/{SAFE_WEIGHTS_NAME} nor {component}/{SAFE_WEIGHTS_INDEX_NAME}: the "
             "released layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
         )
-    with open(index, encoding="utf-8") as stream:
-        shards = sorted(set(json.load(stream)["weight_map"].values()))
+    shards = sorted(set(read_weight_index(index)["weight_map"].values()))
     files = [component_file(name_or_path, component, shard, hub_options) for shard in shards]
     missing = [shard for shard, file in zip(shards, files, strict=True) if file is None]
     if missing:
