@@ -12,6 +12,7 @@ from small_model import AUDIO_ENCODERS, LENGTH, row, small_config, small_inputs,
 from transformers import PreTrainedModel
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
+from omnivinci_hf.outputs_omnivinci import CACHE
 from omnivinci_hf.time_embedding_omnivinci import NoTimeEmbedding
 
 
@@ -114,8 +115,22 @@ def test_shapes(any_model, inputs):
     assert output.logits.shape == (3, LENGTH, 99) and output.loss.shape == ()
     output = any_model(**inputs)
     assert output.logits.shape == (3, LENGTH, 99) and output.loss is None
-    assert output.past_key_values.get_seq_length() == LENGTH
+    assert output[CACHE].get_seq_length() == LENGTH
     assert any_model.model(**inputs).last_hidden_state.shape == (3, LENGTH, 32)
+
+
+@pytest.mark.parametrize("headless", [False, True])
+@torch.no_grad()
+def test_a_cache_has_both_of_its_names(model, inputs, headless):
+    """Transformers 5.24 calls it `cache`, earlier versions `past_key_values`."""
+    model = model.model if headless else model
+    both, ids = {}, inputs["input_ids"][:, -1:]
+    for name in ("cache", "past_key_values"):
+        both[name] = model(**inputs)[CACHE]
+        assert model(input_ids=ids, **{name: both[name]})[CACHE] is both[name]
+        assert both[name].get_seq_length() == LENGTH + 1
+    with pytest.raises(ValueError, match="two names for the same"):
+        model(input_ids=ids, **both)
 
 
 @pytest.mark.parametrize("headless", [False, True])

@@ -246,7 +246,7 @@ class OmniVinciConfig(PreTrainedConfig):
     """
 
     model_type = "omnivinci"
-    keys_to_ignore_at_inference = ["past_key_values", "language_loss", "omni_align_loss"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "language_loss", "omni_align_loss"]
     sub_configs: ClassVar[dict[str, type]] = {
         "vision_config": AutoConfig,
         "audio_config": AutoConfig,

@@ -4,24 +4,33 @@ import torch
 from transformers import GenerationMixin
 
 from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
+from .outputs_omnivinci import CACHE, the_cache
 
 
 class OmniVinciGenerationMixin(GenerationMixin):
     """Of a model whose `model.embed_inputs` puts media into the word embeddings."""
 
     def prepare_inputs_for_generation(
-        self, input_ids, inputs_embeds=None, is_first_iteration=False, use_cache=True, **kwargs
+        self,
+        input_ids,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        use_cache=True,
+        cache=None,
+        past_key_values=None,
+        **kwargs,
     ):
         """As usual, and: a conversation may be continued from a kept cache.
 
-        `generate` then takes the ids and mask of the whole conversation and `past_key_values` of its beginning. Media
+        `generate` then takes the ids and mask of the whole conversation and the cache of its beginning. Media
         that are in the cache may be given again or left out; they are not put into place again, and not even encoded
         unless new media of their kind came along. Or it takes the new ids alone, with new media alone, and the mask
         of the whole conversation.
         """
         for name in PAIR_INPUTS:
             kwargs.pop(name, None)
-        cache, new_length = kwargs.get("past_key_values"), kwargs.get("next_sequence_length")
+        kwargs.update(the_cache(cache, past_key_values))
+        cache, new_length = kwargs[CACHE], kwargs.get("next_sequence_length")
         if inputs_embeds is None and new_length == input_ids.shape[1]:
             is_first_iteration = True  # also an assistant's, which Transformers says of none
         if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
@@ -51,7 +60,7 @@ class OmniVinciGenerationMixin(GenerationMixin):
         return inputs
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
-        cache, embeds = model_kwargs.get("past_key_values"), model_kwargs.get("inputs_embeds")
+        cache, embeds = model_kwargs.get(CACHE), model_kwargs.get("inputs_embeds")
         if cache is None or not is_first_iteration:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
         cached, given = int(cache.get_seq_length()), (input_ids if embeds is None else embeds).shape[1]

@@ -18,9 +18,11 @@ from .generation_omnivinci import OmniVinciGenerationMixin
 from .media_encoding_omnivinci import KINDS, OmniVinciMediaMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .outputs_omnivinci import (
+    CACHE,
     OmniEmbeddingsOutput,
     OmniVinciCausalLMOutputWithPast,
     OmniVinciModelOutputWithPast,
+    the_cache,
 )
 from .pretrained_omnivinci import OmniVinciPreTrainedModel
 from .time_embedding_omnivinci import build_time_embedding
@@ -126,7 +128,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -141,6 +143,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         audio_num_embeds: torch.Tensor | None = None,
         video_has_audio: torch.Tensor | None = None,
         audio_from_video: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs,
     ) -> OmniVinciModelOutputWithPast:
         """
@@ -151,7 +154,9 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             video_has_audio (`torch.BoolTensor` of shape `(num_videos,)`, *optional*), audio_from_video
             (`torch.BoolTensor` of shape `(num_sounds,)`, *optional*): which videos and which sounds, in the same
                 order, are clips of both; OmniAlignNet's pairs.
+            past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
         """
+        kwargs.update(the_cache(cache, past_key_values))
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
         align_net, projected = self.omni_align_net, None
@@ -169,7 +174,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
         elif inputs_embeds is None:
             # words that were generated may hold placeholders too, if the model is untrained
-            if not is_torchdynamo_compiling() and not _is_continued(input_ids, past_key_values):
+            if not is_torchdynamo_compiling() and not _is_continued(input_ids, kwargs[CACHE]):
                 self._warn_of_missing_media(input_ids)
             inputs_embeds = self._embed_words(input_ids)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:
@@ -177,7 +182,6 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
@@ -268,7 +272,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -287,6 +291,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         audio_from_video: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
         only_needed_logits: bool = False,
+        past_key_values: Cache | None = None,
         **kwargs,
     ) -> OmniVinciCausalLMOutputWithPast:
         """
@@ -300,6 +305,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
                 training most positions are media, and logits of all of them would take most of the memory.
             mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Taken because processors may return it; the ids say the same.
+            past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
         """
         if use_cache is None and labels is not None:
             use_cache = False  # with one, packed rows would not be told apart
@@ -307,6 +313,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            cache=cache,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
@@ -343,7 +350,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         return OmniVinciCausalLMOutputWithPast(
             **losses,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -375,6 +382,6 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
 
 
-def _is_continued(input_ids: torch.Tensor, past_key_values: Cache | None) -> bool:
+def _is_continued(input_ids: torch.Tensor, cache: Cache | None) -> bool:
     """Whether these ids follow others that are in the cache."""
-    return past_key_values is not None and (input_ids.shape[1] == 1 or bool(past_key_values.get_seq_length()))
+    return cache is not None and (input_ids.shape[1] == 1 or bool(cache.get_seq_length()))

@@ -4,7 +4,23 @@ from dataclasses import dataclass
 
 import torch
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+    ModelOutput,
+)
+
+
+# Transformers 5.24 calls `cache`, in arguments and outputs, what was `past_key_values` before
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def the_cache(cache: Cache | None, past_key_values: Cache | None) -> dict[str, Cache | None]:
+    """The one cache that was given, under either name, as the name that this version of Transformers takes."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError(f"`cache` and `past_key_values` are two names for the same; this Transformers has `{CACHE}`.")
+    return {CACHE: past_key_values if cache is None else cache}
 
 
 @dataclass
@@ -42,21 +58,16 @@ class OmniVinciModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class OmniVinciCausalLMOutputWithPast(ModelOutput):
+class OmniVinciCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
     Args:
         loss (`torch.Tensor` of shape `()`): what is trained, with `labels`: the next-token loss, plus the weighted
             loss of OmniAlignNet where the model has one.
         logits (`torch.Tensor` of shape `(batch_size, seq_len, vocab_size)`).
-        past_key_values (`Cache`).
+        cache (`Cache`): `past_key_values` before Transformers 5.24.
         hidden_states, attentions: of the language model, where asked for.
         language_loss, omni_align_loss (`torch.Tensor` of shape `()`): the two parts of `loss`, the second unweighted.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     language_loss: torch.Tensor | None = None
     omni_align_loss: torch.Tensor | None = None

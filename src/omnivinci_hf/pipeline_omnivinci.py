@@ -14,6 +14,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .configuration_omnivinci import MEDIA_INPUTS
 from .model_card_omnivinci import ModelCardMixin
+from .outputs_omnivinci import CACHE
 
 
 MEDIA = ("image", "video", "audio")
@@ -228,9 +229,9 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         elif length and self._shares_cache(options):
             cache = DynamicCache(config=model.config.get_text_config())
             embeds = model.model.embed_inputs(prefix, **encoded)
-            model.model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+            model.model(inputs_embeds=embeds, **{CACHE: cache}, use_cache=True)
             for row in rows:
-                new_ids.append(list(self._new_ids({"input_ids": row, "past_key_values": cache}, options)))
+                new_ids.append(list(self._new_ids({"input_ids": row, CACHE: cache}, options)))
                 cache.crop(length - cache.get_seq_length())  # negative: so many tokens are taken off
         else:
             embeds = model.model.embed_inputs(prefix, **encoded)

@@ -51,7 +51,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         "OmniVinciQwen2_5OmniAudioTower",
         "OmniAlignNet",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
