@@ -79,6 +79,7 @@ def test_pickled_weights_of_a_checkpoint_are_refused(tmp_path, name, readable):
     trainer = small_trainer(tmp_path, 1)
     folder = tmp_path / "checkpoint-2"
     (folder / "second").mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
     (folder / name).write_bytes(b"\x80\x02.")
     with pytest.raises(
         ValueError, match=f"{name} is a pickle, which is never read, and there is no .*have the weights"

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -27,7 +28,9 @@ from transformers.utils import (
 )
 
 from .model_card_omnivinci import card_of_model, is_placeholder
+from .resume import find_checkpoint
 from .weight_files_omnivinci import read_weight_index
+from .whole_folder import delete_unfinished, unfinished_folder, whole_folder
 
 
 # what Transformers' trainers, DeepSpeed, FSDP and others write with pickle
@@ -56,7 +59,52 @@ class HubTrainerMixin:
     ends with its fingerprint.
     """
 
+    _unfinished: Path | None = None  # where a checkpoint is being written
+
     # -- checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As [`Trainer.train`]; `resume_from_checkpoint=True` means the last checkpoint that is whole.
+
+        Raises:
+            ValueError: when there is none, or the one that is named is not whole.
+        """
+        resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if self.args.should_save:
+            delete_unfinished(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-*")
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """As the base class, to a folder that gets its name when all processes have written; older ones go then."""
+        final = Path(super()._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        writer = whole_folder(final, overwrite=True, keep_others=False)
+        with writer if self.args.should_save else nullcontext(unfinished_folder(final)) as folder:
+            self.accelerator.wait_for_everyone()  # what a killed run left is deleted
+            self._unfinished = folder
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._unfinished = None
+            if self.state.best_global_step:
+                best = final.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+                if best == final or best.exists():
+                    self.state.best_model_checkpoint = str(best)
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+        if self.args.should_save:
+            rotate_checkpoints(
+                str(final.parent),
+                self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint or str(final),
+                use_mtime=True,
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._unfinished is None else str(self._unfinished.parent)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -148,6 +196,8 @@ class HubTrainerMixin:
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As the base class, and: the code goes along, pickles do not."""
+        if self._unfinished is not None:
+            return  # it is pushed when it has its name
         strategy, busy = (
             self.args.hub_strategy,
             self.push_in_progress is not None and not self.push_in_progress.is_done(),

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,6 +46,13 @@ def whole_folder(folder: str | os.PathLike, *, overwrite: bool = False, keep_oth
         new.mkdir(parents=True)
         yield new
         _take_place(new, folder, old, overwrite, keep_others)
+
+
+def delete_unfinished(parent: str | os.PathLike, names: str) -> None:
+    """Delete what killed processes left of folders whose names fit a pattern; what is being written now stays."""
+    for work in Path(os.path.realpath(parent)).glob(UNFINISHED + names):
+        with suppress(FileExistsError), _sole_writer(work.with_name(work.name.removeprefix(UNFINISHED)), work):
+            pass
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
@@ -96,7 +95,7 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         eval_dataset=eval_rows,
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=find_checkpoint(arguments))
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     if collator.num_skipped and not collator.num_used:
         raise ValueError(f"None of the {collator.num_skipped} rows could be used; `omnivinci-hf validate` tells why.")
     trainer.save_model()
@@ -141,23 +140,6 @@ def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditional
             )
         arguments.update(quantization_config=quantization, device_map={"": PartialState().device})
     return OmniVinciForConditionalGeneration.from_pretrained(options.model, **arguments)
-
-
-def find_checkpoint(arguments: TrainingArguments) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means.
-
-    Raises:
-        ValueError: when the output has no checkpoint to go on from.
-    """
-    wish = arguments.resume_from_checkpoint
-    if wish is None or str(wish).lower() in ("false", "no"):
-        return None
-    if str(wish).lower() not in ("true", "yes", "last"):
-        return str(wish)
-    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-    if last is None:
-        raise ValueError(f"{arguments.output_dir} has no checkpoint to resume from.")
-    return last
 
 
 def merge_adapter(adapter: str | Path, base: str | Path, folder: str | Path, dtype: str = "auto") -> None:
