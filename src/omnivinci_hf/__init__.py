@@ -1,41 +1,16 @@
-"""OmniVinci for Hugging Face Transformers. Importing registers its classes with the Auto classes."""
+"""OmniVinci for Hugging Face Transformers. Importing registers its classes with the Auto classes.
 
-from ._version import __version__
-from .audio_media_omnivinci import AudioClip, load_audio
-from .configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
-from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .media_limits_omnivinci import MediaError, MediaLimits
-from .media_omnivinci import load_image
-from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
-from .omni_align_omnivinci import OmniAlignNet
-from .pipeline_omnivinci import OmniQAPipeline
-from .processing_omnivinci import OmniVinciProcessor
+The names of `__init__.pyi` are imported when they are first used.
+"""
+
+import lazy_loader
+
+from ._version import __version__ as __version__
 from .registration import register
-from .video_media_omnivinci import VideoClip, load_video, sample_indices
+from .tested_versions import warn_if_untested
 
 
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+warn_if_untested()
 register()
-
-__all__ = [
-    "AudioClip",
-    "MediaError",
-    "MediaLimits",
-    "OmniAlignNet",
-    "OmniAlignNetConfig",
-    "OmniQAPipeline",
-    "OmniVinciConfig",
-    "OmniVinciFeatureExtractor",
-    "OmniVinciForConditionalGeneration",
-    "OmniVinciImageProcessor",
-    "OmniVinciModel",
-    "OmniVinciProcessor",
-    "OmniVinciTimeEmbeddingConfig",
-    "OmniVinciVideoProcessor",
-    "VideoClip",
-    "__version__",
-    "load_audio",
-    "load_image",
-    "load_video",
-    "sample_indices",
-]

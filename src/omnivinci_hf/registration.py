@@ -1,70 +1,56 @@
-"""Registers the classes with Transformers' Auto classes; nothing there is patched."""
+"""Registers the classes with Transformers' Auto classes when somebody imports these; nothing there is patched.
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
+Auto classes take classes, not names, and importing ours costs seconds, as importing the Auto classes does. So the
+package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow.
+"""
 
-# not from the top: without torchvision, Transformers has stand-ins there that raise at any use
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
-
-from .configuration_omnivinci import OmniVinciConfig
-from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .model_card_omnivinci import RELEASED
-from .modeling_omnivinci import OmniVinciForConditionalGeneration
-from .pipeline_omnivinci import OmniQAPipeline
-from .processing_omnivinci import OmniVinciProcessor
+import sys
+import threading
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
 
 
-TASK = "omni-qa"
-
-
-class VILAConfig(OmniVinciConfig):
-    """Stands for the released checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
-
-    model_type = "vila"
-
-    @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        return OmniVinciConfig.from_dict(config_dict, **kwargs)
-
-
-class VILAProcessor(OmniVinciProcessor):
-    """Stands for the processor class that the released checkpoint's files name."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        return OmniVinciProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+# Whoever imports one of these needs the registration: all Auto classes import the first, and the others have classes
+# that write into a saved checkpoint which Auto class loads it.
+TRIGGERS = {
+    "transformers.models.auto.configuration_auto",
+    "omnivinci_hf.feature_extraction_omnivinci",
+    "omnivinci_hf.image_processing_omnivinci",
+}
+WATCHED_PACKAGES = ("transformers", "omnivinci_hf")
+_nesting = threading.local()
 
 
 def register() -> None:
-    """Safe to call again: in every process of a server, say."""
-    for config_class, processor_class in ((OmniVinciConfig, OmniVinciProcessor), (VILAConfig, VILAProcessor)):
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        AutoProcessor.register(config_class, processor_class, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
-        auto_class.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
-    parts = {
-        AutoImageProcessor: OmniVinciImageProcessor,
-        AutoVideoProcessor: OmniVinciVideoProcessor,
-        AutoFeatureExtractor: OmniVinciFeatureExtractor,
-    }
-    for auto_class, part in parts.items():
-        auto_class.register(OmniVinciConfig, part, exist_ok=True)
-    OmniVinciConfig.register_for_auto_class()
-    OmniVinciForConditionalGeneration.register_for_auto_class()
-    OmniVinciProcessor.register_for_auto_class()
-    for part in parts.values():
-        part.register_for_auto_class()
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        default = {"model": (RELEASED, "main")}
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, OmniQAPipeline, pt_model=AutoModel, default=default, type="multimodal"
-        )
+    """Register the classes now if the Auto classes are there already, else as soon as they are; safe to call again."""
+    if TRIGGERS & sys.modules.keys():
+        import_module("omnivinci_hf.auto_classes")
+    elif not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportWatch())
+
+
+class _ImportWatch(MetaPathFinder):
+    """Finds the modules of both packages as Python does, with a loader that tells when the outermost is complete."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in WATCHED_PACKAGES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _TellingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _TellingLoader(SourceFileLoader):
+    """Registers after the outermost import: in the midst of one, some of the modules that are needed are half made."""
+
+    def exec_module(self, module) -> None:
+        depth = getattr(_nesting, "depth", 0)
+        _nesting.depth = depth + 1
+        try:
+            super().exec_module(module)
+        finally:
+            _nesting.depth = depth
+        if not depth:
+            register()

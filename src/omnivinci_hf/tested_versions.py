@@ -1,0 +1,25 @@
+"""The versions of Transformers that the tests run with; setup.cfg and the constraints files follow this file."""
+
+import logging
+import sys
+from importlib import metadata
+
+
+OLDEST_TRANSFORMERS = "5.20"
+NEWEST_TRANSFORMERS = "5.24"
+
+
+def warn_if_untested() -> None:
+    """Say it if the installed Transformers is of a newer minor version than any that was tested."""
+    loaded = sys.modules.get("transformers")
+    found = loaded.__version__ if loaded else metadata.version("transformers")
+    if _minor(found) > _minor(NEWEST_TRANSFORMERS):
+        logging.getLogger(__name__).warning(
+            f"omnivinci_hf was tested with Transformers {OLDEST_TRANSFORMERS} to {NEWEST_TRANSFORMERS}; Transformers "
+            f"{found} is newer. If something fails, install one of these: "
+            f'pip install "transformers>={OLDEST_TRANSFORMERS},<={NEWEST_TRANSFORMERS}.99"'
+        )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
