@@ -1,9 +1,9 @@
 """Registers the classes with Transformers' Auto classes when somebody imports these; nothing there is patched.
 
 Auto classes take classes, not names, and importing ours costs seconds, as importing the Auto classes does. So the
-package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow. (Threads
-that import for the first time, some from Transformers and some from here, may find modules half made: import both before
-starting threads.)
+package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow.
+(Threads that import for the first time, one from Transformers and one from here, may find modules half made: import
+both before starting threads.)
 """
 
 import sys
