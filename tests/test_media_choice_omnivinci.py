@@ -231,7 +231,7 @@ def test_frames_that_are_stored_upside_down():
         line_size = -8  # rows of two pixels and padding, the last one first
 
     rgb = SimpleNamespace(width=2, height=2, planes=[Plane(b"ccCddD__aaAbbB__")])
-    frame = SimpleNamespace(width=2, height=2, rotation=0)
+    frame = SimpleNamespace(width=2, height=2, side_data={})
     reformatter = SimpleNamespace(reformat=lambda *args, **options: rgb)
     image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, reformatter)
     assert image.tobytes() == b"aaAbbBccCddD"

@@ -556,8 +556,9 @@ def test_a_change_of_sampling_rate_is_refused(tmp_path):
 def test_streams_without_decoder_or_samples(monkeypatch):
     marks = av.stream.Disposition.default
     stream = SimpleNamespace(disposition=marks, codec_context=None, index=0, type="video", frames=0)
-    format = SimpleNamespace(name="wav")
-    container = SimpleNamespace(streams=SimpleNamespace(video=[stream], audio=[stream]), format=format, duration=None)
+    format = SimpleNamespace(name="wav", flags=0)
+    streams = SimpleNamespace(video=[stream], audio=[stream])
+    container = SimpleNamespace(streams=streams, format=format, duration=None, metadata={})
     source = MediaSource("clip", ReadOptions(), data=b"")
     monkeypatch.setattr(MediaSource, "container", lambda source: contextlib.nullcontext(container))
     with pytest.raises(MediaError, match="no decoder for its video"):

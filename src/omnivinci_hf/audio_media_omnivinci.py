@@ -126,6 +126,8 @@ def audio_from_container(
         elif frame.sample_rate != sound.input_rate:
             raise MediaError(f"{source.name} changes its sampling rate in the middle; convert it first.")
         elif fills_gaps and place_sec is not None:
+            if source.clock.changes and sound.covers(frame, place_sec):  # recordings were joined, the first has padding
+                continue
             sound.fill_until(place_sec)
         sound.add(frame)
         if sound.is_enough:
@@ -254,6 +256,11 @@ class _SoundBuffer:
             self.downmixers[kind] = av.AudioResampler("fltp", "mono", frame.sample_rate)
         self._mix_down()
         self._append(np.concatenate([part.to_ndarray()[0] for part in self.downmixers[kind].resample(frame)]))
+
+    def covers(self, frame: av.AudioFrame, sec: float) -> bool:
+        """Whether there is sound already where a frame belongs, well beyond the rounding of stamps."""
+        overlap_sec = self.end_sec - (sec - self.options.range.start_sec)
+        return overlap_sec > max(GAP_SEC, frame.samples / self.input_rate)
 
     def fill_until(self, sec: float) -> None:
         """Silence up to a moment, if there is a gap; later sound keeps its place then."""

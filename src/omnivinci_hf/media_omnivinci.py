@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,9 +23,11 @@ import torch
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
+from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
 from .media_limits_omnivinci import MediaError
 from .media_reading_omnivinci import ReadOptions, collect_bytes
+from .media_streams_omnivinci import choose_stream
 from .media_structure_omnivinci import find_damage, has_lost_ogg_pages
 
 
@@ -180,6 +182,17 @@ class MediaSource:
         return io.BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
     @cached_property
+    def clock(self) -> Clock:
+        """The one that the picture and the sound go by; to find its jumps, all packets of both are read."""
+        with self.container() as container:
+            kinds = ("video", "audio") if may_start_anew(container) else ()
+            streams = [stream for kind in kinds if (stream := choose_stream(self, container, kind))]
+            clock = Clock({stream.index: stream.time_base for stream in streams})
+            for packet in _read_packets(self, container, streams, lambda error: None) if streams else ():
+                clock.add(packet)
+        return clock
+
+    @cached_property
     def has_lost_ogg_pages(self) -> bool:
         with self._open() as file:
             return has_lost_ogg_pages(file)
@@ -208,36 +221,51 @@ class PacketReader:
         return max((to_seconds(end, bases[index]) for index, end in self.ends.items()), default=0.0)
 
     def __iter__(self) -> Iterator[av.Packet]:
-        reading, stream_index, ends = self.source.reading, self.stream.index, self.ends
         # The length in a Matroska or Flash header is that of the longest stream, so all must be read.
         reads_all = self.container.format.name.startswith(("matroska", "flv"))
-        packets = self.container.demux(*(() if reads_all else (self.stream,)))
-        while True:
-            reading.check_cancelled()
-            try:
-                packet = next(packets, None)
-            except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
-                return
-            except av.error.FFmpegError as error:
-                if reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
-                    raise
-                self.source.report(f"breaks off at {self.end_sec:.2f} s ({error.strerror})")
-                return
-            if packet is None:
-                return
-            if packet.size == 0:  # the end of a stream, or a frame that was dropped when recording
-                continue
-            index, pts = packet.stream_index, packet.pts
+        ends, counts, shifts, shift_of = self.ends, {}, {}, {}
+        streams = [] if reads_all else [self.stream]
+        for packet in _read_packets(self.source, self.container, streams, self._break_off):
+            index = packet.stream_index
             if index not in ends:
-                ends[index] = 0
+                ends[index] = counts[index] = shift_of[index] = 0
+                shifts[index] = self.source.clock.shifts(index)
                 if packet.has_sidedata("encryption_info"):
                     raise MediaError(f"{self.source.name} is encrypted (DRM); decrypt it or get an unprotected copy.")
-            if pts is not None:
-                ends[index] = max(ends[index], pts + (packet.duration or 0))
-            if index == stream_index:
+            if shifts[index]:
+                shift_of[index] = shifts[index].get(counts[index], shift_of[index])
+                packet.pts = None if packet.pts is None else packet.pts + shift_of[index]
+                packet.dts = None if packet.dts is None else packet.dts + shift_of[index]
+            counts[index] += 1
+            if packet.pts is not None:
+                ends[index] = max(ends[index], packet.pts + (packet.duration or 0))
+            if index == self.stream.index:
                 self.count += 1
                 self.num_corrupt += packet.is_corrupt
                 yield packet
+
+    def _break_off(self, error: av.error.FFmpegError) -> None:
+        self.source.report(f"breaks off at {self.end_sec:.2f} s ({error.strerror})")
+
+
+def _read_packets(source: MediaSource, container, streams: list, break_off: Callable) -> Iterator[av.Packet]:
+    """The packets that have content. `break_off` gets the error at which reading ends, if that is allowed."""
+    packets = container.demux(*streams)
+    packets = mend_stamps(packets) if may_start_anew(container) else packets
+    while True:
+        source.reading.check_cancelled()
+        try:
+            packet = next(packets, None)
+        except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
+            return
+        except av.error.FFmpegError as error:
+            if source.reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
+                raise
+            return break_off(error)
+        if packet is None:
+            return
+        if packet.size:  # else the end of a stream, or a frame that was dropped when recording
+            yield packet
 
 
 def to_seconds(stamp: int, time_base: Fraction) -> float:
