@@ -45,6 +45,8 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
+        # windows are never padded, and pipelines batch only where this is not another side than the tokenizer's
+        self.padding_side = None
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.chunk_length = chunk_length

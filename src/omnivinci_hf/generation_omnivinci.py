@@ -3,6 +3,7 @@
 import torch
 from transformers import GenerationMixin
 
+from .checks_omnivinci import check_context, context_length
 from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from .outputs_omnivinci import CACHE, the_cache
 
@@ -58,6 +59,21 @@ class OmniVinciGenerationMixin(GenerationMixin):
             # the media are in the cache
             inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
         return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        """As usual, once the context has room for what will stand in the cache."""
+        mask, num_new = model_kwargs.get("attention_mask"), generation_config.max_new_tokens or 0
+        length, limit = max_cache_length + 1, context_length(self.config.text_config)
+        prompt = length - num_new if mask is None else mask.shape[1]
+        length = max(length, prompt + num_new)  # the new ids alone may have been given, after a kept cache
+        # padding takes no position
+        padding = prompt - int(mask.sum(-1).max()) if mask is not None and length > limit else 0
+        check_context(prompt - padding, limit, length - prompt)
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
         cache, embeds = model_kwargs.get(CACHE), model_kwargs.get("inputs_embeds")

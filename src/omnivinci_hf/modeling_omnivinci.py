@@ -7,6 +7,7 @@ from transformers import Qwen2Model
 from transformers.cache_utils import Cache
 from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
 
+from .checks_omnivinci import check_rows, context_length, refuse
 from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
 from .encoders_omnivinci import (
     AUDIO_TOWERS,
@@ -15,7 +16,7 @@ from .encoders_omnivinci import (
     OmniVinciVisionTower,
 )
 from .generation_omnivinci import OmniVinciGenerationMixin
-from .media_encoding_omnivinci import KINDS, OmniVinciMediaMixin
+from .media_encoding_omnivinci import KINDS, TENSORS, OmniVinciMediaMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .outputs_omnivinci import (
     CACHE,
@@ -30,6 +31,12 @@ from .time_embedding_omnivinci import build_time_embedding
 
 logger = logging.get_logger(__name__)
 NO_LABEL = -100
+COUNTED_PLACEHOLDERS = (
+    "`labels` hold placeholders of media, which the model does not predict, but the trainer has counted them in "
+    "`num_items_in_batch`: the loss would be divided by far too much. Set labels to -100 where `input_ids` is "
+    "`config.image_token_id`, `video_token_id` or `audio_token_id`, or let an OmniVinciDataCollator make them (TRL: "
+    "`assistant_only_loss=True`, or rows of prompt and completion)."
+)
 
 
 class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
@@ -169,13 +176,19 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             *(pixel_values_videos, video_num_frames, video_frame_times_ns, video_kept_embeds),
             *(input_features, audio_num_windows, audio_durations_ns, audio_num_embeds),
         )
-        if any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features)):
+        has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
+        if self.training and not _is_continued(input_ids if inputs_embeds is None else inputs_embeds, kwargs[CACHE]):
+            self.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
+        if has_media:
             media = dict(zip(MEDIA_INPUTS, tensors, strict=True))
             inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
         elif inputs_embeds is None:
             # words that were generated may hold placeholders too, if the model is untrained
-            if not is_torchdynamo_compiling() and not _is_continued(input_ids, kwargs[CACHE]):
-                self._warn_of_missing_media(input_ids)
+            told = self.training or is_torchdynamo_compiling() or _is_continued(input_ids, kwargs[CACHE])
+            if not told and (missing := self._missing(input_ids)):
+                logger.warning_once(
+                    f"{missing}: they are read as mere words. Pass on everything that the processor returned."
+                )
             inputs_embeds = self._embed_words(input_ids)
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:
             attention_mask = self._full_mask(attention_mask, inputs_embeds)
@@ -201,13 +214,32 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             return mask
         return inputs_embeds.new_zeros(()).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
 
-    def _warn_of_missing_media(self, input_ids: torch.Tensor) -> None:
-        masks = [self._placeholders(kind, input_ids, None).any() for kind in KINDS]
-        if kinds := [kind for kind, found in zip(KINDS, torch.stack(masks).tolist(), strict=True) if found]:
-            logger.warning_once(
-                f"`input_ids` has placeholders of {kinds} but no media were given: they are read as mere words. Pass "
-                "on everything that the processor returned."
+    def check_learned(self, input_ids, inputs_embeds, attention_mask, position_ids, has_media: bool) -> None:
+        """What is learned from, or measured against labels, must be whole.
+
+        Raises:
+            ValueError: when a row is longer than the context, or when placeholders are given without any media.
+        """
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        check_rows(length, context_length(self.config.text_config), attention_mask, position_ids)
+        if has_media or input_ids is None:
+            return
+        if is_torchdynamo_compiling():
+            found = torch.stack([self._placeholders(kind, input_ids, None) for kind in KINDS]).any()
+            refuse(found, "`input_ids` has placeholders of media but no media were given.")
+        elif missing := self._missing(input_ids):
+            raise ValueError(
+                f"{missing}, so that the model would learn from words alone: they were lost between the processor and "
+                "the model. A trainer must pass on everything that the processor returns "
+                "(`remove_unused_columns=False`); where its own collator does not, give it an OmniVinciDataCollator."
             )
+
+    def _missing(self, input_ids: torch.Tensor) -> str:
+        """Says which media have placeholders; "" for none."""
+        masks = torch.stack([self._placeholders(kind, input_ids, None).any() for kind in KINDS])
+        kinds = [kind for kind, found in zip(KINDS, masks.tolist(), strict=True) if found]
+        lost = [TENSORS[kind] for kind in kinds]
+        return f"`input_ids` has placeholders of {kinds} but no media were given ({lost})" if kinds else ""
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
@@ -297,7 +329,10 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         """
         Args:
             labels (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
-                Token ids to predict, -100 where there is no loss. Positions of media placeholders never count.
+                Token ids to predict, -100 where there is no loss. Placeholders of media are never learned: without
+                `num_items_in_batch` they are skipped, with it they are an error, as somebody has counted them.
+            shift_labels (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                In place of `labels`: what each position shall predict, already shifted by one.
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits, and the loss, for only so many last positions, or for these; 0 means all.
             only_needed_logits (`bool`, defaults to False):
@@ -307,8 +342,13 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
                 Taken because processors may return it; the ids say the same.
             past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
         """
-        if use_cache is None and labels is not None:
-            use_cache = False  # with one, packed rows would not be told apart
+        targets = self._targets(labels, kwargs.pop("shift_labels", None), kwargs.get("num_items_in_batch"))
+        if targets is not None:
+            if use_cache is None:
+                use_cache = False  # with one, packed rows would not be told apart
+            if not self.training:  # in training, the model looks itself
+                has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
+                self.model.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -333,18 +373,13 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        if labels is not None and input_ids is not None:
-            media_ids = [getattr(self.config, f"{kind}_token_id") for kind in ("image", "video", "audio")]
-            is_media = torch.isin(input_ids, torch.tensor(media_ids, device=input_ids.device))
-            labels = labels.masked_fill(is_media.to(labels.device), NO_LABEL)
-        if only_needed_logits and labels is not None:
-            predicted = labels[:, 1:]
-            counts = predicted != NO_LABEL
-            hidden_states, targets = hidden_states[:, :-1][counts.to(hidden_states.device)], predicted[counts]
+        if only_needed_logits and targets is not None:
+            counts = targets != NO_LABEL
+            hidden_states, targets = hidden_states[counts.to(hidden_states.device)], targets[counts]
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden_states = hidden_states[:, kept]
-            targets = None if labels is None else F.pad(labels, (0, 1), value=NO_LABEL)[:, 1:][:, kept].contiguous()
+            targets = None if targets is None else targets[:, kept].contiguous()
         logits = self.lm_head(hidden_states)
         losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(
@@ -354,6 +389,16 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _targets(self, labels, shift_labels, num_items_in_batch) -> torch.Tensor | None:
+        """What each position shall predict, `(batch_size, seq_len)`, -100 for nothing; None without labels."""
+        if labels is None and shift_labels is None:
+            return None
+        targets = F.pad(labels, (0, 1), value=NO_LABEL)[:, 1:] if shift_labels is None else shift_labels
+        is_medium = sum(targets == getattr(self.config, f"{kind}_token_id") for kind in KINDS).bool()
+        if num_items_in_batch is not None:
+            refuse(is_medium.any(), COUNTED_PLACEHOLDERS)
+        return targets.masked_fill(is_medium, NO_LABEL)
 
     def _losses(self, logits, targets, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
         """The language loss of logits that shall predict `targets`, that of OmniAlignNet, and what is trained.
@@ -382,6 +427,6 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
 
 
-def _is_continued(input_ids: torch.Tensor, cache: Cache | None) -> bool:
-    """Whether these ids follow others that are in the cache."""
-    return cache is not None and (input_ids.shape[1] == 1 or bool(cache.get_seq_length()))
+def _is_continued(inputs: torch.Tensor, cache: Cache | None) -> bool:
+    """Whether these ids or embeddings follow others that are in the cache."""
+    return cache is not None and (inputs.shape[1] == 1 or bool(cache.get_seq_length()))

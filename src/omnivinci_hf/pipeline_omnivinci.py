@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import DynamicCache, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .checks_omnivinci import check_context, context_length
 from .configuration_omnivinci import MEDIA_INPUTS
 from .model_card_omnivinci import ModelCardMixin
 from .outputs_omnivinci import CACHE
@@ -185,7 +186,6 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
                 yield self.postprocess(outputs, **postprocess_params)
 
     def _forward(self, model_inputs: dict[str, Any], **options) -> dict[str, Any]:
-        options = self._generate_options(options)
         if "batch" not in model_inputs:
             return self._answer_all(model_inputs, options)
         items = model_inputs["batch"]
@@ -223,7 +223,10 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         prefix = ids[:, :length]
         rows = [torch.cat((prefix, ids.new_tensor([suffix])), dim=1) for suffix in suffixes]
         model, new_ids = self._bare_model, []
+        longest = max(row.shape[1] for row in rows)
+        options = self._generate_options(options, longest)
         settings = self._settings(options)
+        check_context(longest, self._context_length, settings.get("max_new_tokens") or 0)
         if any(settings.get(name) not in usual for name, usual in FROM_IDS.items()):
             new_ids = [list(self._new_ids({"input_ids": row, **encoded}, options)) for row in rows]
         elif length and self._shares_cache(options):
@@ -256,16 +259,22 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
             **options,
         }
 
-    def _generate_options(self, options: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def _context_length(self) -> int:
+        return context_length(self._bare_model.config.get_text_config())
+
+    def _generate_options(self, options: dict[str, Any], num_tokens: int) -> dict[str, Any]:
+        """With an end, where nobody has set one: by default an answer ends where the context does."""
         options, settings = dict(options), self._settings(options)
         if settings.get("stop_strings") is not None:
             options.setdefault("tokenizer", self.processor.tokenizer)
         if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
+            num_new = max(1, min(DEFAULT_MAX_NEW_TOKENS, self._context_length - num_tokens))
             if (given := options.get("generation_config")) is None:
-                options["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
+                options["max_new_tokens"] = num_new
             else:
                 options["generation_config"] = copy.deepcopy(given)
-                options["generation_config"].max_new_tokens = DEFAULT_MAX_NEW_TOKENS
+                options["generation_config"].max_new_tokens = num_new
         return options
 
     def _shares_cache(self, options: dict[str, Any]) -> bool:
@@ -277,6 +286,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
     def _new_ids(self, inputs: dict[str, Any], options: dict[str, Any]) -> torch.Tensor:
         if "attention_mask" not in inputs:
             inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+        options = self._generate_options(options, int(inputs["attention_mask"].sum(-1).max()))
         output = self.model.generate(**inputs, **options)
         output = output if isinstance(output, torch.Tensor) else output.sequences
         return output[:, inputs["input_ids"].shape[1] :]
