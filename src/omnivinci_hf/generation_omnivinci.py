@@ -65,8 +65,10 @@ class OmniVinciGenerationMixin(GenerationMixin):
     ):
         """As usual, once the context has room for what will stand in the cache."""
         mask, num_new = model_kwargs.get("attention_mask"), generation_config.max_new_tokens or 0
+        # some versions keep the length alone of a mask that hides nothing
+        whole = getattr(generation_config, "_mask_length", 0) if mask is None else mask.shape[1]
         length, limit = max_cache_length + 1, context_length(self.config.text_config)
-        prompt = length - num_new if mask is None else mask.shape[1]
+        prompt = whole or length - num_new
         length = max(length, prompt + num_new)  # the new ids alone may have been given, after a kept cache
         # padding takes no position
         padding = prompt - int(mask.sum(-1).max()) if mask is not None and length > limit else 0
