@@ -26,7 +26,7 @@ from omnivinci_hf import (
 )
 from omnivinci_hf.media_omnivinci import MediaSource
 from omnivinci_hf.media_reading_omnivinci import HiddenBar, ReadOptions, run_all
-from omnivinci_hf.video_media_omnivinci import _upright_image
+from omnivinci_hf.video_decoding_omnivinci import _upright_image
 
 
 @pytest.fixture(scope="module")

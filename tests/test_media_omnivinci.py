@@ -20,6 +20,7 @@ from omnivinci_hf import (
     load_image,
     load_video,
     video_media_omnivinci,
+    video_table_omnivinci,
 )
 from omnivinci_hf.audio_media_omnivinci import SoundOptions, audio_from_container
 from omnivinci_hf.media_omnivinci import MediaSource
@@ -506,18 +507,27 @@ def test_a_cut_matroska_names_the_missing_seconds(tmp_path):
         load_video(data[: len(data) // 2])
 
 
-def test_frames_that_do_not_decode_are_counted(mp4, monkeypatch):
-    scan = video_media_omnivinci.scan_video
+@pytest.fixture
+def promised_frames(mp4, monkeypatch):
+    """Ten more than there are."""
+    table = video_table_omnivinci.scan_video(MediaSource.of("video", mp4))
+    table.positions += range(50, 60)
+    table.order += map(float, range(50, 60))
+    table.is_key += [False] * 10
+    table.times = np.arange(60) / 10
+    monkeypatch.setattr(video_media_omnivinci, "scan_video", lambda source: table)
 
-    def promise_more(*args):
-        table = scan(*args)
-        table.packets = None
-        table.times = np.arange(60) / 10
-        return table
 
-    monkeypatch.setattr(video_media_omnivinci, "scan_video", promise_more)
+def test_frames_that_do_not_decode_are_counted(mp4, promised_frames, monkeypatch):
+    monkeypatch.setattr(video_media_omnivinci, "recount", lambda source, table: None)
     with pytest.raises(MediaError, match="1 of 2 wanted frames do not decode"):
         load_video(mp4, num_frames=2)
+
+
+def test_packets_that_show_nothing_are_found_by_decoding(mp4, promised_frames):
+    clip = load_video(mp4, num_frames=2)
+    assert clip.total_frames == 50 and clip.indices.tolist() == [0, 49] and clip.times.tolist() == [0, 4.9]
+    assert_frames_are_exact(clip, mp4)
 
 
 def test_streams_that_are_not_there(mp4, tmp_path):

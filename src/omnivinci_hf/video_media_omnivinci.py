@@ -3,42 +3,26 @@
 import inspect
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, SoundOptions, audio_from_container
 from .frame_sampling_omnivinci import FrameChoice, sample_indices
 from .media_limits_omnivinci import MediaError
-from .media_omnivinci import MediaSource, PacketReader, check_pixels, is_array, load_image, to_numpy
-from .media_reading_omnivinci import ReadOptions, TimeRange, run_all
-from .video_table_omnivinci import FrameTable, scan_video, video_stream
+from .media_omnivinci import MediaSource, is_array, load_image, to_numpy
+from .media_reading_omnivinci import ReadOptions, TimeRange
+from .video_decoding_omnivinci import decode_frames
+from .video_table_omnivinci import FrameTable, recount, scan_video
 
 
 __all__ = ["VideoClip", "load_video", "sample_indices"]
-
-MATRIX_TOLERANCE = 0.02  # about one degree, as FFmpeg's programs have it
-
-# By the signs of a, b, c, d of a display matrix, which puts the pixel at (x, y) to (a x + c y, b x + d y), y downwards.
-_ORIENTATIONS = {
-    (1, 0, 0, 1): None,
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,  # Pillow turns counter-clockwise
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
 
 
 @dataclass
@@ -113,11 +97,17 @@ def load_video(
     sound = SoundOptions(sampling_rate, downmix, max_audio_sec, choice.range)
     source = MediaSource.of("video", source, reading)
     table = scan_video(source)
-    indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
-    origin_sec = table.start_sec if align_audio_start else None
-    listen = partial(audio_from_container, source, sound, origin_sec) if with_audio else lambda: None
-    frames = _Frames(indices, transform)
-    audio = _decode(source, table, frames, listen)
+    while True:
+        indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
+        frames = _Frames(indices, transform)
+        origin_sec = table.start_sec if align_audio_start else None
+        listen = partial(audio_from_container, source, sound, origin_sec) if with_audio else lambda: None
+        audio = decode_frames(source, table, frames, listen)
+        truth = recount(source, table) if frames.missing else None
+        if truth is None:
+            break
+        table = truth
+    frames.check_complete(source, table)
     indices = indices[[index in frames.sizes for index in indices.tolist()]]
     source.log_damage()
     end_sec = min(table.duration_sec, start_sec + choice.range.duration_sec)
@@ -170,6 +160,18 @@ class _Frames:
     def missing(self) -> list[int]:
         return [index for index in self.wanted if index not in self.sizes]
 
+    def forget(self, index: int) -> None:
+        """It came, but is not to be believed."""
+        self.sizes.pop(index, None)
+
+    def check_complete(self, source: MediaSource, table: FrameTable) -> None:
+        missing, total = self.missing, len(self.wanted)
+        if missing:
+            span = f"between {table.times[missing[0]]:.2f} and {table.times[missing[-1]]:.2f} s"
+            source.report(f"is damaged or cut short: {len(missing)} of {total} wanted frames do not decode, {span}")
+        if not self.sizes:
+            raise MediaError(f"{source.name}: none of the {total} wanted frames decodes; get the file again.")
+
     @property
     def size(self) -> tuple[int, int]:
         return self.sizes[min(self.sizes)]
@@ -199,157 +201,6 @@ def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading:
     indices = choice.choose(name, times, duration_sec)
     limits.check(name, "max_frames", len(indices), "frames to take (fewer: `num_frames` or `fps`)")
     return indices
-
-
-def _decode(source: MediaSource, table: FrameTable, frames: _Frames, listen: Callable) -> Any:
-    """Put the wanted frames into `frames`, and return what `listen` does."""
-    wanted, num_threads = set(frames.wanted), source.reading.num_threads
-    with source.reading.progress_bar(source.name, table.duration_sec, len(wanted), "frame") as bar:
-        of_thread = threading.local()
-
-        def deliver(index: int, frame: av.VideoFrame) -> None:
-            source.reading.check_cancelled()
-            if not hasattr(of_thread, "reformatter"):
-                of_thread.reformatter = VideoReformatter()
-            frames.add(index, _upright_image(source, frame, of_thread.reformatter))
-            bar.update()
-
-        jobs = [listen]
-        if table.packets is not None:
-            intervals = deque(table.intervals(wanted))
-            num_feeders = min(num_threads, len(intervals))
-            frame_threads = num_threads if num_feeders == 1 else 1
-            jobs += [partial(_feed, source, table, wanted, intervals, frame_threads, deliver)] * num_feeders
-        audio, *unsure = run_all(jobs, num_threads, source.reading.cancelled)
-        for index in set().union(*unsure):
-            frames.sizes.pop(index, None)
-        if frames.missing:
-            # No choice, some key frame was none (an intra refresh point), or damage: decode from the start.
-            for index in _decode_in_order(source, table, set(frames.missing), deliver):
-                frames.sizes.pop(index, None)
-    if missing := frames.missing:
-        span = f"between {table.times[missing[0]]:.2f} and {table.times[missing[-1]]:.2f} s"
-        source.report(f"is damaged or cut short: {len(missing)} of {len(wanted)} wanted frames do not decode, {span}")
-    if not frames.sizes:
-        raise MediaError(f"{source.name}: none of the {len(wanted)} wanted frames decodes; get the file again.")
-    return audio
-
-
-def _open_decoder(container, source: MediaSource, frame_threads: int = 1) -> tuple[av.VideoStream, Any]:
-    stream = video_stream(container, source)
-    decoder = stream.codec_context
-    # A damaged frame is an error; FFmpeg would patch it up and say nothing.
-    decoder.options = {"err_detect": "explode", **source.decoder_options}
-    if frame_threads > 1:
-        decoder.thread_type, decoder.thread_count = "AUTO", frame_threads
-    return stream, decoder
-
-
-def _feed(
-    source: MediaSource, table: FrameTable, wanted: set[int], intervals: deque, frame_threads: int, deliver
-) -> set[int]:
-    """Give a decoder only what the wanted frames need; seeking misses frames in some formats.
-
-    Several threads share `intervals`, each with a decoder of its own. Returns indices of frames that were delivered but
-    are not to be believed, for an error in their interval.
-    """
-    unsure = set()
-    with source.container() as container:
-        stream, decoder = _open_decoder(container, source, frame_threads)
-        packets = enumerate(PacketReader(source, container, stream))
-        while intervals:
-            try:
-                first, last = intervals.popleft()
-            except IndexError:  # another thread was faster
-                break
-            is_clean, delivered = True, set()
-            for position, packet in packets:
-                if position < first:
-                    continue
-                if position == first:
-                    key_stamp = packet.pts
-                decoder.skip_frame = "DEFAULT" if table.index_of.get(packet.pts) in wanted else "NONREF"
-                frames = []
-                try:
-                    frames += decoder.decode(packet)
-                    if position == last:
-                        frames += decoder.decode(None)
-                except av.error.FFmpegError:
-                    # Frames that are shown before the first key frame refer to frames that were not fed.
-                    is_clean &= frame_threads == 1 and packet.pts < key_stamp
-                for frame in frames if is_clean else ():
-                    index = table.index_of.get(frame.pts)
-                    if index in wanted and not frame.is_corrupt:
-                        deliver(index, frame)
-                        delivered.add(index)
-                if position == last:
-                    break
-            if not is_clean:
-                unsure |= delivered
-            decoder.flush_buffers()
-    return unsure
-
-
-def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], deliver) -> set[int]:
-    """Decode from the start. After an error no frame is believed until the next key frame; where frames are only
-    counted, none at all. Neither is the one before the error: decoders often notice late. Its index is returned.
-    """
-    wanted, order, clean_from, unsure, previous = set(wanted), 0, -math.inf, set(), None
-    with source.container() as container:
-        stream, decoder = _open_decoder(container, source)
-        packets = iter(PacketReader(source, container, stream))
-        while wanted:
-            packet = next(packets, None)
-            if packet is not None and clean_from == math.inf and packet.is_keyframe and table.packets is not None:
-                clean_from = packet.pts
-            try:
-                frames = decoder.decode(packet)
-            except av.error.EOFError:
-                break
-            except av.error.FFmpegError:
-                frames, clean_from = [], math.inf
-                unsure.add(order - 1 if table.packets is None else table.index_of.get(previous))
-            previous = packet and packet.pts
-            for frame in frames:
-                index, order = (order if table.packets is None else table.index_of.get(frame.pts)), order + 1
-                is_whole = clean_from == -math.inf or (frame.pts is not None and frame.pts >= clean_from)
-                if index in wanted and is_whole and not frame.is_corrupt:
-                    deliver(index, frame)
-                    wanted.remove(index)
-            if packet is None:
-                break
-    return unsure
-
-
-def _upright_image(source: MediaSource, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
-    """What `frame.to_image` gives, turned upright; that would make two more copies and start threads for each frame."""
-    check_pixels(source.name, frame.width, frame.height, source.reading)
-    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
-    plane = rgb.planes[0]
-    stride, order = abs(plane.line_size), 1 if plane.line_size > 0 else -1  # -1: stored from the bottom up
-    image = Image.frombuffer("RGB", (rgb.width, rgb.height), plane, "raw", "RGB", stride, order)
-    matrix = _display_matrix(frame)
-    largest = max(map(abs, matrix))
-    signs = tuple(round(value / largest) if largest else 0 for value in matrix)
-    off = max(abs(value - sign * largest) for value, sign in zip(matrix, signs, strict=True))
-    if signs not in _ORIENTATIONS or off > MATRIX_TOLERANCE * largest:
-        source.note(f"is to be shown turned by an odd angle (display matrix {matrix}), but is left as it is stored")
-        return image
-    orientation = _ORIENTATIONS[signs]
-    return image if orientation is None else image.transpose(orientation)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How players orient the frame: a, b, c, d of the matrix in the container or in the stream itself."""
-    try:
-        side_data = frame.side_data
-    except ValueError:  # PyAV knows not every kind of side data, but finds a rotation among them
-        turn = math.radians(frame.rotation)
-        a, b = math.cos(turn), math.sin(turn)
-        return tuple(round(value * 65536) for value in (a, -b, b, a))
-    if "DISPLAYMATRIX" not in side_data:
-        return (65536, 0, 0, 65536)
-    return tuple(np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[[0, 1, 3, 4]].tolist())
 
 
 def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading: ReadOptions) -> VideoClip:

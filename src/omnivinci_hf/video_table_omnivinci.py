@@ -1,7 +1,12 @@
-"""The frames of a video file and their times, found from its packets without decoding any."""
+"""The frames of a video file and their times: found from its packets, and by decoding only where these do not tell."""
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -9,88 +14,101 @@ import numpy as np
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, check_pixels, to_seconds
 from .media_streams_omnivinci import choose_stream, photo_brand
+from .video_packets_omnivinci import frame_counter
 
 
 JOIN_PACKETS = 3  # so far before a key frame a packet may be marked as damaged where transport streams were joined
 
 
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int | None
+    is_key: bool
+    is_shown: bool
+    is_corrupt: bool
+    num_frames: int | None  # None: only decoding tells
+
+
 @dataclass
 class FrameTable:
-    """All frames of a video stream in the order of showing."""
+    """All frames of a video stream in the order of showing.
+
+    A frame is known by the position of its packet, which is that packet's number in decode order. Stamps do not serve
+    for that: frames may share one, and they may have none or wrong ones.
+    """
 
     times: np.ndarray  # (total_frames,) seconds since the first frame
     duration_sec: float
     start_sec: float  # of the first frame on the container's clock
-    index_of: dict[int, int]  # stamp -> index
-    # In decode order, (stamp, is_keyframe). None where packet stamps do not tell which frame is which, so
-    # that only the order of the decoded frames does.
-    packets: list[tuple[int, bool]] | None
+    positions: list[int]  # of the frames
+    order: list[float]  # place of each packet in the order of showing; infinite if it shows nothing
+    is_key: list[bool]  # of each packet
+    is_decoded: bool  # found by decoding everything
+    line: "_TimeLine"
 
-    def intervals(self, wanted: set[int]) -> list[tuple[int, int]]:
+    @cached_property
+    def indices_at(self) -> dict[int, list[int]]:
+        """The frames that the packet at a position shows: one as a rule."""
+        indices = defaultdict(list)
+        for index, position in enumerate(self.positions):
+            indices[position].append(index)
+        return dict(indices)
+
+    def intervals(self, wanted: Iterable[int]) -> list[tuple[int, int]]:
         """Packet positions (first, last) to decode, each from a key frame on; disjoint and ascending."""
-        intervals, keys = [], []
-        for position, (stamp, is_key) in enumerate(self.packets):
-            if is_key:
-                keys.append((position, stamp))
-            if self.index_of.get(stamp) in wanted:
-                # A key frame that is shown after this frame (open GOP) is not where it can start.
-                first = next((key for key, key_stamp in reversed(keys) if key_stamp <= stamp), 0)
-                while intervals and intervals[-1][1] >= first:
-                    first = min(first, intervals.pop()[0])
-                intervals.append((first, position))
+        intervals, keys, seen = [], [], 0
+        for position in sorted({self.positions[index] for index in wanted}):
+            keys += [key for key in range(seen, position + 1) if self.is_key[key]]
+            seen = position + 1
+            # A key frame that is shown after this frame (open GOP) is not where it can start.
+            first = next((key for key in reversed(keys) if self.order[key] <= self.order[position]), 0)
+            while intervals and intervals[-1][1] >= first:
+                first = min(first, intervals.pop()[0])
+            intervals.append((first, position))
         return intervals
 
 
 def scan_video(source: MediaSource) -> FrameTable:
-    """Demux once. Frame counts and rates in headers are not believed; the packets' stamps are."""
+    """Demux once. Frame counts and rates in headers are not believed; the packets are."""
     with source.container() as container:
         stream = video_stream(container, source)
-        reader = PacketReader(source, container, stream)
-        packets = [(p.pts, p.dts, p.duration, p.is_keyframe, not p.is_discard, p.is_corrupt) for p in reader]
-        rates = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-        stamps = [packet[0] for packet in packets]
+        reader, count = PacketReader(source, container, stream), frame_counter(stream.codec_context)
         # AVI has no presentation times: FFmpeg guesses them in decode order, wrongly for B-frames.
-        by_order = container.format.name == "avi" or None in stamps or len(set(stamps)) < len(stamps)
+        has_pts = container.format.name != "avi"
+        packets = [
+            _Packet(
+                *(p.pts if has_pts else None, p.dts, p.duration, p.is_keyframe),
+                *(not p.is_discard, p.is_corrupt, count(p)),
+            )
+            for p in reader
+        ]
         is_whole = source.check_complete(container, stream, reader)
-        whole = _without_marked(source, packets, stream.time_base) if reader.num_corrupt else packets
-        if not by_order:  # else frames are counted, also these
-            packets = whole if is_whole else _without_gaps(whole)
-        table = _frame_table(packets, stream.time_base, rates, by_order) if packets else None
+        if reader.num_corrupt:
+            packets = _without_marked(source, packets, stream.time_base)
+        line = _TimeLine(packets if is_whole else _without_gaps(packets), stream)
+    table = line.table_by_packets() or (line.table_by_decoding(source) if packets else None)
     if table is None:
         raise MediaError(f"{source.name} has no video frames; check that it plays.")
     return table
 
 
-def _without_gaps(packets: list[tuple]) -> list[tuple]:
-    """Of a file with parts missing: no frame from a gap in the stamps to the next key frame, for it refers to these."""
-    shown = sorted((packet[0], packet[3]) for packet in packets)
-    gaps = np.diff([pts for pts, _ in shown])
-    widest = 1.5 * np.median(gaps) if len(gaps) else 0
-    left_out, is_damaged = set(), False
-    for (pts, is_key), gap in zip(shown[1:], gaps, strict=True):
-        is_damaged = not is_key and (is_damaged or gap > widest)
-        if is_damaged:
-            left_out.add(pts)
-    return [(*packet[:4], packet[4] and packet[0] not in left_out, packet[5]) for packet in packets]
+def recount(source: MediaSource, table: FrameTable) -> FrameTable | None:
+    """The table of what a decoder shows, if that is not what `table` has and nothing is damaged."""
+    if table.is_decoded:
+        return None
+    truth = table.line.table_by_decoding(source, accept_damage=False)
+    return None if truth is None or truth.positions == table.positions else truth
 
 
-def _without_marked(source: MediaSource, packets: list[tuple], time_base: Fraction) -> list[tuple]:
-    """Where packets are missing, decoders often show the frames up to the next key frame, wrongly and without an error.
-
-    FFmpeg marks a packet nearby. With a key frame among the next ones it may be that streams were joined there.
-    """
-    kept, key_pts, is_damaged = [], None, False
-    for number, (pts, *others, is_key, is_shown, is_corrupt) in enumerate(packets):
-        nearby = packets[number : number + JOIN_PACKETS]
-        if is_key:
-            key_pts, is_damaged = (pts if is_damaged else None), False
-        if is_corrupt and not is_damaged and len(nearby) == JOIN_PACKETS and not any(packet[3] for packet in nearby):
-            stamp = "" if pts is None else f" at {to_seconds(pts, time_base):.2f} s"
-            source.report(f"is damaged: video packets are missing{stamp}")
-            is_damaged = True
-        leads = None not in (key_pts, pts) and pts < key_pts  # refers to what is before the key frame
-        kept.append((pts, *others, is_key, is_shown and not is_damaged and not leads, is_corrupt))
-    return kept
+def open_decoder(container, source: MediaSource, frame_threads: int = 1) -> tuple[av.VideoStream, av.VideoCodecContext]:
+    stream = video_stream(container, source)
+    decoder = stream.codec_context
+    # A damaged frame is an error; FFmpeg would patch it up and say nothing.
+    decoder.options = {"err_detect": "explode", **source.decoder_options}
+    if frame_threads > 1:
+        decoder.thread_type, decoder.thread_count = "AUTO", frame_threads
+    return stream, decoder
 
 
 def video_stream(container, source: MediaSource) -> av.VideoStream:
@@ -106,35 +124,146 @@ def video_stream(container, source: MediaSource) -> av.VideoStream:
     return stream
 
 
-def _frame_table(packets: list[tuple], time_base: Fraction, rates: list[Fraction], by_order: bool) -> FrameTable | None:
-    """`packets` in decode order: (pts, dts, duration, is_keyframe, is_shown, is_corrupt). None if no frame is shown."""
-    pts, dts, durations, is_key, is_shown, _ = zip(*packets, strict=True)
-    rates = rates or [Fraction(25)]
-    stamps = next((s for s in (pts, dts) if None not in s and len(set(s)) == len(s)), None)
-    if stamps is None:
-        stamps, durations, time_base = range(len(packets)), [1] * len(packets), 1 / rates[0]
-    # What is shown before the first key frame of the file refers to frames that it does not have.
-    first_key = stamps[is_key.index(True)] if True in is_key else min(stamps)
-    shown = sorted(s for s, show in zip(stamps, is_shown, strict=True) if show and s >= first_key)
-    if not shown:
+class _TimeLine:
+    """The packets of a video, from which tables of its frames are made."""
+
+    def __init__(self, packets: list[_Packet], stream: av.VideoStream):
+        self.packets, self.time_base = packets, stream.time_base
+        self.rates = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate] or [Fraction(25)]
+        self.reorders = stream.codec_context.codec.reorder
+
+    def table_by_packets(self) -> FrameTable | None:
+        """None if they do not tell which frames they show, or in which order, or if there is no frame."""
+        packets, stamps = self.packets, [packet.pts for packet in self.packets]
+        if any(packet.num_frames is None for packet in packets) or (self.reorders and None in stamps):
+            return None
+        shown = [position for position, packet in enumerate(packets) if packet.num_frames]
+        if None not in stamps:
+            in_decode_order = shown.copy()
+            shown.sort(key=stamps.__getitem__)  # of equal stamps, the first in decode order comes first
+            if shown != in_decode_order and len({stamps[position] for position in shown}) < len(shown):
+                return None
+        order = [math.inf] * len(packets)
+        for place, position in enumerate(shown):
+            order[position] = place
+        is_key = [packet.is_key for packet in packets]
+        # What is shown before the first key frame of the file refers to frames that it does not have.
+        first = next((place for place, is_start in zip(order, is_key, strict=True) if is_start and place < math.inf), 0)
+        counts = {position: packets[position].num_frames for position in shown[first:] if packets[position].is_shown}
+        positions = [position for position, count in counts.items() for _ in range(count)]
+        return self._table(positions, order, is_key, is_decoded=False)
+
+    def table_by_decoding(self, source: MediaSource, accept_damage: bool = True) -> FrameTable | None:
+        """What a decoder shows, and when it shows it."""
+        threads = source.reading.num_threads
+        decoded = _decode_everything(source, threads) or (
+            _decode_everything(source, 1, True) if accept_damage else None
+        )
+        if decoded is None:
+            return None
+        positions = [position for position, _ in decoded if self.packets[position].is_shown]
+        order, is_key = [math.inf] * len(self.packets), [False] * len(self.packets)
+        for place, (position, is_start) in enumerate(decoded):
+            order[position] = min(order[position], place)
+            is_key[position] |= is_start and self.packets[position].is_key
+        return self._table(positions, order, is_key, is_decoded=True)
+
+    def _table(self, positions: list[int], order: list[float], is_key: list[bool], **fields) -> FrameTable | None:
+        if not positions:
+            return None
+        stamps, time_base = self._stamps(positions), self.time_base
+        if stamps is None:
+            stamps, time_base = np.arange(len(positions)), 1 / self.rates[0]
+        ticks = stamps - stamps[0]
+        gap = self.packets[positions[-1]].duration or (np.median(np.diff(ticks)) if len(ticks) > 1 else 0)
+        if len(ticks) > 1 and not gap:
+            gap = 1 / (self.rates[0] * time_base)
+        rate = _constant_rate(ticks, time_base, self.rates) if len(ticks) > 1 or not gap else 1 / (gap * time_base)
+        if rate is None:
+            times = ticks * time_base.numerator / time_base.denominator
+            duration_sec = float(Fraction(int(ticks[-1]) + gap) * time_base)
+        else:
+            # Neither the rounding of the stamps (1 ms in Matroska) nor a padded last frame gets in here.
+            times = np.arange(len(ticks)) * rate.denominator / rate.numerator
+            duration_sec = len(ticks) * rate.denominator / rate.numerator
+        start_sec = to_seconds(int(stamps[0]), time_base)
+        return FrameTable(times, duration_sec, start_sec, positions, order, is_key, line=self, **fields)
+
+    def _stamps(self, positions: list[int]) -> np.ndarray | None:
+        """Ascending, in the time base; what is not given lies evenly between its neighbours. None without any."""
+        for given in ([self.packets[p].pts for p in positions], [self.packets[p].dts for p in positions]):
+            known = [index for index, stamp in enumerate(given) if stamp is not None]
+            if len(given) > 1 and len(set(given)) == 1:
+                continue
+            if len(known) == len(given):
+                return np.array(sorted(given), dtype=np.int64)
+            if len(known) > 1:
+                stamps = np.array(sorted(given[index] for index in known))
+                step, indices = np.median(np.diff(stamps) / np.diff(known)), np.arange(len(given))
+                outside = np.minimum(indices - known[0], 0) + np.maximum(indices - known[-1], 0)
+                return np.round(np.interp(indices, known, stamps) + outside * step).astype(np.int64)
         return None
-    ticks = np.array(shown, dtype=np.int64) - shown[0]
-    gap = durations[stamps.index(shown[-1])] or (np.median(np.diff(ticks)) if len(ticks) > 1 else None)
-    rate = _constant_rate(ticks, time_base, rates) if len(ticks) > 1 or not gap else 1 / (gap * time_base)
-    if rate is None:
-        times = ticks * time_base.numerator / time_base.denominator
-        duration_sec = float(Fraction(int(ticks[-1]) + gap) * time_base)
-    else:
-        # Neither the rounding of the stamps (1 ms in Matroska) nor a padded last frame gets in here.
-        times = np.arange(len(ticks)) * rate.denominator / rate.numerator
-        duration_sec = len(ticks) * rate.denominator / rate.numerator
-    return FrameTable(
-        times=times,
-        duration_sec=duration_sec,
-        start_sec=to_seconds(shown[0], time_base),
-        index_of={stamp: index for index, stamp in enumerate(shown)},
-        packets=None if by_order else list(zip(pts, is_key, strict=True)),
-    )
+
+
+def _decode_everything(source: MediaSource, threads: int, accept_damage: bool = False) -> list[tuple[int, bool]] | None:
+    """Position and whether it is a key frame, of every frame in the order of showing.
+
+    None after an error; if damage is accepted, a packet with an error counts as a frame where the error came.
+    """
+    shown = []
+    with source.container() as container:
+        stream, decoder = open_decoder(container, source, threads)
+        reader, position = iter(PacketReader(source, container, stream)), -1
+        while True:
+            packet, position = next(reader, None), position + 1
+            if packet is not None:
+                packet.pts = position
+            try:
+                frames = decoder.decode(packet)
+                shown += [(position if frame.pts is None else frame.pts, frame.key_frame) for frame in frames]
+            except av.error.EOFError:
+                return shown
+            except av.error.FFmpegError:
+                if not accept_damage:
+                    return None
+                shown += [(position, False)] if packet is not None else []
+            if packet is None:
+                return shown
+
+
+def _without_gaps(packets: list[_Packet]) -> list[_Packet]:
+    """Of a file with parts missing: no frame from a gap in the stamps to the next key frame, for it refers to these."""
+    shown = [position for position, packet in enumerate(packets) if packet.num_frames != 0]
+    if len(shown) < 2 or any(packets[position].pts is None for position in shown):
+        return packets
+    shown.sort(key=lambda position: packets[position].pts)
+    gaps = np.diff([packets[position].pts for position in shown])
+    widest, packets, is_damaged = 1.5 * np.median(gaps), list(packets), False
+    for position, gap in zip(shown[1:], gaps, strict=True):
+        is_damaged = not packets[position].is_key and (is_damaged or gap > widest)
+        if is_damaged:
+            packets[position] = packets[position]._replace(is_shown=False)
+    return packets
+
+
+def _without_marked(source: MediaSource, packets: list[_Packet], time_base: Fraction) -> list[_Packet]:
+    """Where packets are missing, decoders often show the frames up to the next key frame, wrongly and without an error.
+
+    FFmpeg marks a packet nearby. With a key frame among the next ones it may be that streams were joined there.
+    """
+    kept, key_pts, is_damaged = [], None, False
+    for number, packet in enumerate(packets):
+        pts, nearby = packet.pts, packets[number : number + JOIN_PACKETS]
+        if packet.is_key:
+            key_pts, is_damaged = (pts if is_damaged else None), False
+        is_marked = packet.is_corrupt and len(nearby) == JOIN_PACKETS and not any(other.is_key for other in nearby)
+        if is_marked and not is_damaged:
+            stamp = "" if pts is None else f" at {to_seconds(pts, time_base):.2f} s"
+            source.report(f"is damaged: video packets are missing{stamp}")
+            is_damaged = True
+        leads = None not in (key_pts, pts) and pts < key_pts  # refers to what is before the key frame
+        kept.append(packet._replace(is_shown=packet.is_shown and not is_damaged and not leads))
+    return kept
 
 
 def _constant_rate(ticks: np.ndarray, time_base: Fraction, rates: list[Fraction]) -> Fraction | None:
@@ -143,4 +272,4 @@ def _constant_rate(ticks: np.ndarray, time_base: Fraction, rates: list[Fraction]
         if np.abs(ticks - np.arange(len(ticks)) * float(1 / (rate * time_base))).max() < 1:
             return rate
     gaps = np.diff(ticks)
-    return 1 / (int(gaps[0]) * time_base) if (gaps == gaps[0]).all() else None
+    return 1 / (int(gaps[0]) * time_base) if gaps[0] and (gaps == gaps[0]).all() else None

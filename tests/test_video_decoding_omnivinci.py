@@ -10,7 +10,7 @@ from av.bitstream import BitStreamFilterContext
 from test_media_omnivinci import H264, decode_all, write_video
 
 from omnivinci_hf import MediaError, load_video, media_omnivinci
-from omnivinci_hf.video_media_omnivinci import _display_matrix
+from omnivinci_hf.video_decoding_omnivinci import _display_matrix
 
 
 @pytest.fixture
