@@ -575,7 +575,7 @@ def test_streams_without_decoder_or_samples(monkeypatch):
         video_stream(container, source)
     with pytest.raises(MediaError, match="no decoder for its sound"):
         audio_from_container(source, SoundOptions(16000, "mean", None))
-    stream.codec_context = SimpleNamespace(decode=lambda packet: [])
+    stream.codec_context = SimpleNamespace(decode=lambda packet: [], layout=av.AudioLayout("mono"))
     packet = SimpleNamespace(size=5, stream_index=0, pts=None, is_corrupt=False, has_sidedata=lambda kind: False)
     container.demux = lambda stream: iter([packet])
     with pytest.raises(MediaError, match="its 1 audio packets hold no sound"):

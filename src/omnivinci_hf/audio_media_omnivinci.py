@@ -1,7 +1,7 @@
 """Sound: decoded, mixed down and resampled to mono float32."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -10,19 +10,23 @@ from numbers import Integral, Real
 import av
 import numpy as np
 import soxr
+from transformers.utils import logging
 
+from .downmix_omnivinci import BLOCK_SAMPLES, MAX_CHANNELS, Downmixer, pcm_to_float, take_channel_names
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
 from .media_structure_omnivinci import id3_length
 
 
+logger = logging.get_logger(__name__)
+
 # A file's time stamps may jump this much before that is a gap: stamps are rounded, and streams are cut at packets.
 GAP_SEC = 0.1
 JUMP_SEC = 0.04  # a jump of stamps that count samples; streams may be joined less exactly
 LOUDEST = 1e12  # a sample; the squares of larger ones are beyond single precision
 RATES = (100, 1_000_000)  # per second; others are rubbish in a header
-BLOCK_SAMPLES = 1 << 16  # mixed down and resampled at once
+UNHEARD_SEC = 0.1  # is cut off without a word: encoders fill up their last frame
 GROWTH_SAMPLES = 1 << 22
 PROGRESS_PACKETS = 100  # between two updates of the bar
 
@@ -116,13 +120,14 @@ def audio_from_container(
     None if there is no such stream, or nothing of it in the range.
     """
     sound, fills_gaps = None, origin_sec is not None or source.reading.on_damage == "warn"
-    for frame, is_new_start in _audio_frames(source, options.range.start_sec, origin_sec):
+    for frame, track, is_new_start in _audio_frames(source, options.range.start_sec, origin_sec):
         stamp = None if frame.pts is None else to_seconds(frame.pts, frame.time_base)
         if origin_sec is None:
             origin_sec = stamp
         place_sec = None if stamp is None or origin_sec is None else stamp - origin_sec
         if is_new_start:  # what was before it is not in the range
-            sound = _SoundBuffer(source.name, frame.sample_rate, options, source.reading, place_sec or 0.0)
+            lead_sec, names = place_sec or 0.0, track.channel_names
+            sound = _SoundBuffer(source.name, frame.sample_rate, options, source.reading, lead_sec, names)
         elif frame.sample_rate != sound.input_rate:
             raise MediaError(f"{source.name} changes its sampling rate in the middle; convert it first.")
         elif fills_gaps and place_sec is not None:
@@ -132,15 +137,26 @@ def audio_from_container(
         sound.add(frame)
         if sound.is_enough:
             break
-    return None if sound is None else sound.finish()
+    if sound is None:
+        return None
+    sound.warn_if_cut(track.duration_sec)
+    return sound.finish()
+
+
+@dataclass
+class _Track:
+    """What a container tells of its sound before it is decoded."""
+
+    channel_names: list[str]
+    duration_sec: float  # 0: it does not tell
 
 
 def _audio_frames(
     source: MediaSource, start_sec: float, origin_sec: float | None
-) -> Iterator[tuple[av.AudioFrame, bool]]:
+) -> Iterator[tuple[av.AudioFrame, _Track, bool]]:
     """Decoded frames of the first audio stream: the first one, and those from a second before `start_sec` on.
 
-    With each comes whether it is the first, or the first after others were left out.
+    With each comes its track, and whether it is the first, or the first after others were left out.
     """
     name = source.name
     with source.container() as container:
@@ -151,6 +167,8 @@ def _audio_frames(
         if decoder is None:
             raise MediaError(f"{name}: there is no decoder for its sound; convert it, to AAC for example.")
         decoder.options = {"err_detect": "crccheck+explode"}  # of FLAC, a damaged frame would be let through
+        duration_sec = container.duration / av.time_base if container.duration else 0.0
+        track = _Track(take_channel_names(name, decoder), duration_sec)
         packets, num_frames, num_broken = PacketReader(source, container, stream), 0, 0
         skip_until, is_new_start, due_sec = -math.inf, True, math.inf  # a stamp; where the next frame should be
         # Recorders may leave gaps, so a jump alone tells of a loss in FLAC only, which has no stamps but its samples.
@@ -159,7 +177,6 @@ def _audio_frames(
             "ogg": lambda: source.has_lost_ogg_pages,
             "mpegts": lambda: packets.num_corrupt > 0,
         }.get(container.format.name)
-        duration_sec = container.duration / av.time_base if container.duration else 0.0
         with source.reading.progress_bar(name, duration_sec, round(duration_sec), "s") as bar:
             for packet in chain(packets, [None]):  # None drains the decoder
                 if num_frames and packet is not None and packet.pts is not None and packet.pts < skip_until:
@@ -186,7 +203,7 @@ def _audio_frames(
                             lost = f"{place_sec - due_sec:.2f} s of its sound are missing at {due_sec:.2f} s"
                             source.report(f"is damaged: {lost}")
                         due_sec = place_sec + frame.samples / frame.sample_rate
-                    yield frame, is_new_start
+                    yield frame, track, is_new_start
                     is_new_start = False
                 if packets.count % PROGRESS_PACKETS == 0:
                     bar.update(max(0, int(packets.end_sec) - bar.n))
@@ -215,13 +232,21 @@ class _SoundBuffer:
     `lead_sec` is the place of the first sample: so much silence goes before it; if negative, so much is cut.
     """
 
-    def __init__(self, name: str, input_rate: int, options: SoundOptions, reading: ReadOptions, lead_sec: float = 0.0):
+    def __init__(
+        self,
+        name: str,
+        input_rate: int,
+        options: SoundOptions,
+        reading: ReadOptions,
+        lead_sec: float = 0.0,
+        channel_names: Sequence[str] = (),
+    ):
         if not RATES[0] <= input_rate <= RATES[1]:
             raise MediaError(f"{name} claims {input_rate} samples per second; its header is damaged.")
         self.name, self.input_rate, self.options, self.reading = name, input_rate, options, reading
         self.lead_sec = lead_sec - options.range.start_sec
-        self.num_input, self.downmixers, self.stream = 0, {}, None
-        self.waiting, self.waiting_kind = None, None  # decoded, not yet mixed down
+        self.num_input, self.stream = 0, None
+        self.downmixer = Downmixer(name, options.downmix, channel_names)
         self.position = round(min(self.lead_sec, options.kept_sec) * options.sampling_rate)  # negative: is cut
         self.samples = np.zeros(0, np.float32)
         if input_rate != options.sampling_rate:
@@ -243,19 +268,7 @@ class _SoundBuffer:
 
     def add(self, frame: av.AudioFrame) -> None:
         self._count(frame.samples)
-        # broadcasts change between stereo and 5.1
-        kind = (frame.layout.name, frame.layout.nb_channels, frame.format.name)
-        if self.options.downmix == "mean" or frame.layout.nb_channels == 1:
-            if kind != self.waiting_kind or self.waiting.samples >= BLOCK_SAMPLES:
-                self._mix_down()
-                self.waiting, self.waiting_kind = av.AudioFifo(), kind
-            frame.pts = None  # it would have to follow on the last one's
-            self.waiting.write(frame)
-            return
-        if kind not in self.downmixers:
-            self.downmixers[kind] = av.AudioResampler("fltp", "mono", frame.sample_rate)
-        self._mix_down()
-        self._append(np.concatenate([part.to_ndarray()[0] for part in self.downmixers[kind].resample(frame)]))
+        self._append_all(self.downmixer.add(frame))
 
     def covers(self, frame: av.AudioFrame, sec: float) -> bool:
         """Whether there is sound already where a frame belongs, well beyond the rounding of stamps."""
@@ -267,18 +280,15 @@ class _SoundBuffer:
         gap_sec = sec - self.options.range.start_sec - self.end_sec
         if gap_sec <= GAP_SEC:
             return
-        self._mix_down()
+        self._append_all(self.downmixer.flush())
         gap = round(min(gap_sec, max(0.0, self.options.kept_sec + 2 - self.end_sec)) * self.input_rate)
         self._count(gap)
         for first in range(0, gap, BLOCK_SAMPLES):
             self._append(np.zeros(min(BLOCK_SAMPLES, gap - first), np.float32))
 
-    def _mix_down(self) -> None:
-        frame = self.waiting and self.waiting.read()
-        if frame is not None:
-            samples = frame.to_ndarray()  # (num_channels, num_samples), or (1, both interleaved)
-            samples = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
-            self._append(_pcm_to_float(samples).mean(axis=0))
+    def _append_all(self, blocks: Iterator[np.ndarray]) -> None:
+        for block in blocks:
+            self._append(block)
 
     def _append(self, mono: np.ndarray, is_last: bool = False) -> None:
         block = mono if self.stream is None else self.stream.resample_chunk(mono, last=is_last)
@@ -294,9 +304,19 @@ class _SoundBuffer:
             self.samples[first:last] = block[first - self.position :]
         self.position = last
 
+    def warn_if_cut(self, duration_sec: float) -> None:
+        """`duration_sec` of the whole sound is asked for only if its end was not reached."""
+        total_sec = max(self.end_sec, duration_sec - self.options.range.start_sec if self.is_enough else 0.0)
+        total_sec = min(total_sec, self.options.range.duration_sec)
+        if total_sec > self.options.kept_sec + UNHEARD_SEC:
+            logger.warning(
+                f"{self.name}: only {self.options.kept_sec:g} s of its {total_sec:.2f} s of sound are kept; for more, "
+                "raise `max_audio_sec` (of `load_audio`: `max_sec`)."
+            )
+
     def finish(self) -> AudioClip | None:
         """The clip, or None if the head that was cut is all of it."""
-        self._mix_down()
+        self._append_all(self.downmixer.flush())
         self._append(np.zeros(0, np.float32), is_last=True)
         rate, kept_sec = self.options.sampling_rate, self.options.kept_sec
         # soxr rounds to the nearest length, librosa up; as long as librosa's.
@@ -308,15 +328,6 @@ class _SoundBuffer:
         self.samples[end:] = 0
         self.samples.resize(end, refcheck=False)
         return AudioClip(self.samples, rate)
-
-
-def _pcm_to_float(samples: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # refused later on
-        floats = samples.astype(np.float32)
-    if samples.dtype.kind == "f":
-        return floats
-    full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    return (floats - full_scale if samples.dtype.kind == "u" else floats) / full_scale
 
 
 def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOptions) -> AudioClip | None:
@@ -336,14 +347,16 @@ def _audio_from_array(array, input_rate, options: SoundOptions, reading: ReadOpt
     if array.dtype.kind != "f" and array.dtype.newbyteorder("=") not in (np.uint8, np.int16, np.int32):
         raise MediaError(f"Sound must be float, or PCM as uint8, int16 or int32, not {array.dtype}.")
     channels = array.reshape(1, -1) if array.ndim == 1 else array if len(array) <= len(array[0]) else array.T
-    if len(channels) > 8:
-        raise MediaError(f"Sound has 8 channels at most, got shape {array.shape}; pass the waveform.")
+    if len(channels) > MAX_CHANNELS:
+        raise MediaError(f"Sound has {MAX_CHANNELS} channels at most, got shape {array.shape}; pass the waveform.")
     sound = _SoundBuffer("The sound array", int(input_rate), options, reading)
     for first in range(0, channels.shape[1], BLOCK_SAMPLES):
-        block = np.ascontiguousarray(_pcm_to_float(channels[:, first : first + BLOCK_SAMPLES]))
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=f"{len(block)}c")
+        block = pcm_to_float(channels[:, first : first + BLOCK_SAMPLES])
+        interleaved = np.ascontiguousarray(block.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=f"{len(block)}C")
         frame.sample_rate = sound.input_rate
         sound.add(frame)
         if sound.is_enough:
             break
+    sound.warn_if_cut(channels.shape[1] / sound.input_rate)
     return sound.finish()
