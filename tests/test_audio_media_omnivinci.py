@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_media_omnivinci import tone, write_video, write_wav
 
-from omnivinci_hf import AudioClip, MediaError, load_audio
+from omnivinci_hf import AudioClip, MediaError, audio_media_omnivinci, load_audio, load_video
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,34 @@ def test_sound_arrays_that_cannot_be_used(source, message):
 def test_sound_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         load_audio((np.zeros(10), 16000), **options)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    messages = []
+    monkeypatch.setattr(audio_media_omnivinci.logger, "warning", messages.append)
+    return messages
+
+
+def test_sound_that_is_cut_off_is_told(mp4, tmp_path, warnings):
+    path = write_wav(tmp_path / "tone.wav", (tone(6) * 2**15).astype(np.int16), 16000)
+    load_audio(path, max_sec=1.5)
+    load_audio((tone(6), 16000), max_sec=1.5, start_sec=2)
+    load_audio(path, max_sec=5.5)  # its end was reached, since resampling looks ahead
+    load_video(mp4, num_frames=1, with_audio=True, max_audio_sec=1.5)
+    assert [message[message.index(": only") :].split(";")[0] for message in warnings] == [
+        ": only 1.5 s of its 6.00 s of sound are kept",
+        ": only 1.5 s of its 4.00 s of sound are kept",
+        ": only 5.5 s of its 6.00 s of sound are kept",
+        ": only 1.5 s of its 5.00 s of sound are kept",
+    ]
+    assert str(path) in warnings[0] and "The sound array" in warnings[1] and str(mp4) in warnings[3]
+    assert all("raise `max_audio_sec`" in message for message in warnings)
+
+
+def test_sound_beyond_a_range_is_left_out_without_a_word(mp4, warnings):
+    load_video(mp4, num_frames=1, with_audio=True, end_sec=2)
+    load_video(mp4, num_frames=1, with_audio=True, end_sec=2, max_audio_sec=2)
+    load_audio(mp4, start_sec=1, end_sec=2, max_sec=3)
+    load_audio((tone(2.05), 16000), max_sec=2)  # an encoder fills up its last frame
+    assert not warnings

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from omnivinci_hf import load_video
+from omnivinci_hf import MediaError, load_audio, load_video, media_omnivinci
 from omnivinci_hf.media_streams_omnivinci import choose_stream
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    messages = []
+    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
+    return messages
 
 
 def write_pictures(path, *tracks):
@@ -80,3 +87,71 @@ def test_sounds_are_chosen_by_the_same_rule():
     assert choose(*streams, kind="audio")[0] == 3
     assert choose(*streams[:2], kind="audio")[0] == 1
     assert choose(kind="audio") == (None, [])
+
+
+# --- sound
+
+
+def write_sounds(path, *tracks):
+    """A picture and an AC-3 stream for each (pitch, marks), which lasts half a second."""
+    with av.open(str(path), "w") as container:
+        packets = []
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height = 64, 48
+        streams = [container.add_stream("ac3", rate=48000, layout="mono") for _ in tracks]
+        for number in range(5):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts = number
+            packets += video.encode(frame)
+        packets += video.encode()
+        for stream, (pitch, marks) in zip(streams, tracks, strict=True):
+            stream.disposition = marks
+            wave = 0.5 * np.sin(2 * np.pi * pitch * np.arange(1536 * 16, dtype=np.float32) / 48000)
+            frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            packets += [*stream.encode(frame), *stream.encode()]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
+
+
+def undecodable(path, number):
+    """The file with a codec that nobody knows in its sound of a number."""
+    first, *others = path.read_bytes().split(b"A_AC3")
+    return b"".join([first, *((b"A_AX9" if k == number else b"A_AC3") + part for k, part in enumerate(others))])
+
+
+def heard_pitch(clip):
+    return round(np.abs(np.fft.rfft(clip.samples[1600:4800])).argmax() * 5 / 100) * 100
+
+
+@pytest.mark.parametrize(
+    "tracks, pitch",
+    [
+        ([(300, Disposition.comment), (900, Disposition.default)], 900),
+        ([(300, 0), (900, Disposition.default)], 900),
+        ([(300, Disposition.hearing_impaired | Disposition.default), (900, 0)], 900),
+        ([(300, 0), (900, 0)], 300),
+    ],
+)
+def test_the_sound_is_the_one_that_players_play(tracks, pitch, tmp_path):
+    path = write_sounds(tmp_path / "clip.mkv", *tracks)
+    assert heard_pitch(load_audio(path)) == pitch
+    assert heard_pitch(load_video(path, num_frames=1, with_audio=True).audio) == pitch
+
+
+def test_a_sound_that_no_decoder_knows_is_passed_over(tmp_path, warnings):
+    data = undecodable(write_sounds(tmp_path / "clip.mkv", (300, Disposition.default), (900, 0)), 0)
+    assert heard_pitch(load_audio(data)) == 900
+    assert "has a audio stream without a decoder, so stream 2 was taken, not 1" in warnings.pop()
+    assert heard_pitch(load_video(data, num_frames=1, with_audio=True).audio) == 900
+    assert len(warnings) == 1
+
+
+def test_a_video_of_whose_sound_nothing_can_be_decoded_is_seen(tmp_path, warnings):
+    data = undecodable(write_sounds(tmp_path / "clip.mkv", (300, Disposition.default)), 0)
+    clip = load_video(data, num_frames=2, with_audio=True)
+    assert len(clip.frames) == 2 and clip.audio is None
+    assert "has sound that no decoder knows" in warnings.pop()
+    with pytest.raises(MediaError, match="has sound that no decoder knows; convert it"):
+        load_audio(data)

@@ -16,6 +16,7 @@ from .downmix_omnivinci import BLOCK_SAMPLES, MAX_CHANNELS, Downmixer, pcm_to_fl
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
+from .media_streams_omnivinci import choose_stream
 from .media_structure_omnivinci import id3_length
 
 
@@ -26,6 +27,7 @@ GAP_SEC = 0.1
 JUMP_SEC = 0.04  # a jump of stamps that count samples; streams may be joined less exactly
 LOUDEST = 1e12  # a sample; the squares of larger ones are beyond single precision
 RATES = (100, 1_000_000)  # per second; others are rubbish in a header
+NO_DECODER = "has sound that no decoder knows"
 UNHEARD_SEC = 0.1  # is cut off without a word: encoders fill up their last frame
 GROWTH_SAMPLES = 1 << 22
 PROGRESS_PACKETS = 100  # between two updates of the bar
@@ -84,6 +86,8 @@ def load_audio(
     else:
         source = MediaSource.of("audio", source, reading)
         name, clip = source.name, audio_from_container(source, options)
+        if NO_DECODER in source.damage:
+            raise MediaError(f"{name} {NO_DECODER}; convert it, to AAC for example.")
         source.log_damage()
     if clip is None:
         if options.range != TimeRange():
@@ -115,9 +119,9 @@ class SoundOptions:
 def audio_from_container(
     source: MediaSource, options: SoundOptions, origin_sec: float | None = None
 ) -> AudioClip | None:
-    """The first audio stream, time 0 at `origin_sec` of the container's clock if that is given, else its own start.
+    """The audio stream, time 0 at `origin_sec` of the container's clock if that is given, else its own start.
 
-    None if there is no such stream, or nothing of it in the range.
+    None if there is none that a decoder knows, or nothing of it in the range.
     """
     sound, fills_gaps = None, origin_sec is not None or source.reading.on_damage == "warn"
     for frame, track, is_new_start in _audio_frames(source, options.range.start_sec, origin_sec):
@@ -154,18 +158,19 @@ class _Track:
 def _audio_frames(
     source: MediaSource, start_sec: float, origin_sec: float | None
 ) -> Iterator[tuple[av.AudioFrame, _Track, bool]]:
-    """Decoded frames of the first audio stream: the first one, and those from a second before `start_sec` on.
+    """Decoded frames of the audio stream: the first one, and those from a second before `start_sec` on.
 
     With each comes its track, and whether it is the first, or the first after others were left out.
     """
     name = source.name
     with source.container() as container:
-        if not container.streams.audio:
+        stream = choose_stream(source, container, "audio")
+        if stream is None:
             return
-        stream = container.streams.audio[0]
         decoder = stream.codec_context
         if decoder is None:
-            raise MediaError(f"{name}: there is no decoder for its sound; convert it, to AAC for example.")
+            source.note(NO_DECODER)
+            return
         decoder.options = {"err_detect": "crccheck+explode"}  # of FLAC, a damaged frame would be let through
         duration_sec = container.duration / av.time_base if container.duration else 0.0
         track = _Track(take_channel_names(name, decoder), duration_sec)

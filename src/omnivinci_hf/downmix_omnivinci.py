@@ -12,7 +12,7 @@ MAX_CHANNELS = 64  # of FFmpeg's resampler
 BLOCK_SAMPLES = 1 << 16  # mixed down at once
 # PyAV takes the pointers to planes up to the first that is null, and an array of eight or more has none.
 MAX_PLANES = 7
-# What FFmpeg's downmix takes of each channel, without normalisation; of others (LFE, behind and above) it takes nothing.
+# So much FFmpeg's downmix takes of each channel, without normalisation; of others, such as LFE, it takes nothing.
 # Of ambisonic sound the first channel is what one microphone for all directions hears.
 SUM_WEIGHTS = {
     **dict.fromkeys(("FC", "AMBI0"), 1.0),
