@@ -575,7 +575,7 @@ def test_streams_without_decoder_or_samples(monkeypatch):
         video_stream(container, source)
     assert audio_from_container(source, SoundOptions(16000, "mean", None)) is None
     assert source.damage == ["has sound that no decoder knows"]
-    stream.codec_context = SimpleNamespace(decode=lambda packet: [], layout=av.AudioLayout("mono"))
+    stream.codec_context = SimpleNamespace(decode=lambda packet: [], layout=av.AudioLayout("mono"), width=64)
     packet = SimpleNamespace(size=5, stream_index=0, pts=None, is_corrupt=False, has_sidedata=lambda kind: False)
     container.demux = lambda stream: iter([packet])
     with pytest.raises(MediaError, match="its 1 audio packets hold no sound"):
