@@ -206,11 +206,11 @@ class _TimeLine:
 
 
 def _decode_everything(source: MediaSource, threads: int, accept_damage: bool = False) -> list[tuple[int, bool]] | None:
-    """Position and whether it is a key frame, of every frame in the order of showing.
+    """Position of every frame in the order of showing, and whether it is a key frame.
 
-    None after an error; if damage is accepted, a packet with an error counts as a frame where the error came.
+    None after an error; if damage is accepted, a packet with an error counts as a frame, unless that is shown later.
     """
-    shown = []
+    shown, lost = [], set()
     with source.container() as container:
         stream, decoder = open_decoder(container, source, threads)
         reader, position = iter(PacketReader(source, container, stream)), -1
@@ -222,13 +222,17 @@ def _decode_everything(source: MediaSource, threads: int, accept_damage: bool = 
                 frames = decoder.decode(packet)
                 shown += [(position if frame.pts is None else frame.pts, frame.key_frame) for frame in frames]
             except av.error.EOFError:
-                return shown
+                break
             except av.error.FFmpegError:
                 if not accept_damage:
                     return None
-                shown += [(position, False)] if packet is not None else []
+                if packet is not None:
+                    lost.add(len(shown))
+                    shown.append((position, False))
             if packet is None:
-                return shown
+                break
+    came = {position for place, (position, _) in enumerate(shown) if place not in lost}
+    return [entry for place, entry in enumerate(shown) if place not in lost or entry[0] not in came]
 
 
 def _without_gaps(packets: list[_Packet]) -> list[_Packet]:
