@@ -402,7 +402,7 @@ def test_a_batch_that_lacks_a_modality_does_not_stall_the_others(single):
     assert min(log["omni_align_loss"] for log in single) == 0 < max(log["omni_align_loss"] for log in single)
 
 
-def test_the_adapter_and_what_it_is_merged_into(workplace, tmp_path):
+def test_the_adapter_and_what_it_is_merged_into(workplace, single, tmp_path):
     pytest.importorskip("peft")
     (tmp_path / "lora.yaml").write_text(
         "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n"
@@ -424,7 +424,7 @@ def test_the_adapter_and_what_it_is_merged_into(workplace, tmp_path):
         assert not torch.allclose(base(**batch).logits, expected, atol=1e-2)
 
 
-def test_going_on_from_the_last_checkpoint(workplace, tmp_path):
+def test_going_on_from_the_last_checkpoint(workplace, single, tmp_path):
     words = command(workplace, tmp_path, "--save_strategy", "steps", "--save_steps", "2")
     assert main(words) == 0
     whole = logs_of(tmp_path)
