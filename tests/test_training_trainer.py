@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from test_training_recipe import arguments, make_trainer
 from training_data import ALIGN, RATE, frames, load, row, tone
 from transformers import Trainer
@@ -422,6 +423,99 @@ def test_the_adapter_and_what_it_is_merged_into(workplace, single, tmp_path):
         expected = adapted(**batch).logits
         torch.testing.assert_close(merged(**batch).logits, expected, rtol=1e-4, atol=1e-4)
         assert not torch.allclose(base(**batch).logits, expected, atol=1e-2)
+
+
+LORA = "lora: {{r: {r}, lora_alpha: 8, target_modules: '.*language_model.*(q_proj|v_proj)'}}\n"
+
+
+@pytest.fixture(scope="module")
+def trained_adapter(workplace, single, tmp_path_factory):
+    """A trained adapter, and words of a command that goes on with it by a recipe, so slowly that it stays the same."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapter")
+
+    def going_on(recipe: str, output: str, model="first") -> list[str]:
+        (folder / "recipe.yaml").write_text(recipe)
+        words = command(workplace, folder / output, "--max_steps", "2")
+        words[words.index("--recipe") + 1] = str(folder / "recipe.yaml")
+        words[words.index("--model") + 1] = str(folder / model)
+        return words
+
+    recipe = "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
+    assert main(going_on(recipe, "first", workplace / "model")) == 0
+    return folder, going_on
+
+
+def weights_of(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_training_an_adapter_goes_on_with_it(workplace, trained_adapter):
+    folder, going_on = trained_adapter
+    recipe = "learn: {lora: 1.0e-12, audio_projector: 1.0e-12}\n" + LORA.format(r=4)
+    assert main([*going_on(recipe, "second"), "--merge"]) == 0
+    first, second = weights_of(folder / "first"), weights_of(folder / "second")
+    assert any(weight.any() for name, weight in first.items() if "lora_B" in name)
+    assert all(torch.allclose(second[name], weight, atol=1e-8) for name, weight in first.items())
+    saved = json.loads((folder / "second" / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == str(workplace / "model")
+    assert_same_answers(folder / "first", folder / "second" / "merged")
+
+
+def test_an_adapter_is_merged_before_the_weights_themselves_learn(trained_adapter):
+    folder, going_on = trained_adapter
+    assert main(going_on("learn: {language_model: 1.0e-12}\n", "full")) == 0
+    assert (folder / "full" / "model.safetensors").exists()
+    assert_same_answers(folder / "first", folder / "full")
+
+
+def assert_same_answers(folder, other):
+    _, processor = load()
+    batch = OmniVinciDataCollator(processor, only_needed_logits=False)(ROWS[:2])
+    with torch.inference_mode():
+        expected, found = (
+            OmniVinciForConditionalGeneration.from_pretrained(one).eval()(**batch).logits for one in (folder, other)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=2), "`r` is 2 there and 4 here"),
+        ("learn: {lora: 1.0e-2}\n" + LORA.format(r=4), "`modules_to_save` is None there and ['audio_projector'] here"),
+    ],
+)
+def test_a_recipe_that_contradicts_the_adapter_is_refused(trained_adapter, recipe, message, capsys):
+    _, going_on = trained_adapter
+    assert main(going_on(recipe, "third")) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_pickled_adapter_is_refused(trained_adapter, tmp_path, capsys):
+    folder, going_on = trained_adapter
+    shutil.copytree(folder / "first", tmp_path / "pickled")
+    (tmp_path / "pickled" / "adapter_model.safetensors").rename(tmp_path / "pickled" / "adapter_model.bin")
+    recipe = "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
+    assert main(going_on(recipe, "third", tmp_path / "pickled")) == 2
+    assert "pickled adapters are never read" in capsys.readouterr().err
+
+
+def test_a_model_with_an_adapter_in_its_folder_is_neither(workplace, trained_adapter, tmp_path, capsys):
+    folder, going_on = trained_adapter
+    shutil.copytree(workplace / "model", tmp_path / "both")
+    shutil.copy(folder / "first" / "adapter_config.json", tmp_path / "both")
+    assert main(going_on("learn: {language_model: 1.0e-3}\n", "third", tmp_path / "both")) == 2
+    assert "a model or an adapter of one, and not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["peft", "bitsandbytes"])
+def test_a_package_that_is_not_there_is_named_in_one_line(workplace, tmp_path, monkeypatch, capsys, package):
+    monkeypatch.setattr(f"omnivinci_hf.training.run.is_{package}_available", lambda: False)
+    words = command(workplace, tmp_path)
+    words[words.index("--recipe") + 1] = "qlora"
+    assert main(words) == 2
+    assert f"needs the package {package}: pip install {package}" in capsys.readouterr().err
 
 
 def test_going_on_from_the_last_checkpoint(workplace, single, tmp_path):

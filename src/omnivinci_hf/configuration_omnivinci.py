@@ -4,8 +4,9 @@ import math
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
+from .adapters_omnivinci import place_of
 from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_bare_config, map_released_config
 
 
@@ -319,9 +320,13 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout."""
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout, and adapters."""
         # the base class warns of the released files' other `model_type`
         config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:  # there is no such file
+            base, base_options = place_of(str(pretrained_model_name_or_path), CONFIG_NAME, kwargs)
+            if base != str(pretrained_model_name_or_path):
+                return cls.from_pretrained(base, **base_options)
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if is_released_config(config_dict):
             config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)

@@ -1,18 +1,14 @@
 """Loading: the ordinary layout, the released one, quantized, with an adapter on top; safetensors alone."""
 
 import copy
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file, is_peft_available
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
 
+from .adapters_omnivinci import Adapted, find_adapter, hub_options_of
 from .configuration_omnivinci import OmniVinciConfig
 from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
@@ -101,10 +97,10 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             ]
             kwargs["quantization_config"] = quantization
         if pretrained_model_name_or_path is not None and state_dict is None:
-            adapted = _find_adapter(str(pretrained_model_name_or_path), kwargs)
+            adapted = find_adapter(str(pretrained_model_name_or_path), kwargs) if is_peft_available() else None
             if adapted is not None and is_released_checkpoint(adapted.base, adapted.base_options):
                 return cls._load_adapted(adapted, config, kwargs)
-            base = (str(pretrained_model_name_or_path), _hub_options(kwargs))
+            base = (str(pretrained_model_name_or_path), hub_options_of(kwargs))
             if adapted is not None:
                 base = (adapted.base, adapted.base_options)
             check_weight_files(*base, variant=kwargs.get("variant"))
@@ -132,7 +128,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
 
     @classmethod
-    def _load_adapted(cls, adapted: "Adapted", config, options: dict):
+    def _load_adapted(cls, adapted: Adapted, config, options: dict):
         """The released layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
         options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
         adapter_name = options.pop("adapter_name", "default")
@@ -150,7 +146,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         file = None
         if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
             options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
-            options = _hub_options(options)
+            options = hub_options_of(options)
             if kwargs.get("local_files_only"):
                 options["local_files_only"] = True
             if "revision" in options:
@@ -187,36 +183,3 @@ def _if_it_learns(tower: PreTrainedModel, hook, *args):
     if any(value.requires_grad for value in tower.parameters()):
         return hook(*args)
     return None
-
-
-def _hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-
-
-@dataclass
-class Adapted:
-    """A PEFT adapter and the model that it belongs to, each with the options to fetch it from the Hub."""
-
-    adapter: str
-    adapter_options: dict[str, Any]
-    base: str
-    base_options: dict[str, Any]
-
-
-def _find_adapter(name_or_path: str, options: dict) -> Adapted | None:
-    """What `name_or_path` is an adapter of; None if it is none."""
-    hub = _hub_options(options)
-    adapter_options = {**hub, **(options.get("adapter_kwargs") or {})}
-    adapter = adapter_options.pop("_adapter_model_path", None)
-    if adapter is not None:  # an Auto class has found it, and `name_or_path` and `hub` are the base's
-        return Adapted(str(adapter), adapter_options, name_or_path, hub)
-    if not is_peft_available() or (file := find_adapter_config_file(name_or_path, **adapter_options)) is None:
-        return None
-    with open(file, encoding="utf-8") as stream:
-        config = json.load(stream)
-    if config["base_model_name_or_path"] is None or os.path.isfile(os.path.join(name_or_path, "config.json")):
-        return Adapted(name_or_path, adapter_options, name_or_path, hub)
-    base_options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
-    if config.get("revision") is not None:
-        base_options["revision"] = config["revision"]
-    return Adapted(name_or_path, adapter_options, config["base_model_name_or_path"], base_options)

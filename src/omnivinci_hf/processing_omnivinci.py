@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging
+from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .adapters_omnivinci import place_of
 from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, OmniVinciConfig, check_boundary_tokens, check_number
 from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, flatten, flatten_videos
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
@@ -163,7 +164,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "OmniVinciProcessor":
-        """As [`ProcessorMixin.from_pretrained`]; also takes the released five-folder layout.
+        """As [`ProcessorMixin.from_pretrained`]; also takes the released five-folder layout, and for an adapter
+        without a processor that of its base model.
 
         From the released layout, options that the checkpoint was trained with are on: the louder downmix of video
         sound, and sound tracks taken from their first sample (`align_audio_start=False`).
@@ -171,6 +173,10 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorMixin):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         name_or_path = str(pretrained_model_name_or_path)
         file = component_file(name_or_path, "", "config.json", hub_options)
+        if file is None:
+            base, base_options = place_of(name_or_path, PROCESSOR_NAME, kwargs)
+            if base != name_or_path:
+                return cls.from_pretrained(base, **base_options)
         released = {}
         if file is not None:
             with open(file, encoding="utf-8") as stream:

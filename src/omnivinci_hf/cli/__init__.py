@@ -55,7 +55,8 @@ def _message(error: Exception) -> str:
 def _is_bad_input(error: Exception) -> bool:
     from safetensors import SafetensorError  # a damaged file of weights
 
-    return isinstance(error, (ValueError, OSError, SafetensorError))
+    # an optional package that is not there is named with its remedy
+    return isinstance(error, (ValueError, OSError, ImportError, SafetensorError))
 
 
 @contextlib.contextmanager

@@ -13,13 +13,15 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 from transformers import TextStreamer, set_seed
-from transformers.utils import cached_file, logging
+from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
+from ..adapters_omnivinci import Adapted, find_adapter
 from ..checkpoints.convert import Progress, convert_checkpoint, push_checkpoint
 from ..configuration_omnivinci import OmniVinciConfig
 from ..inspection import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
+from ..released_config_omnivinci import component_file
 
 
 EXIT_BAD_ROWS = 1
@@ -82,19 +84,32 @@ def check_device(device_map: str) -> None:
         raise ValueError(f"--device-map {device_map}: {str(error).splitlines()[0]}") from error
 
 
-def check_model(name: str) -> None:
+def check_model(name: str) -> Adapted | None:
     """Find the checkpoint's config before anything else, so that a wrong name costs one look-up and not six.
 
+    Returns what it belongs to, if it is an adapter alone.
+
     Raises:
-        OSError: when there is none.
+        OSError: when there is none, or not the model that an adapter belongs to.
+        ValueError: when it is an adapter, and peft is not installed.
     """
     if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1):
         raise FileNotFoundError(f"{name} does not exist; give the folder of a checkpoint, or a Hub id.")
-    if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-        raise FileNotFoundError(f"{name} holds no checkpoint (no config.json).")
     if "HF_HUB_VERBOSITY" not in os.environ:
         hub_logging.set_verbosity_error()  # it reports every attempt to connect; the error at the end says it all
-    cached_file(name, "config.json")
+    if component_file(name, "", CONFIG_NAME, {}) is not None:
+        return None
+    if (adapted := find_adapter(name, {})) is None:
+        raise FileNotFoundError(f"{name} holds no checkpoint (no {CONFIG_NAME}).")
+    if not is_peft_available():
+        raise ValueError(f"{name} is an adapter, which needs the package peft: pip install peft")
+    if adapted.base == name:
+        raise ValueError(f"{name} is an adapter whose adapter_config.json names no base model: write its folder there.")
+    try:
+        check_model(adapted.base)
+    except OSError as error:
+        raise OSError(f"{name} is an adapter of a model that is not there: {error}") from error
+    return adapted
 
 
 def generate_answer(processor, model, inputs, **options) -> str:
@@ -134,7 +149,10 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 def run_convert(arguments: argparse.Namespace) -> None:
     logging.disable_progress_bar()  # there is one of our own
-    check_model(arguments.src)
+    if (adapted := check_model(arguments.src)) is not None:
+        raise ValueError(
+            f"{arguments.src} is an adapter: convert {adapted.base}, which it belongs to; it fits the result as it is."
+        )
     with _progress_bar(shown=arguments.progress or sys.stderr.isatty()) as progress:
         folder = convert_checkpoint(
             arguments.src,

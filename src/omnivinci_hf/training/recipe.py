@@ -7,8 +7,10 @@ from typing import Any
 
 import yaml
 from torch import nn
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..configuration_omnivinci import check_number
+from ..released_config_omnivinci import component_file
 
 
 # what a recipe may name, and where it lies in the model
@@ -22,6 +24,8 @@ MODULES = {
 }
 LORA = "lora"
 QUANTIZATIONS = ("int8", "nf4")
+# of peft's LoraConfig: how a new adapter begins
+NEW_ADAPTERS_ONLY = ("init_lora_weights",)
 
 
 @dataclass(frozen=True)
@@ -128,14 +132,15 @@ def module_of(parameter_name: str) -> str | None:
     return next((part for part, prefixes in MODULES.items() if name.startswith(prefixes)), None)
 
 
-def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Freeze what does not learn and put the adapter on; returns the model to train, a [`PeftModel`] with `lora`.
+def apply_recipe(model: nn.Module, recipe: Recipe, adapter: str | None = None) -> nn.Module:
+    """Freeze what does not learn and put the adapter on, a new one or the saved `adapter`, whose training goes on;
+    returns the model to train, a [`PeftModel`] with `lora`.
 
     It only ever freezes: what the classes freeze themselves (parts that are never run, tables of sinusoids) stays so,
     hence start each stage from a model that was just loaded.
 
     Raises:
-        ValueError: when the model has no part that shall learn.
+        ValueError: when the model has no part that shall learn, or the recipe contradicts the saved adapter.
     """
     kept = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for part in recipe.parts:
@@ -145,7 +150,7 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
             )
     learned = {name for name in kept if module_of(name) in recipe.parts}
     if recipe.lora is not None:
-        model = _with_adapter(model, recipe)
+        model = _with_adapter(model, recipe, adapter)
     for name, parameter in model.named_parameters():
         # peft trains copies of whole modules, which it saves with the adapter
         own_name = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
@@ -153,11 +158,33 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
     return model
 
 
-def _with_adapter(model: nn.Module, recipe: Recipe):
+def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = False):
+    """A [`PeftModel`] of the model with a saved adapter; both are left as they are until it is trained or merged.
+
+    Raises:
+        ValueError: when the adapter's weights are a pickle.
+    """
+    from peft import PeftModel
+
+    if component_file(str(adapter), "", ADAPTER_SAFE_WEIGHTS_NAME, {}) is None:
+        raise ValueError(f"{adapter} has no {ADAPTER_SAFE_WEIGHTS_NAME}, and pickled adapters are never read.")
+    return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)
+
+
+def merge_saved_adapter(model: nn.Module, adapter: str | Path) -> nn.Module:
+    """The model with a saved adapter in its weights, of which the same can learn as before."""
+    learnable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    merged = load_adapter(model, adapter).merge_and_unload()
+    for name, parameter in merged.named_parameters():
+        parameter.requires_grad_(name in learnable)
+    return merged
+
+
+def _with_adapter(model: nn.Module, recipe: Recipe, adapter: str | None):
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, PeftConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("LoRA needs the package peft: pip install 'omnivinci-hf[train]'") from error
+        raise ImportError("LoRA needs the package peft: pip install peft") from error
     whole = [prefix.removeprefix("model.").removesuffix(".") for part in recipe.parts for prefix in MODULES[part]]
     present = {
         name.rpartition(".")[2] for name, module in model.named_modules() if any(True for _ in module.parameters())
@@ -168,7 +195,22 @@ def _with_adapter(model: nn.Module, recipe: Recipe):
         config = LoraConfig(modules_to_save=whole or None, **options)
     except TypeError as error:
         raise ValueError(f"Recipe {recipe.name!r}: `lora` does not fit peft's LoraConfig: {error}") from error
-    return get_peft_model(model, config)
+    if adapter is None:
+        return get_peft_model(model, config)
+    saved = PeftConfig.from_pretrained(adapter)
+    for name in (*options, "modules_to_save"):
+        found, wanted = (_comparable(getattr(one, name, None)) for one in (saved, config))
+        if name not in NEW_ADAPTERS_ONLY and found != wanted and wanted != "all-linear":
+            raise ValueError(
+                f"Recipe {recipe.name!r} contradicts the adapter {adapter}, whose training would go on: `{name}` is "
+                f"{wanted!r} there and {found!r} here. Take the adapter's own, or merge it first (`train --merge` "
+                "writes the folder `merged`) and begin a new adapter on the result."
+            )
+    return load_adapter(model, adapter, is_trainable=True)
+
+
+def _comparable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (list, tuple, set)) else value or None
 
 
 def _folder():

@@ -1,21 +1,22 @@
 """One stage of training from beginning to end: what `omnivinci-hf train` does, as a function."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
-from transformers.utils import logging
+from transformers.utils import is_bitsandbytes_available, is_peft_available, logging
 
+from ..adapters_omnivinci import find_adapter
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 from ..whole_folder import whole_folder
 from .collator import OmniVinciDataCollator
 from .data import load_rows
-from .recipe import Recipe, apply_recipe, load_recipe
+from .recipe import Recipe, apply_recipe, load_recipe, merge_saved_adapter
 from .trainer import OmniVinciTrainer
 
 
@@ -28,7 +29,9 @@ class StageOptions:
     What a stage of training works on; how it is trained is said by [`TrainingArguments`].
 
     Args:
-        model (`str`): checkpoint to start from, of any layout that `from_pretrained` takes.
+        model (`str`): checkpoint to start from, of any layout that `from_pretrained` takes. The training of an adapter
+            goes on by a recipe with `lora`, which must not contradict it; by another, it is merged into the weights
+            first.
         data, eval_data: as in [`load_rows`].
         split, eval_split, media_root, streaming: as in [`load_rows`].
         max_length, packing, on_error: as in [`OmniVinciDataCollator`].
@@ -66,13 +69,26 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         ValueError: when recipe, data and model do not fit, or a row is bad and `on_error` is "raise".
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    adapted = find_adapter(options.model, {})
     if options.merge and recipe.lora is None:
         raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
+    if adapted is not None and adapted.base == options.model:
+        raise ValueError(
+            f"{options.model} must be a model or an adapter of one, and not both: move the adapter to a folder of its "
+            "own, with the model's as `base_model_name_or_path` in adapter_config.json."
+        )
+    for package, is_there, is_needed in (
+        ("peft", is_peft_available(), recipe.lora is not None or adapted is not None),
+        ("bitsandbytes", is_bitsandbytes_available(), recipe.quantization is not None),
+    ):
+        if is_needed and not is_there:
+            raise ImportError(f"Recipe {recipe.name!r} needs the package {package}: pip install {package}")
     set_seed(arguments.seed)
     # the data first: a wrong path should not cost the loading of the weights
     data = {"media_root": options.media_root, "streaming": options.streaming, "on_bad_row": "return"}
     train_rows = load_rows(options.data, options.split, **data)
     eval_rows = None if options.eval_data is None else load_rows(options.eval_data, options.eval_split, **data)
+    base = options.model if adapted is None else adapted.base
     processor = OmniVinciProcessor.from_pretrained(options.model)
     collator = OmniVinciDataCollator(
         processor,
@@ -81,7 +97,13 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         on_error=options.on_error,
         **{**recipe.processor_options, **options.processor_options},
     )
-    model = apply_recipe(load_model(recipe, options), recipe)
+    model = load_model(recipe, replace(options, model=base))
+    if adapted is None:
+        model = apply_recipe(model, recipe)
+    elif recipe.lora is None:
+        model = apply_recipe(merge_saved_adapter(model, adapted.adapter), recipe)
+    else:
+        model = apply_recipe(model, recipe, adapted.adapter)
     if recipe.lora is not None:
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -103,11 +125,9 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     if collator.num_skipped:
         logger.warning("%d bad rows were left out.", collator.num_skipped)
     if options.merge and trainer.is_world_process_zero():
-        merge_adapter(
-            arguments.output_dir, options.model, Path(arguments.output_dir) / "merged", options.dtype or "auto"
-        )
+        merge_adapter(arguments.output_dir, base, Path(arguments.output_dir) / "merged", options.dtype or "auto")
     if arguments.push_to_hub:
-        trainer.push_to_hub(finetuned_from=options.model)
+        trainer.push_to_hub(finetuned_from=base)
     return trainer
 
 
@@ -144,10 +164,8 @@ def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditional
 
 def merge_adapter(adapter: str | Path, base: str | Path, folder: str | Path, dtype: str = "auto") -> None:
     """Write the checkpoint `base`, loaded without quantization, with a PEFT adapter merged into it to `folder`."""
-    from peft import PeftModel
-
     model = OmniVinciForConditionalGeneration.from_pretrained(base, dtype=dtype)
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    merged = merge_saved_adapter(model, adapter)
     with whole_folder(folder, overwrite=True) as new:
         merged.save_pretrained(new)
         OmniVinciProcessor.from_pretrained(base).save_pretrained(new)
