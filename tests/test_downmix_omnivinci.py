@@ -19,11 +19,11 @@ def steady(num_channels, num_samples=8000):
     return np.repeat(levels[:, None], num_samples, axis=1)
 
 
-def write_channels(path, layout, codec="pcm_s16le", samples=None, rate=16000):
+def write_channels(path, layout, codec="pcm_s16le", samples=None, rate=16000, format=None):
     """A file of channels that each keep to one level."""
     count = av.AudioLayout(layout).nb_channels
     samples = steady(count) if samples is None else samples
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         for first in range(0, samples.shape[1], 4096):
             block = np.ascontiguousarray(samples[:, first : first + 4096].T).reshape(1, -1)

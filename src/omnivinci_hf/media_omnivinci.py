@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
+from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS
 from .media_limits_omnivinci import MediaError
 from .media_reading_omnivinci import ReadOptions, collect_bytes
 from .media_streams_omnivinci import choose_stream
@@ -33,11 +34,7 @@ from .media_structure_omnivinci import find_damage, has_lost_ogg_pages
 
 logger = logging.get_logger(__name__)
 
-# Playlists and descriptions (.m3u8, ffconcat, .sdp) open other files and sockets, so only these containers.
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,flv,ogg,wav,flac,mp3,aac,asf"
-# No format that runs other programs (EPS starts Ghostscript) or that opens other files.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
-# What its decoders raise on broken files, and ValueError for a closed image.
+# What Pillow's decoders raise on broken files, and ValueError for a closed image.
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error),
     *(OverflowError, MemoryError, EOFError, RuntimeError),
@@ -122,7 +119,7 @@ class MediaSource:
         # "file:" and the white lists keep playlists, and names such as "concat:a|b", from opening more.
         target = io.BytesIO(self.data) if self.path is None else "file:" + self.path
         protocols = "none" if self.path is None else "file"
-        options = {"protocol_whitelist": protocols, "format_whitelist": CONTAINERS, **self.decoder_options}
+        options = {"protocol_whitelist": protocols, "format_whitelist": ",".join(CONTAINERS), **self.decoder_options}
         timeout = (self.reading.timeout_sec, self.reading.timeout_sec)
         try:
             with av.open(target, timeout=timeout, options=options, metadata_errors="replace") as container:
@@ -167,7 +164,7 @@ class MediaSource:
             promised = sum(entry.size > 0 for entry in stream.index_entries)
             if packets.count < promised:
                 what = f"is cut short: {promised - packets.count} of {promised} {stream.type} packets are missing"
-        elif names.startswith(("matroska", "flv", "flac")):
+        elif names.startswith(HAVE_DURATION):
             lost = (container.duration or 0) / av.time_base - packets.end_sec
             if lost > END_TOLERANCE_SEC:
                 what = f"is cut short: {lost:.2f} s are missing"

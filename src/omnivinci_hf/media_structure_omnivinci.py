@@ -3,7 +3,8 @@
 import os
 import re
 import zlib
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
 
 
 MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
@@ -21,6 +22,7 @@ _ELEMENTS = {
     *map(bytes.fromhex, ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469", "1043a770", "1254c367")),
     *map(bytes.fromhex, ("e7", "5854", "a7", "ab", "a3", "a0", "af")),
 }
+_MXF_KEY = bytes.fromhex("060e2b34")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
@@ -56,6 +58,12 @@ def _check_transport(file: BinaryIO, size: int) -> tuple[str | None, bool]:
         if head[first : first + 1] == head[first + length : first + length + 1] == b"G":
             return _cut(-size % length)
     return None, True
+
+
+def _check_dv(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """All frames have one size, which the first says: that of 50 or that of 60 fields per second."""
+    file.seek(3)
+    return _cut(-size % (144_000 if file.read(1) >= b"\x80" else 120_000))
 
 
 def id3_length(data: bytes) -> int:
@@ -172,6 +180,61 @@ def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return None, True
 
 
+@dataclass(frozen=True)
+class _Chunks:
+    """Checks files that are a list of chunks, each with its length in its head, from the `first` on."""
+
+    first: int
+    head_bytes: int
+    length: slice  # of the head
+    byteorder: Literal["big", "little"]
+    counts_head: bool = False
+    align: int = 1
+
+    def __call__(self, file: BinaryIO, size: int) -> tuple[str | None, bool]:
+        place = self.first
+        for _ in range(MAX_PARTS):
+            file.seek(place)
+            head = file.read(self.head_bytes)
+            if len(head) < self.head_bytes:
+                break
+            length = int.from_bytes(head[self.length], self.byteorder) - self.counts_head * self.head_bytes
+            if not 0 <= length < 1 << 8 * len(head[self.length]) - 1:  # streams leave all ones, or a negative one
+                return NO_END, False
+            place = place + self.head_bytes + length
+            if place > size:
+                return _cut(place - size)
+            place += -place % self.align
+        return None, True
+
+
+def _check_mxf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """A key of 16 bytes comes before each part, then its length: in one byte, or how many bytes have it."""
+    place = 0
+    for _ in range(MAX_PARTS):
+        file.seek(place)
+        head = file.read(25)
+        if head[:4] != _MXF_KEY:  # at the end, or what some recorders write behind it
+            break
+        first = int.from_bytes(head[16:17], "big")
+        width = max(0, first - 0x80)
+        place += 17 + width + (int.from_bytes(head[17 : 17 + width], "big") if width else first)
+    return _cut(place - size)
+
+
+def _check_voc(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Blocks with their length, up to one of type 0 that only programs of old times write always."""
+    file.seek(20)
+    place = int.from_bytes(file.read(2), "little")
+    while place < size:
+        file.seek(place)
+        head = file.read(4)
+        if head[0] == 0:
+            return None, True
+        place += 4 + int.from_bytes(head[1:], "little")
+    return _cut(place - size)
+
+
 def _check_ogg_end(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     file.seek(-min(size, OGG_PAGE_BYTES), os.SEEK_END)
     tail = file.read()
@@ -206,14 +269,21 @@ def has_lost_ogg_pages(file: BinaryIO) -> bool:
 
 
 _CHECKS = {
+    "aiff": _Chunks(12, 8, slice(4, 8), "big", align=2),
     "asf": _check_asf,
     "avi": _check_riff,
+    "caf": _Chunks(8, 12, slice(4, 12), "big"),
+    "dv": _check_dv,
     "flv": _check_flash,
     "gif": _check_gif,
+    "ivf": _Chunks(32, 12, slice(0, 4), "little"),
     "matroska": _check_matroska,
     "mov": _check_fragments,
     "mp3": _check_mp3,
     "mpegts": _check_transport,
+    "mxf": _check_mxf,
     "ogg": _check_ogg_end,
+    "voc": _check_voc,
+    "w64": _Chunks(40, 24, slice(16, 24), "little", counts_head=True, align=8),
     "wav": _check_riff,
 }
