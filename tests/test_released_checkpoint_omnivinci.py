@@ -265,9 +265,9 @@ class TestDamage:
             OmniVinciForConditionalGeneration.from_pretrained(folder)
 
     def test_a_config_of_other_sizes_names_the_tensors(self, damaged):
-        values = json.loads((damaged / "config.json").read_text())
-        values["llm_cfg"]["vocab_size"] = 500
-        (damaged / "config.json").write_text(json.dumps(values))
+        values = json.loads((damaged / "llm" / "config.json").read_text())
+        values["vocab_size"] = 500
+        (damaged / "llm" / "config.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"misshapen: lm_head.weight is \(480, 64\), expected \(500, 64\)"):
             OmniVinciForConditionalGeneration.from_pretrained(damaged)
 

@@ -1,12 +1,14 @@
 import copy
 import json
+import shutil
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from omnivinci_hf import OmniVinciConfig
 from omnivinci_hf.checkpoints.tiny import SPECIAL_TOKENS, TOKENIZER_VOCAB_SIZE, write_tiny_checkpoint
 from omnivinci_hf.released_config_omnivinci import (
+    COMPONENTS,
     is_released_config,
     load_released_tokenizer,
     map_released_config,
@@ -44,6 +46,22 @@ def patched(values, patch):
 def mapped(released, **patch):
     """The config of the patched file, built, so that its checks have run."""
     return OmniVinciConfig(**map_released_config(patched(released, patch)))
+
+
+@pytest.mark.parametrize("text", [str, lambda number: f"{number}.0"])
+def test_numbers_may_be_strings(released, text):
+    encoder = {"embed_time": "True", "period_fix": "True", "time_embed_type": "pixel"}
+    words = {"s2_resize_output_to_scale_idx": text(1), "max_tiles": text(20)}
+    words["video_encoder"] = {**encoder, "max_time": text(3600), "trope_dim": text(32)}
+    config = mapped(released, interleaved_video_segment_duration=text(15), **words)
+    assert (config.s2_output_scale_index, config.max_tiles, config.group_duration_sec) == (1, 20, 15)
+    assert (config.video_time_embedding.max_time, config.video_time_embedding.dim) == (3600, 32)
+
+
+def test_keys_that_are_absent_have_the_defaults_of_the_released_code(released):
+    groups = ("interleaved_vis_aud_in_video", "interleaved_video_segment_duration")
+    kept = {name: value for name, value in released.items() if name not in groups}
+    assert OmniVinciConfig(**map_released_config(kept)).group_duration_sec == 30
 
 
 def test_only_the_released_model_type_counts():
@@ -256,7 +274,7 @@ class TestTimeEmbedding:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("value", [None, {}, "sound_tower"])
+    @pytest.mark.parametrize("value", [None, {}, ""])
     def test_checkpoint_without_description_of_the_sound_tower(self, released, value):
         message = r"VILA checkpoint \(`model_type`='vila'\) without sound_tower: only the omni-modal one"
         with pytest.raises(ValueError, match=message):
@@ -307,8 +325,61 @@ class TestProcessorOptions:
     def test_frame_rate_is_set_when_it_is_not_zero(self, released):
         assert map_released_processor_options({**released, "fps": 2})["fps"] == 2.0
 
-    def test_absent_options_stay_absent(self):
-        assert map_released_processor_options({"audio_chunk_length": None, "num_video_frames": None}) == {}
+    @pytest.mark.parametrize("fps", [0, "0", "0.0", None, "None"])
+    def test_frame_rate_of_zero_is_none(self, released, fps):
+        assert "fps" not in map_released_processor_options({**released, "fps": fps})
+
+    def test_numbers_may_be_strings(self, released):
+        strings = {"fps": "2", "num_video_frames": "8", "audio_sampling_rate": "16000", "audio_hop_length": "160"}
+        numbers = {"fps": 2, "num_video_frames": 8, "audio_sampling_rate": 16000, "audio_hop_length": 160}
+        options = [map_released_processor_options({**released, **values}) for values in (strings, numbers)]
+        assert options[0] == options[1] and type(options[0]["num_frames"]) is int
+
+    def test_absent_options_have_the_defaults_of_the_released_code(self):
+        assert map_released_processor_options({}) == {
+            "load_audio_from_video": True,
+            "sampling_rate": 16000,
+            "hop_length": 60,
+            "max_audio_sec": 120,
+        }
+
+    def test_options_that_are_null_stay_absent(self):
+        names = ("load_audio_in_video", "num_video_frames", "audio_chunk_length", "audio_hop_length")
+        assert map_released_processor_options(dict.fromkeys(names)) == {"sampling_rate": 16000}
+
+
+class TestComponents:
+    @pytest.fixture
+    def other_folder(self, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "copy")
+        return tmp_path / "copy"
+
+    @pytest.mark.parametrize("kind", ["name", "path", "stale"])
+    def test_the_component_s_own_folder_rules(self, released, folder, kind):
+        layers = released["llm_cfg"]["num_hidden_layers"]
+        for name in COMPONENTS:
+            stale = {**released[f"{name}_cfg"], "num_hidden_layers": 7}
+            copies = {"name": name, "path": {"_name_or_path": f"somewhere/{name}"}, "stale": stale}
+            released[f"{name}_cfg"] = copies[kind]
+        config = OmniVinciConfig(**map_released_config(released, str(folder)))
+        assert config.text_config.num_hidden_layers == layers
+
+    def test_the_copy_stands_in_for_a_folder_without_config(self, released, other_folder):
+        (other_folder / "vision_tower" / "config.json").unlink()
+        released["vision_tower_cfg"]["num_hidden_layers"] = 5
+        assert map_released_config(released, str(other_folder))["vision_config"]["num_hidden_layers"] == 5
+
+    @pytest.mark.parametrize("copied", ["sound_tower", {"_name_or_path": "somewhere"}])
+    def test_neither_folder_nor_copy(self, released, other_folder, copied):
+        (other_folder / "sound_tower" / "config.json").unlink()
+        for source in (str(other_folder), None):
+            with pytest.raises(ValueError, match="does not describe sound_tower: there is no sound_tower/config.json"):
+                map_released_config({**released, "sound_tower_cfg": copied}, source)
+
+    def test_a_model_loads_whose_main_file_only_names_folders(self, released, other_folder):
+        released.update({f"{name}_cfg": name for name in COMPONENTS})
+        (other_folder / "config.json").write_text(json.dumps(released), encoding="utf-8")
+        assert AutoConfig.from_pretrained(other_folder).audio_config.num_mel_bins == 128
 
 
 class TestTokenizer:

@@ -1,12 +1,35 @@
-"""How much of a medium is taken before it is refused, and the error that refuses."""
+"""How much of a medium is taken before it is refused, and the error that refuses; imports nothing heavy."""
 
 import math
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
 class MediaError(ValueError):
     """A medium that cannot be used; says which one, what is wrong with it and what to do."""
+
+
+def file_size(name: str, path: str) -> int:
+    """Bytes of the one regular file at `path`; `name` is what errors call it.
+
+    Raises:
+        MediaError: when there is no such file, or nothing in it.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError(f"{name} does not exist; check the path.") from error
+    except (OSError, ValueError) as error:  # no permission, too long, null byte
+        raise MediaError(f"{name} cannot be looked up ({error}); check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"{name} is a directory; give the path of one file.")
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{name} is not a regular file (a pipe?); save it as a file first.")
+    if status.st_size == 0:
+        raise MediaError(f"{name} is an empty file; get it again.")
+    return status.st_size
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import base64
 import io
 import os
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from transformers.utils import logging
 from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
 from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS
-from .media_limits_omnivinci import MediaError
+from .media_limits_omnivinci import MediaError, file_size
 from .media_reading_omnivinci import ReadOptions, collect_bytes
 from .media_streams_omnivinci import choose_stream
 from .media_structure_omnivinci import find_damage, has_lost_ogg_pages
@@ -98,19 +97,8 @@ class MediaSource:
             )
         if _URL.match(path):
             raise MediaError(f"{name}: URLs are not fetched; download the file first and give its path.")
-        try:
-            status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise MediaError(f"{name} does not exist; check the path.") from error
-        except (OSError, ValueError) as error:  # no permission, too long, null byte
-            raise MediaError(f"{name} cannot be looked up ({error}); check the path.") from error
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError(f"{name} is a directory; give the path of one file.")
-        if not stat.S_ISREG(status.st_mode):
-            raise MediaError(f"{name} is not a regular file (a pipe?); save it as a file first.")
-        if status.st_size == 0:
-            raise MediaError(f"{name} is an empty file; get it again.")
-        reading.media_limits.check(name, "max_file_bytes", status.st_size, "bytes")
+        size = file_size(name, path)
+        reading.media_limits.check(name, "max_file_bytes", size, "bytes")
         return cls(name, reading, path=os.path.abspath(path))
 
     @contextmanager

@@ -6,7 +6,7 @@ encoder descriptions, one folder per component. This file is the only one that k
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
@@ -28,24 +28,43 @@ def flag(value: Any) -> bool:
     raise ValueError(f"Expected a boolean in the released config, got {value!r}.")
 
 
+def number(value: Any) -> float | None:
+    """A number, or the string that a released file holds in its place; None for "None" too."""
+    return float(value) if isinstance(value, str) and value not in ("None", "") else _none(value)
+
+
+def whole(value: Any) -> int | None:
+    value = number(value)
+    return None if value is None else int(value)
+
+
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 
 # released name -> name in OmniVinciConfig, where the value needs nothing but its type mended
 CONFIG_NAMES = {
-    "mm_vision_select_layer": ("vision_feature_layer", int),
-    "s2_resize_output_to_scale_idx": ("s2_output_scale_index", int),
-    "max_tiles": ("max_tiles", int),
+    "mm_vision_select_layer": ("vision_feature_layer", whole),
+    "s2_resize_output_to_scale_idx": ("s2_output_scale_index", whole),
+    "max_tiles": ("max_tiles", whole),
     "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", flag),
     "torch_dtype": ("dtype", str),
 }
 # released name -> option of OmniVinciProcessor
 PROCESSOR_NAMES = {
     "load_audio_in_video": ("load_audio_from_video", flag),
-    "num_video_frames": ("num_frames", int),
-    "audio_sampling_rate": ("sampling_rate", int),
-    "audio_hop_length": ("hop_length", int),
+    "num_video_frames": ("num_frames", whole),
+    "audio_sampling_rate": ("sampling_rate", whole),
+    "audio_hop_length": ("hop_length", whole),
+}
+# what the released code takes where the file lacks the key
+RELEASED_DEFAULTS = {
+    "interleaved_vis_aud_in_video": True,
+    "interleaved_video_segment_duration": 30,
+    "load_audio_in_video": True,
+    "audio_sampling_rate": 16000,
+    "audio_hop_length": 60,
+    "audio_chunk_length": 120,
 }
 # (encoder description, its key) -> key of `boundary_tokens`, and what the released code takes when the key is absent
 BOUNDARY_NAMES = {
@@ -68,22 +87,24 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
 
     Args:
         released: the parsed file.
-        name_or_path: folder or hub id of the checkpoint; the placeholder ids are read from its tokenizer. Without it
-            the ids keep their defaults.
+        name_or_path: folder or hub id of the checkpoint. Each component is read from its own folder, as the released
+            code does; its copy in `released`, which may be stale, a path or a name, stands in where that has no
+            config. The placeholder ids are read from the tokenizer, and keep their defaults without `name_or_path`.
 
     Raises:
         ValueError: for another VILA checkpoint, or a mode that this package does not have.
     """
-    components = {name: _component(released, name) for name in COMPONENTS}
-    missing = [name for name, config in components.items() if config is None]
+    missing = [name for name in COMPONENTS if not released.get(f"{name}_cfg")]
     if missing:
         raise ValueError(
             f"This is a VILA checkpoint (`model_type`={RELEASED_MODEL_TYPE!r}) without {' and '.join(missing)}: "
             "only the omni-modal one, nvidia/omnivinci, can be loaded. Use NVIDIA's VILA code for the others."
         )
+    released = {**RELEASED_DEFAULTS, **released}
+    components = {name: _component(released, name, name_or_path, hub_options) for name in COMPONENTS}
     _refuse_unknown_modes(released, components)
 
-    config = {new: kind(released[old]) for old, (new, kind) in CONFIG_NAMES.items() if released.get(old) is not None}
+    config = _renamed(released, CONFIG_NAMES)
     if "dtype" in config:
         config["dtype"] = config["dtype"].removeprefix("torch.")
     config["vision_config"] = _clean(components["vision_tower"])
@@ -100,8 +121,8 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
     config["boundary_tokens"] = {
         new: _none(encoders[encoder].get(key, default)) for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
     }
-    interleaved = flag(released.get("interleaved_vis_aud_in_video", True))
-    config["group_duration_sec"] = released.get("interleaved_video_segment_duration", 30) if interleaved else None
+    interleaved = flag(released["interleaved_vis_aud_in_video"])
+    config["group_duration_sec"] = number(released["interleaved_video_segment_duration"]) if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
     if released.get("quantization_config") is not None:
         config["quantization_config"] = released["quantization_config"]
@@ -126,12 +147,11 @@ def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
     Returns `load_audio_from_video`, `num_frames`, `fps`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no
     limit), as far as they are set.
     """
-    options = {
-        new: kind(released[old]) for old, (new, kind) in PROCESSOR_NAMES.items() if released.get(old) is not None
-    }
-    if released.get("fps"):
-        options["fps"] = float(released["fps"])
-    limit = released.get("audio_chunk_length")
+    released = {**RELEASED_DEFAULTS, **released}
+    options = _renamed(released, PROCESSOR_NAMES)
+    if fps := number(released.get("fps")):
+        options["fps"] = float(fps)
+    limit = _none(released["audio_chunk_length"])
     if limit is not None:
         # "max" keeps the whole sound; "max_N" and a bare number keep its first N seconds
         limit = str(limit).removeprefix("max").removeprefix("_")
@@ -155,7 +175,8 @@ def map_bare_config(released: dict[str, Any], name_or_path: str | None, commit: 
     hub_options = {}
     if name_or_path and not os.path.isdir(name_or_path):
         hub_options["revision"] = commit
-        if commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str):
+        elsewhere = commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str)
+        if elsewhere and all(_is_described(released, name) for name in COMPONENTS):
             return map_released_config(released)  # it lies in another cache, so nothing is put into this one
     try:
         return map_released_config(released, name_or_path, **hub_options)
@@ -183,9 +204,29 @@ def load_released_tokenizer(name_or_path: str, **hub_options):
     return tokenizer
 
 
-def _component(released: dict[str, Any], name: str) -> dict[str, Any] | None:
-    config = released.get(f"{name}_cfg")
-    return config if isinstance(config, dict) and config else None
+def _component(
+    released: dict[str, Any], name: str, name_or_path: str | None, hub_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    if name_or_path and (file := component_file(name_or_path, name, "config.json", hub_options)):
+        with open(file, encoding="utf-8") as stream:
+            return json.load(stream)
+    if not _is_described(released, name):
+        raise ValueError(
+            f"{name_or_path or 'The released config'} does not describe {name}: there is no {name}/config.json, and "
+            f"`{name}_cfg` is only {released[f'{name}_cfg']!r}. Get the whole checkpoint, and load it by its folder."
+        )
+    return released[f"{name}_cfg"]
+
+
+def _is_described(released: dict[str, Any], name: str) -> bool:
+    """Whether the main file holds a component's options, not only where they once lay."""
+    copy = released.get(f"{name}_cfg")
+    return isinstance(copy, dict) and bool(copy.keys() - {"_name_or_path"})
+
+
+def _renamed(released: dict[str, Any], names: Mapping[str, tuple[str, Callable]]) -> dict[str, Any]:
+    values = {new: kind(released[old]) for old, (new, kind) in names.items() if released.get(old) is not None}
+    return {new: value for new, value in values.items() if value is not None}
 
 
 def _refuse_unknown_modes(released: dict[str, Any], components: dict[str, dict]) -> None:
@@ -230,13 +271,13 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) ->
     else:
         # only the string "True" is true in the released code
         kind += "_periodic" if period_fix == "True" else "_seconds"
-    dim = encoder.get("trope_dim")
+    dim = whole(encoder.get("trope_dim"))
     if dim is None:
         dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
-    config = {"type": kind, "dim": dim, "max_time": encoder.get("max_time")}
+    config = {"type": kind, "dim": dim, "max_time": number(encoder.get("max_time"))}
     if kind.startswith("lang") and config["max_time"] is None:
         # otherwise the released code takes its base from `max_time`
-        config["theta"] = encoder.get("trope_theta", 50000 if modality == "video" else 10000)
+        config["theta"] = number(encoder.get("trope_theta", 50000 if modality == "video" else 10000))
     return config
 
 

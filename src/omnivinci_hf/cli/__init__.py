@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from .arguments import parse_arguments
+from .files import check_files
 
 
 EXIT_BAD_INPUT = 2
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # where it is installed, it reports the optional kernels that it lacks as soon as anything imports it
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         with _terminated_as_exception():
+            check_files(arguments)
             # everything heavy is imported here, after the arguments were found good
             from . import commands
 

@@ -22,6 +22,7 @@ from ..inspection import RELEASED_LAYOUT, format_report, inspect_media, released
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 from ..released_config_omnivinci import component_file
+from .files import check_folder
 
 
 EXIT_BAD_ROWS = 1
@@ -93,8 +94,7 @@ def check_model(name: str) -> Adapted | None:
         OSError: when there is none, or not the model that an adapter belongs to.
         ValueError: when it is an adapter, and peft is not installed.
     """
-    if not os.path.isdir(name) and (os.path.isabs(name) or name.startswith(".") or name.count("/") > 1):
-        raise FileNotFoundError(f"{name} does not exist; give the folder of a checkpoint, or a Hub id.")
+    check_folder(name)
     if "HF_HUB_VERBOSITY" not in os.environ:
         hub_logging.set_verbosity_error()  # it reports every attempt to connect; the error at the end says it all
     if component_file(name, "", CONFIG_NAME, {}) is not None:
