@@ -57,11 +57,10 @@ class OmniVinciDataCollator:
             window of silence that nothing attends to. Data-parallel processes wait for each other's gradients, and
             those that share out weights for each other's calls: all must run all parts of the model, equally often.
         on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
-            skipped, it is logged and counted in `num_skipped`; a batch that is left without rows has no labels and
-            costs nothing.
-        only_needed_logits (`bool`, defaults to True): let the model compute logits only where there are labels, which
-            saves most of the memory where media are long. Metrics that compare logits with `labels` position by
-            position need False.
+            skipped, it is logged and counted in `num_skipped`; a row without words or labels, which costs nothing,
+            stays in its place, so that every batch has as many rows as others wait for.
+        only_needed_logits (`bool`, defaults to True): let the model, in training, compute logits only where there are
+            labels, which saves most of the memory where media are long. Metrics see all logits whatever is chosen.
         media_root (`str`, *optional*): where relative paths of media begin, of rows that `load_rows` did not read.
         processor_options: options of a call of the processor, such as `num_frames`, `fps` or `max_audio_sec`.
 
@@ -118,10 +117,9 @@ class OmniVinciDataCollator:
         `(batch_size, 1, length, length)`; `only_needed_logits`; and the media of all rows, as the processor returns
         them.
         """
-        encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
-        if not encoded:
-            nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
-            encoded = [join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})]
+        nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
+        stand_in = join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})
+        encoded = [self._encode_or_skip(row) or stand_in for row in rows]
         present = set().union(*(row.media for row in encoded))
         dummies = [row for name, row in self.dummies.items() if name not in present]
         media = {}
