@@ -187,6 +187,16 @@ def test_pairs_are_always_named_so_that_all_processes_align(collator):
     assert batch["video_has_audio"].tolist() == [False] and batch["audio_from_video"].tolist() == [False]
 
 
+@pytest.mark.parametrize("others", [[], [("Is the bell heard?", "yes")] * 9])
+def test_a_row_must_fit_into_the_context(loaded, others):
+    """Its longest conversation must: what others share with it stands there once."""
+    long = branched("image", [("What is heard?", "red circle bell"), *others])
+    length = 1 + int(OmniVinciDataCollator(loaded[1]).encode(long).positions.max())
+    assert OmniVinciDataCollator(loaded[1], context_length=length)([long])
+    with pytest.raises(RowError, match=f"image-0.* {length} tokens, but .* room for {length - 1}"):
+        OmniVinciDataCollator(loaded[1], context_length=length - 1)([long])
+
+
 # -- bad rows ---------------------------------------------------------------------------------------------------------
 
 BAD = [

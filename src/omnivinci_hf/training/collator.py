@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
+from ..checks_omnivinci import check_context
 from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..processing_omnivinci import TEXT_OPTIONS, OmniVinciProcessor
 from .data import RowError, normalize_row
@@ -47,6 +48,8 @@ class OmniVinciDataCollator:
 
     Args:
         processor ([`OmniVinciProcessor`]): its chat template must mark the assistant's words (`{% generation %}`).
+        context_length (`int`, *optional*): a row, or one of its conversations, with more tokens than that counts as
+            bad; the model's `max_position_embeddings`, which refuses it, too.
         max_length (`int`, *optional*): words that make a row, or one of its conversations, longer are cut off at its
             end. A row whose media alone are
             longer, or that would lose all its labels, counts as bad.
@@ -73,6 +76,7 @@ class OmniVinciDataCollator:
         processor: OmniVinciProcessor,
         *,
         max_length: int | None = None,
+        context_length: int | None = None,
         packing: bool = False,
         dummy_media: bool = True,
         on_error: str = "raise",
@@ -91,6 +95,7 @@ class OmniVinciDataCollator:
             raise ValueError("The tokenizer has no `pad_token`, which batches need: set one.")
         self.processor = processor
         self.max_length = max_length
+        self.context_length = context_length
         self.packing = packing
         self.on_error = on_error
         self.only_needed_logits = only_needed_logits
@@ -174,7 +179,13 @@ class OmniVinciDataCollator:
         numbers = range(1, len(branches) + 1) if others else [0]
         parts = [(words, marks, number) for (words, marks), number in zip(branches, numbers, strict=True)]
         media = {name: inputs[name] for name in MEDIA if name in inputs}
-        return join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+        encoded = join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+        if self.context_length is not None:
+            try:
+                check_context(int(encoded.positions.max()) + 1, self.context_length)
+            except ValueError as error:
+                raise RowError(str(error)) from None
+        return encoded
 
     def _explain_no_label(self) -> str:
         template = self.processor.chat_template
