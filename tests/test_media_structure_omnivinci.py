@@ -146,6 +146,66 @@ def test_fragments_of_mp4():
         assert check(box(b"moov") + rest) is None  # in one piece: the index tells what is missing
 
 
+@pytest.mark.parametrize("index", [b"", b"mfra"])
+@pytest.mark.parametrize(
+    "trailer", [b"SEFHk\0\0\0k\0\0\0SEFT", b"made by a camera, 2026", bytes([0, 0, 9, 9, 200, 1, 2, 3, 4])]
+)
+def test_trailers_behind_fragments(index, trailer, tmp_path, warnings):
+    options = {"movflags": "frag_keyframe+empty_moov" + ("" if index else "+skip_trailer")}
+    data = clip(tmp_path, "clip.mp4", options=options)
+    assert (b"mfra" in data) == bool(index)
+    assert load_video(data + trailer).total_frames == 50 and not warnings
+    place = data.index(b"moof", len(data) // 2)
+    with pytest.raises(MediaError, match="is damaged at byte|is cut short|does not decode"):
+        load_video(data[: place - 4] + trailer + data[place - 4 :])  # in the middle it is none
+
+
+def test_a_duration_proves_nothing_where_the_structure_is_whole(tmp_path, warnings):
+    """That of a clock, as of a screen recording that stands still at its end, or of the whole stream."""
+    data = bytearray(clip(tmp_path, "clip.mkv"))
+    place = data.index(bytes.fromhex("4489 88")) + 3
+    data[place : place + 8] = struct.pack(">d", 10_000.0)
+    assert load_video(bytes(data)).total_frames == 50
+    assert len(warnings) == 1 and re.search(r"may be cut short: its header promises [45].\d\d s more", warnings[0])
+    with pytest.raises(MediaError, match=r"is cut short: [789].\d\d s are missing"):
+        load_video(bytes(data[: len(data) // 2]))
+
+    data = bytearray(clip(tmp_path, "clip.flv"))
+    place = data.index(b"duration") + 9
+    data[place : place + 8] = struct.pack(">d", 3600.0)
+    assert load_video(bytes(data)).duration_sec == pytest.approx(5, abs=0.1)
+    assert len(warnings) == 2 and "may be cut short: its header promises 3594" in warnings[1]
+    with pytest.raises(MediaError, match="is cut short"):
+        load_video(bytes(data[: len(data) // 2]))
+
+
+def test_a_flac_file_with_the_length_of_a_longer_one(corpus, warnings):
+    """As programs leave it that copy a part; a file that was cut ends within a frame."""
+    data = bytearray(corpus["flac.flac"])
+    samples = int.from_bytes(data[21:26], "big")
+    data[21:26] = (samples + 96000).to_bytes(5, "big")
+    assert load_audio(bytes(data)).duration_sec == pytest.approx(1, abs=0.03)
+    assert len(warnings) == 1 and "may be cut short: its header promises 2.0" in warnings[0]
+    for missing in (1, 100, len(data) // 2):
+        with pytest.raises(MediaError, match="cut short"):
+            load_audio(bytes(data[:-missing]))
+
+
+@pytest.mark.parametrize("options", [{}, {"live": "1"}])
+def test_matroska_files_that_were_joined_are_told(options, tmp_path):
+    data = clip(tmp_path, "clip.mkv", options=options)
+    with pytest.raises(
+        MediaError, match=rf"is several recordings, the second one from byte {len(data)} on, whose times"
+    ):
+        load_video(data + data)
+
+
+def test_blocks_of_wavpack():
+    block = b"wvpk" + struct.pack("<I", 30) + bytes(30)
+    assert find_damage("wv", io.BytesIO(block * 3 + b"APETAGEX")) == (None, True)
+    assert find_damage("wv", io.BytesIO(block * 3 + block[:-5]))[0] == "is cut short: 5 bytes are missing at its end"
+
+
 def test_no_more_parts_are_looked_at_than_a_limit(monkeypatch, tmp_path, corpus):
     monkeypatch.setattr(media_structure_omnivinci, "MAX_PARTS", 5)
     mkv, flv = clip(tmp_path, "clip.mkv", options={"live": "1"}), clip(tmp_path, "clip.flv")

@@ -43,8 +43,7 @@ CONTAINERS = {
 }
 # Their headers have the duration, in place of an estimate from the size of the file.
 HAVE_DURATION = ("matroska", "flv", "flac", "au", "rm", "mxf", "wv", "tta", "ape", "tak", "mpc", "mpc8")
+# In these it proves nothing: recorders write what a clock says, or the length of the whole of which the file is a part.
+MAY_HAVE_WRONG_DURATION = ("matroska", "flv", "flac")
 # No format that runs other programs (EPS starts Ghostscript) or that opens other files.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
-# Of these, files of several frames are videos, and files of one frame are none.
-MOVING_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
-STILL_FORMATS = ("JPEG", "BMP", "TIFF", "JPEG2000")

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
-from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS
+from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS, MAY_HAVE_WRONG_DURATION
 from .media_limits_omnivinci import MediaError, file_size
 from .media_reading_omnivinci import ReadOptions, collect_bytes
 from .media_streams_omnivinci import choose_stream
@@ -147,28 +147,27 @@ class MediaSource:
 
         Returns False if packets may be missing in the middle.
         """
-        names, what, is_certain = container.format.name, None, True
-        if names.startswith(("mov", "avi")):  # the index lists every packet
+        name, missing = container.format.name, 0
+        if name.startswith(("mov", "avi")):  # the index lists every packet
             promised = sum(entry.size > 0 for entry in stream.index_entries)
-            if packets.count < promised:
-                what = f"is cut short: {promised - packets.count} of {promised} {stream.type} packets are missing"
-        elif names.startswith(HAVE_DURATION):
-            lost = (container.duration or 0) / av.time_base - packets.end_sec
-            if lost > END_TOLERANCE_SEC:
-                what = f"is cut short: {lost:.2f} s are missing"
-        if what is None:
-            with self.open() as file:
-                what, is_certain = find_damage(names, file)
+            missing = max(0, promised - packets.count)
+        if missing:
+            what, is_certain = f"is cut short: {missing} of {promised} {stream.type} packets are missing", True
+        else:
+            with self._open() as file:
+                what, is_certain = find_damage(name, file)
+        has_duration = name.startswith(HAVE_DURATION) and container.duration
+        lost_sec = container.duration / av.time_base - packets.end_sec if has_duration else 0.0
+        if lost_sec > END_TOLERANCE_SEC:
+            if what is None and name.startswith(MAY_HAVE_WRONG_DURATION):
+                what, is_certain = f"may be cut short: its header promises {lost_sec:.2f} s more", False
+            elif what is None or (is_certain and "cut short" in what):
+                what, is_certain = f"is cut short: {lost_sec:.2f} s are missing", True
         if what is not None:
             (self.report if is_certain else self.note)(what)
         return what is None or "damaged" not in what
 
-    @property
-    def path_or_file(self) -> str | io.BytesIO:
-        """For Pillow, which closes what it has opened itself."""
-        return io.BytesIO(self.data) if self.path is None else self.path
-
-    def open(self) -> BinaryIO:
+    def _open(self) -> BinaryIO:
         return io.BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
     @cached_property
@@ -184,7 +183,7 @@ class MediaSource:
 
     @cached_property
     def has_lost_ogg_pages(self) -> bool:
-        with self.open() as file:
+        with self._open() as file:
             return has_lost_ogg_pages(file)
 
     def log_damage(self) -> None:
@@ -308,19 +307,12 @@ def load_image(source, **reading) -> Image.Image:
     if not isinstance(source, Image.Image):
         source = MediaSource.of("image", source, reading)
         name, image = source.name, None
-    with pillow_errors(name):
-        image = image or _open_image(source)
+    try:
+        image = image or Image.open(source.path or io.BytesIO(source.data), formats=IMAGE_FORMATS)
         check_pixels(name, *image.size, reading)
         # Pillow has 16 bits of these as whole numbers, and of others whatever the numbers are
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
         return _to_rgb(name, ImageOps.exif_transpose(image), is_deep)
-
-
-@contextmanager
-def pillow_errors(name: str) -> Iterator[None]:
-    """Pillow's errors about a medium become `MediaError`."""
-    try:
-        yield
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -329,35 +321,6 @@ def pillow_errors(name: str) -> Iterator[None]:
         raise MediaError(f"{name} is too large ({error}); make it smaller, or raise Image.MAX_IMAGE_PIXELS.") from error
     except PILLOW_ERRORS as error:
         raise MediaError(f"{name} cannot be decoded ({error}); it is damaged or cut short.") from error
-
-
-def _open_image(source: MediaSource) -> Image.Image:
-    try:
-        image = Image.open(source.path_or_file, formats=IMAGE_FORMATS)
-    except Image.UnidentifiedImageError:
-        with source.open() as file:
-            if file.read(8)[4:] != b"ftyp":
-                raise
-        image = _open_heif(source)
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: smaller copies, depth, light
-        logger.warning(
-            f"{source.name} holds several pictures, of which the first is taken. If it is an animation, give it as a "
-            "video for all of its frames."
-        )
-    return image
-
-
-def _open_heif(source: MediaSource) -> Image.Image:
-    """Photos of phones; FFmpeg knows no more of them than the tiles that they are made of."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise MediaError(
-            f"{source.name} is of no known image format; if it is a HEIC photo, install pillow-heif, or convert it to "
-            "JPEG."
-        ) from error
-    register_heif_opener()
-    return Image.open(source.path_or_file, formats=("HEIF",))
 
 
 def _to_rgb(name: str, image: Image.Image, is_deep: bool) -> Image.Image:

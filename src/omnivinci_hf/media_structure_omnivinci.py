@@ -3,27 +3,33 @@
 import os
 import re
 import zlib
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO
+
+from .media_chunks_omnivinci import NO_END, check_chunks
 
 
 MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
 OGG_PAGE = b"OggS\0"  # each begins so
 OGG_PAGE_BYTES = 65307  # at most
 ID3V1_BYTES = 128
-NO_END = "has no mark of its end, so it may be cut short"
 
 _MP3_COUNTS = re.compile(rb"(?:Xing|Info)\0\0\0(.)....(....)", re.DOTALL)  # which there are, of frames, of bytes
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
-_SEGMENT, _CLUSTER = bytes.fromhex("18538067"), bytes.fromhex("1f43b675")
+_HEADER, _SEGMENT, _CLUSTER = map(bytes.fromhex, ("1a45dfa3", "18538067", "1f43b675"))
 # What a Matroska file may consist of, outside of the elements that are skipped as a whole (RFC 9559).
 _ELEMENTS = {
-    *(_SEGMENT, _CLUSTER, *map(bytes.fromhex, ("1a45dfa3", "ec", "bf"))),
+    *(_HEADER, _SEGMENT, _CLUSTER, *map(bytes.fromhex, ("ec", "bf"))),
     *map(bytes.fromhex, ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469", "1043a770", "1254c367")),
     *map(bytes.fromhex, ("e7", "5854", "a7", "ab", "a3", "a0", "af")),
 }
 _MXF_KEY = bytes.fromhex("060e2b34")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+# What may follow on a fragment of an MP4 file (ISO 14496-12); of anything else there, no player knows.
+_AFTER_FRAGMENTS = {
+    *(b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"ssix", b"emsg", b"prft", b"free", b"skip", b"wide"),
+    *(b"uuid", b"udta", b"meta", b"moov"),
+}
 
 
 def find_damage(format_name: str, file: BinaryIO) -> tuple[str | None, bool]:
@@ -38,16 +44,6 @@ def _cut(missing: int) -> tuple[str | None, bool]:
 
 def _broken(place: int) -> tuple[str, bool]:
     return f"is damaged at byte {place}: what is there is no part of such a file", True
-
-
-def _check_riff(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """AVI and WAV have their size in the header. Recorders that cannot go back there leave 0 or a very large number."""
-    file.seek(0)
-    head = file.read(28)
-    if head[:4] == b"RF64" and head[12:16] == b"ds64":
-        return _cut(int.from_bytes(head[20:28], "little") + 8 - size)
-    promised = int.from_bytes(head[4:8], "little")
-    return _cut(promised + 8 - size if head[:4] == b"RIFF" and promised < 0x7FFFF000 else 0)
 
 
 def _check_transport(file: BinaryIO, size: int) -> tuple[str | None, bool]:
@@ -84,11 +80,29 @@ def _check_mp3(file: BinaryIO, size: int) -> tuple[str | None, bool]:
 
 
 def _check_asf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """The object with the packets is what counts, the size of the whole file is often wrong."""
     file.seek(0)
     head = file.read(1 << 16)
     properties = head[head.find(_ASF_PROPERTIES) :][:92]
     is_broadcast = len(properties) < 92 or properties[88] & 1
-    return _cut(0 if is_broadcast else int.from_bytes(properties[40:48], "little") - size)
+    data_start = int.from_bytes(head[16:24], "little")
+    file.seek(data_start)
+    data_head = file.read(24)
+    data_end = data_start + int.from_bytes(data_head[16:], "little")
+    is_whole = len(data_head) == 24 and data_head[:16] == _ASF_DATA and data_end <= size
+    return _cut(0 if is_broadcast or is_whole else int.from_bytes(properties[40:48], "little") - size)
+
+
+def _check_wavpack(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Blocks follow on each other; behind them there may be a tag."""
+    place = 0
+    for _ in range(MAX_PARTS):
+        file.seek(place)
+        head = file.read(8)
+        if head[:4] != b"wvpk":
+            break
+        place += 8 + int.from_bytes(head[4:], "little")
+    return _cut(place - size)
 
 
 def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
@@ -107,6 +121,9 @@ def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
         bits = (1 << 7 * width) - 1
         length = int.from_bytes(head[len(name) :][:width], "big") & bits
         is_open = length == bits  # where it ends was not known when it was written
+        if name == _HEADER and place:
+            end = place
+            break
         place += len(name) + width
         if name == _SEGMENT:
             end = cluster_end = size if is_open else place + length
@@ -120,6 +137,9 @@ def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
             if place > cluster_end and cluster_end < size:
                 return _broken(cluster_end)
             cluster_end = end
+    file.seek(end)
+    if end < size and file.read(4) == _HEADER:
+        return f"is several recordings, the second one from byte {end} on, whose times overlap", True
     return _cut(max(place, end) - size)
 
 
@@ -138,8 +158,11 @@ def _check_flash(file: BinaryIO, size: int) -> tuple[str | None, bool]:
 
 
 def _check_fragments(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Of an MP4 file in one piece the index lists every packet; fragments that FFmpeg does not find are not missed."""
-    place, has_fragments = 0, False
+    """Of an MP4 file in one piece the index lists every packet; fragments that FFmpeg does not find are not missed.
+
+    Makers of cameras and phones put trailers of their own behind the last fragment.
+    """
+    place, kinds = 0, [b""]
     for _ in range(MAX_PARTS):
         if place >= size:
             break
@@ -147,11 +170,26 @@ def _check_fragments(file: BinaryIO, size: int) -> tuple[str | None, bool]:
         head = file.read(16)
         length, kind = int.from_bytes(head[:4], "big"), head[4:8]
         length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place  # 0: to the end
-        if length < 8 or kind == bytes(4):
-            return _broken(place) if has_fragments else (None, True)
-        has_fragments |= kind == b"moof"
+        if b"moof" not in kinds:
+            if length < 8 or kind == bytes(4):
+                return None, True
+        elif kind not in _AFTER_FRAGMENTS or length < 8:
+            is_end = b"mfra" in kinds or (kinds[-1] == b"mdat" and any(head[4:8]) and kind not in _AFTER_FRAGMENTS)
+            return (None, True) if is_end and not _holds(file, place, b"moof") else _broken(place)
+        kinds.append(kind)
         place += length
-    return _cut(place - size if has_fragments else 0)
+    return _cut(place - size if b"moof" in kinds else 0)
+
+
+def _holds(file: BinaryIO, place: int, mark: bytes) -> bool:
+    """Whether a mark stands somewhere behind a place."""
+    file.seek(place)
+    part = b""
+    while more := file.read(1 << 20):
+        part = part[-len(mark) :] + more
+        if mark in part:
+            return True
+    return False
 
 
 def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
@@ -180,32 +218,12 @@ def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return None, True
 
 
-@dataclass(frozen=True)
-class _Chunks:
-    """Checks files that are a list of chunks, each with its length in its head, from the `first` on."""
-
-    first: int
-    head_bytes: int
-    length: slice  # of the head
-    byteorder: Literal["big", "little"]
-    counts_head: bool = False
-    align: int = 1
-
-    def __call__(self, file: BinaryIO, size: int) -> tuple[str | None, bool]:
-        place = self.first
-        for _ in range(MAX_PARTS):
-            file.seek(place)
-            head = file.read(self.head_bytes)
-            if len(head) < self.head_bytes:
-                break
-            length = int.from_bytes(head[self.length], self.byteorder) - self.counts_head * self.head_bytes
-            if not 0 <= length < 1 << 8 * len(head[self.length]) - 1:  # streams leave all ones, or a negative one
-                return NO_END, False
-            place = place + self.head_bytes + length
-            if place > size:
-                return _cut(place - size)
-            place += -place % self.align
-        return None, True
+def _check_ivf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    place = 32
+    while place < size:
+        file.seek(place)
+        place += 12 + int.from_bytes(file.read(4), "little")
+    return _cut(place - size)
 
 
 def _check_mxf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
@@ -269,14 +287,15 @@ def has_lost_ogg_pages(file: BinaryIO) -> bool:
 
 
 _CHECKS = {
-    "aiff": _Chunks(12, 8, slice(4, 8), "big", align=2),
+    "aiff": check_chunks,
     "asf": _check_asf,
-    "avi": _check_riff,
-    "caf": _Chunks(8, 12, slice(4, 12), "big"),
+    "au": check_chunks,
+    "avi": check_chunks,
+    "caf": check_chunks,
     "dv": _check_dv,
     "flv": _check_flash,
     "gif": _check_gif,
-    "ivf": _Chunks(32, 12, slice(0, 4), "little"),
+    "ivf": _check_ivf,
     "matroska": _check_matroska,
     "mov": _check_fragments,
     "mp3": _check_mp3,
@@ -284,6 +303,7 @@ _CHECKS = {
     "mxf": _check_mxf,
     "ogg": _check_ogg_end,
     "voc": _check_voc,
-    "w64": _Chunks(40, 24, slice(16, 24), "little", counts_head=True, align=8),
-    "wav": _check_riff,
+    "w64": check_chunks,
+    "wav": check_chunks,
+    "wv": _check_wavpack,
 }
