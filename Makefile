@@ -2,7 +2,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
-.PHONY: help env demo small test test-slow test-lowest style check
+.PHONY: help env demo small test test-slow test-lowest test-newest style check
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test         run the tests; PYTEST_ARGS='-k name' selects some"
 	@echo "make test-slow    run the tests marked slow"
 	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"
+	@echo "make test-newest  run the core tests in .venv-newest, with the newest published versions of everything"
 	@echo "make style        format the code and mend what ruff can mend"
 	@echo "make check        check format and lint, changing nothing"
 
@@ -41,6 +42,21 @@ test-slow: .venv/.installed
 
 test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/pytest $(PYTEST_ARGS)
+
+# What a new version of a dependency can break; all tests with CORE_TESTS=tests.
+CORE_TESTS ?= $(addprefix tests/test_,$(addsuffix .py,registration tested_versions packaging auto_classes common_model \
+	configuration_omnivinci feature_extraction_omnivinci generation goldens media_omnivinci modeling_omnivinci peft \
+	pipeline_omnivinci processing_omnivinci quantization released_checkpoint_omnivinci training_collator \
+	training_trainer))
+
+# Renewed at each run. PyTorch alone stays as tested: the newest one comes with gigabytes for GPUs.
+test-newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP_INSTALL) $$(grep '^torch==' constraints.txt)
+	.venv-newest/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager $$(grep '^torch==' constraints.txt) \
+		-e '.[dev]'
+	.venv-newest/bin/python -m pip freeze --all --exclude-editable
+	.venv-newest/bin/pytest $(CORE_TESTS) $(PYTEST_ARGS)
 
 style: .venv/.installed
 	.venv/bin/ruff format

@@ -107,11 +107,12 @@ WAYS = {"reference": reference, "sequential": sequential, "ours": ours, "ours to
 def measure(way: str, path: str) -> None:
     """In a fresh process: imports first, then one run."""
     import av  # noqa: F401
+    import librosa.filters  # noqa: F401
     import soxr  # noqa: F401
     import torch  # noqa: F401
     from transformers import WhisperFeatureExtractor  # noqa: F401
 
-    import omnivinci_hf  # noqa: F401
+    from omnivinci_hf import OmniVinciFeatureExtractor, OmniVinciVideoProcessor, load_audio, load_video  # noqa: F401
 
     if way == "reference":
         import cv2  # noqa: F401

@@ -368,7 +368,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not is_matplotlib_available():
-        parser.error("The plot needs matplotlib: pip install 'omnivinci-hf[demo]'")
+        parser.error("The plot needs matplotlib: pip install matplotlib")
     for folder in (arguments.output, arguments.cards):
         folder.mkdir(parents=True, exist_ok=True)
     if arguments.one:

@@ -190,7 +190,7 @@ def test_plot_is_drawn_or_the_package_named(capsys, clip, tmp_path, monkeypatch)
         assert "plot.png" not in capsys.readouterr().out
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["inspect", clip, "--plot", str(tmp_path / "other.png")]) == 2
-    assert_one_line(capsys.readouterr().err, 'pip install "omnivinci-hf[demo]"')
+    assert_one_line(capsys.readouterr().err, "--plot needs matplotlib: pip install matplotlib")
 
 
 def test_convert_writes_a_checkpoint_that_answers(capsys, tiny, tmp_path):

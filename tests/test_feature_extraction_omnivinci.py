@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import WhisperFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
 
 from omnivinci_hf import OmniVinciFeatureExtractor, feature_extraction_omnivinci
 
@@ -202,3 +203,12 @@ def test_saving_keeps_every_option(tmp_path):
     OmniVinciFeatureExtractor(**options).save_pretrained(tmp_path)
     loaded = OmniVinciFeatureExtractor.from_pretrained(tmp_path)
     assert {name: getattr(loaded, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("sampling_rate", "n_fft", "num_filters"), [(16000, 400, 128), (16000, 400, 80), (22050, 512, 64)]
+)
+def test_mel_filters_are_those_of_whisper_to_the_bit(sampling_rate, n_fft, num_filters):
+    slaney = {"norm": "slaney", "mel_scale": "slaney", "sampling_rate": sampling_rate}
+    expected = mel_filter_bank(1 + n_fft // 2, num_filters, 0.0, sampling_rate / 2, **slaney).astype(np.float32)
+    assert np.array_equal(feature_extraction_omnivinci.mel_filters(sampling_rate, n_fft, num_filters), expected)

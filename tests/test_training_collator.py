@@ -187,6 +187,16 @@ def test_pairs_are_always_named_so_that_all_processes_align(collator):
     assert batch["video_has_audio"].tolist() == [False] and batch["audio_from_video"].tolist() == [False]
 
 
+@pytest.mark.parametrize("others", [[], [("Is the bell heard?", "yes")] * 9])
+def test_a_row_must_fit_into_the_context(loaded, others):
+    """Its longest conversation must: what others share with it stands there once."""
+    long = branched("image", [("What is heard?", "red circle bell"), *others])
+    length = 1 + int(OmniVinciDataCollator(loaded[1]).encode(long).positions.max())
+    assert OmniVinciDataCollator(loaded[1], context_length=length)([long])
+    with pytest.raises(RowError, match=f"image-0.* {length} tokens, but .* room for {length - 1}"):
+        OmniVinciDataCollator(loaded[1], context_length=length - 1)([long])
+
+
 # -- bad rows ---------------------------------------------------------------------------------------------------------
 
 BAD = [
@@ -213,19 +223,22 @@ def test_a_bad_row_stops_the_run_by_default(collator, bad, error, words):
 
 @pytest.mark.parametrize(("bad", "error", "words"), BAD)
 def test_a_bad_row_is_skipped_counted_and_told_of_on_request(loaded, bad, error, words, caplog):
-    collator = OmniVinciDataCollator(loaded[1], on_error="skip")
+    collator = OmniVinciDataCollator(loaded[1], on_error="skip", dummy_media=False)
     good = collator([row("image")])
     with caplog.at_level("WARNING", logger="omnivinci_hf"):
         batch = collator([bad, row("image")])
     assert collator.num_skipped == 1 and words in caplog.text
-    assert same(batch, good)
+    # the row has its place, as others may wait for it, and nothing to learn
+    by_row = ("input_ids", "labels", "attention_mask")
+    assert batch["attention_mask"][0].sum() == 1 and (batch["labels"][0] == -100).all()
+    assert same({name: value[1:] if name in by_row else value for name, value in batch.items()}, good)
 
 
 def test_skipped_rows_are_counted_in_the_workers_of_a_loader(loaded):
     collator = OmniVinciDataCollator(loaded[1], on_error="skip")
     rows = [row(None), BAD[0][0], row(None), BAD[1][0]] * 3
     loader = DataLoader(rows, batch_size=2, collate_fn=collator, num_workers=2)
-    assert sum(len(batch["input_ids"]) for batch in loader) == 6
+    assert sum(len(batch["input_ids"]) for batch in loader) == len(rows)
     assert collator.num_skipped == 6
 
 

@@ -167,3 +167,22 @@ def test_peak_is_what_a_small_model_takes(benchmark, name, dtype):
     gc.collect()
     measured = benchmark.measure({**sizes, **MEASURED[name]}, dtype, config)
     assert 0.85 < estimate.total / measured["tensors"] < 1.2
+
+
+def test_the_rows_that_are_shown_add_up_to_the_peak_or_more():
+    shown = format_estimate(estimate_memory(OmniVinciConfig(), ["vision_projector"], num_frames=8, text_tokens=100))
+    table, _, words = shown.partition("The rows")
+    *rows, peak = (float(size) for size in re.findall(r"([0-9.]+) GiB", table))
+    assert peak <= sum(rows) + 0.005 * len(rows)
+    assert "the peak is at most their sum" in words
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("learns", [["vision_projector"], ["audio_tower"], EVERYTHING, []])
+@pytest.mark.parametrize("sizes", [{}, SIZES, {"num_frames": 4096, "text_tokens": 1}, {"text_tokens": 100_000}])
+def test_the_peak_is_at_most_the_sum_of_the_rows(dtype, checkpointing, learns, sizes):
+    options = {"dtype": dtype, "gradient_checkpointing": checkpointing, "lora_rank": None if learns else 4, **sizes}
+    estimate = estimate_memory(small_config(), learns, **options)
+    rows = ("weights", "optimizer", "communication", "gradients", "activations", "copies", "logits", "working")
+    assert estimate.total <= sum(getattr(estimate, name) for name in rows)

@@ -196,7 +196,7 @@ def test_data_that_cannot_be_read_end_with_code_2(tmp_path, monkeypatch, capsys,
 def test_missing_package_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert main(["validate", "owner/data"]) == 2
-    assert "pip install 'omnivinci-hf[train]'" in capsys.readouterr().err
+    assert "pip install datasets" in capsys.readouterr().err
 
 
 def test_interrupt_tells_how_far_it_came(tmp_path):

@@ -1,10 +1,10 @@
 """Sound to the log-mel windows that the encoder reads."""
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
-from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
@@ -13,6 +13,14 @@ from transformers.feature_extraction_utils import BatchFeature
 BLOCK_FRAMES = 3000
 # Products of this few frames are too small for the threads of OpenBLAS, which wait for each other as PyTorch's do.
 PRODUCT_FRAMES = 8
+
+
+@cache
+def mel_filters(sampling_rate: int, n_fft: int, num_filters: int) -> np.ndarray:
+    """Slaney's filters, as Whisper has them, of shape `(n_fft // 2 + 1, num_filters)`."""
+    import librosa  # its filters bring SciPy and Numba, a second that only sound is to cost
+
+    return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=num_filters, dtype=np.float64).T.astype(np.float32)
 
 
 class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
@@ -94,7 +102,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"Expected a mono waveform of shape (num_samples,), got shape {samples.shape}.")
         num_frames, width = self.num_frames(len(samples)), self.window_frames
         mel = torch.zeros(self.num_windows(len(samples)), self.feature_size, width)
-        filters = self._mel_filters().astype(np.float32)  # (n_fft // 2 + 1, feature_size)
+        filters = mel_filters(self.sampling_rate, self.n_fft, self.feature_size)
         window = torch.hann_window(self.n_fft).numpy()
         for first in range(0, len(mel) * width, width):
             for start in range(0, min(width, num_frames - first), BLOCK_FRAMES):
@@ -132,14 +140,3 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         inside = positions < len(samples)
         block[inside] = samples[positions[inside]]
         return block
-
-    def _mel_filters(self) -> np.ndarray:
-        return mel_filter_bank(
-            num_frequency_bins=1 + self.n_fft // 2,
-            num_mel_filters=self.feature_size,
-            min_frequency=0.0,
-            max_frequency=self.sampling_rate / 2,
-            sampling_rate=self.sampling_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )

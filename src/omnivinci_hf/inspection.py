@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from .configuration_omnivinci import OmniVinciConfig
 from .media_omnivinci import MediaError, MediaSource, load_image
+from .media_streams_omnivinci import photo_brand
+from .moving_picture_omnivinci import is_moving
 from .processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
 from .released_config_omnivinci import MEDIA_TOKENS
 
@@ -33,13 +35,14 @@ def tell_kind(path: str) -> str:
     source = MediaSource.of("file", path)
     try:
         with Image.open(source.path) as image:
-            # a moving GIF is a video here; Pillow knows MPEG streams but cannot read them
-            if not (image.format == "MPEG" or (image.format == "GIF" and image.is_animated)):
-                return "image"
+            if image.format != "MPEG":  # Pillow knows such streams but cannot read them
+                return "video" if is_moving(image) else "image"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if not isinstance(error, Image.UnidentifiedImageError):
             return "image"  # and reading it will say what is wrong with it
     with source.container() as container:
+        if photo_brand(container):
+            return "image"
         cover_art = av.stream.Disposition.attached_pic
         if any(not stream.disposition & cover_art for stream in container.streams.video):
             return "video"

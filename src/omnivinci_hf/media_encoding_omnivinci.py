@@ -39,6 +39,7 @@ COUNTS = ("image_grids", "video_num_frames", "audio_num_windows", "audio_duratio
 CHUNK_POSITIONS_ON_CPU = 2**10
 CHUNK_POSITIONS = 2**14
 CHUNK_POSITIONS_OFFLOADED = 2**17  # weights that lie on the host or the disk are fetched anew for each chunk
+BATCHES = 'Pipelines of Transformers batch images alone: set `batch_size=1`, or use `pipeline("omni-qa")`.'
 
 
 @dataclass
@@ -384,7 +385,7 @@ class OmniVinciMediaMixin:
         if not sum(counts) == len(pixel_values) == len(times_ns):
             raise ValueError(
                 f"`video_num_frames` speaks of {sum(counts)} frames, but `pixel_values_videos` has {len(pixel_values)} "
-                f"and `video_frame_times_ns` {len(times_ns)}."
+                f"and `video_frame_times_ns` {len(times_ns)}. {BATCHES}"
             )
         side, pools, row = self._projected_side(pixel_values), [], 0
         for times in (times_ns.double() / 1e9).split(counts):
@@ -414,7 +415,8 @@ class OmniVinciMediaMixin:
         features, counts = media["input_features"], numbers["audio_num_windows"]
         if sum(counts) != len(features):
             raise ValueError(
-                f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(features)}."
+                f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(features)}. "
+                f"{BATCHES}"
             )
         per_window = features.shape[-1] // 4 // self.config.audio_merge_size
         totals = [count * per_window for count in counts]

@@ -47,3 +47,6 @@ HAVE_DURATION = ("matroska", "flv", "flac", "au", "rm", "mxf", "wv", "tta", "ape
 MAY_HAVE_WRONG_DURATION = ("matroska", "flv", "flac")
 # No format that runs other programs (EPS starts Ghostscript) or that opens other files.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
+# Of these, files of several frames are videos, and files of one frame are none.
+MOVING_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+STILL_FORMATS = ("JPEG", "BMP", "TIFF", "JPEG2000")

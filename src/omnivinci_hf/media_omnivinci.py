@@ -154,7 +154,7 @@ class MediaSource:
         if missing:
             what, is_certain = f"is cut short: {missing} of {promised} {stream.type} packets are missing", True
         else:
-            with self._open() as file:
+            with self.open() as file:
                 what, is_certain = find_damage(name, file)
         has_duration = name.startswith(HAVE_DURATION) and container.duration
         lost_sec = container.duration / av.time_base - packets.end_sec if has_duration else 0.0
@@ -167,7 +167,12 @@ class MediaSource:
             (self.report if is_certain else self.note)(what)
         return what is None or "damaged" not in what
 
-    def _open(self) -> BinaryIO:
+    @property
+    def path_or_file(self) -> str | io.BytesIO:
+        """For Pillow, which closes what it has opened itself."""
+        return io.BytesIO(self.data) if self.path is None else self.path
+
+    def open(self) -> BinaryIO:
         return io.BytesIO(self.data) if self.path is None else open(self.path, "rb")
 
     @cached_property
@@ -183,7 +188,7 @@ class MediaSource:
 
     @cached_property
     def has_lost_ogg_pages(self) -> bool:
-        with self._open() as file:
+        with self.open() as file:
             return has_lost_ogg_pages(file)
 
     def log_damage(self) -> None:
@@ -307,12 +312,19 @@ def load_image(source, **reading) -> Image.Image:
     if not isinstance(source, Image.Image):
         source = MediaSource.of("image", source, reading)
         name, image = source.name, None
-    try:
-        image = image or Image.open(source.path or io.BytesIO(source.data), formats=IMAGE_FORMATS)
+    with pillow_errors(name):
+        image = image or _open_image(source)
         check_pixels(name, *image.size, reading)
         # Pillow has 16 bits of these as whole numbers, and of others whatever the numbers are
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
         return _to_rgb(name, ImageOps.exif_transpose(image), is_deep)
+
+
+@contextmanager
+def pillow_errors(name: str) -> Iterator[None]:
+    """Pillow's errors about a medium become `MediaError`."""
+    try:
+        yield
     except MediaError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -321,6 +333,35 @@ def load_image(source, **reading) -> Image.Image:
         raise MediaError(f"{name} is too large ({error}); make it smaller, or raise Image.MAX_IMAGE_PIXELS.") from error
     except PILLOW_ERRORS as error:
         raise MediaError(f"{name} cannot be decoded ({error}); it is damaged or cut short.") from error
+
+
+def _open_image(source: MediaSource) -> Image.Image:
+    try:
+        image = Image.open(source.path_or_file, formats=IMAGE_FORMATS)
+    except Image.UnidentifiedImageError:
+        with source.open() as file:
+            if file.read(8)[4:] != b"ftyp":
+                raise
+        image = _open_heif(source)
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: smaller copies, depth, light
+        logger.warning(
+            f"{source.name} holds several pictures, of which the first is taken. If it is an animation, give it as a "
+            "video for all of its frames."
+        )
+    return image
+
+
+def _open_heif(source: MediaSource) -> Image.Image:
+    """Photos of phones; FFmpeg knows no more of them than the tiles that they are made of."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise MediaError(
+            f"{source.name} is of no known image format; if it is a HEIC photo, install pillow-heif, or convert it to "
+            "JPEG."
+        ) from error
+    register_heif_opener()
+    return Image.open(source.path_or_file, formats=("HEIF",))
 
 
 def _to_rgb(name: str, image: Image.Image, is_deep: bool) -> Image.Image:

@@ -336,8 +336,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
                 Compute logits, and the loss, for only so many last positions, or for these; 0 means all.
             only_needed_logits (`bool`, defaults to False):
-                Compute only the logits that `labels` are compared with: `(num_labels, vocab_size)`, row by row. In
-                training most positions are media, and logits of all of them would take most of the memory.
+                In training, compute only the logits that `labels` are compared with: `(num_labels, vocab_size)`, row
+                by row. Most positions are media, and logits of all of them would take most of the memory. In
+                evaluation they are `(batch_size, seq_len, vocab_size)` all the same: trainers gather them by rows.
             mm_token_type_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Taken because processors may return it; the ids say the same.
             past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
@@ -373,7 +374,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        if only_needed_logits and targets is not None:
+        if only_needed_logits and self.training and targets is not None:
             counts = targets != NO_LABEL
             hidden_states, targets = hidden_states[counts.to(hidden_states.device)], targets[counts]
         else:

@@ -16,8 +16,7 @@ def warn_if_untested() -> None:
     if _minor(found) > _minor(NEWEST_TRANSFORMERS):
         logging.getLogger(__name__).warning(
             f"omnivinci_hf was tested with Transformers {OLDEST_TRANSFORMERS} to {NEWEST_TRANSFORMERS}; Transformers "
-            f"{found} is newer. If something fails, install one of these: "
-            f'pip install "transformers>={OLDEST_TRANSFORMERS},<={NEWEST_TRANSFORMERS}.99"'
+            f'{found} is newer. If something fails: pip install "transformers=={NEWEST_TRANSFORMERS}.*"'
         )
 
 

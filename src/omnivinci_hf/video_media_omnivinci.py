@@ -18,6 +18,7 @@ from .frame_sampling_omnivinci import FrameChoice, sample_indices
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, is_array, load_image, to_numpy
 from .media_reading_omnivinci import ReadOptions, TimeRange
+from .moving_picture_omnivinci import MovingPicture, moving_picture
 from .video_decoding_omnivinci import decode_frames
 from .video_table_omnivinci import FrameTable, recount, scan_video
 
@@ -69,7 +70,8 @@ def load_video(
     """Read the frames that are asked for and, if asked, the sound.
 
     Args:
-        source: a path, bytes or binary file object of a container, an http(s) URL if `allow_urls` is given, or frames:
+        source: a path, bytes or binary file object of a container or of a picture that moves (GIF, PNG, WebP or AVIF
+            of several frames), an http(s) URL if `allow_urls` is given, or frames:
             an array or tensor `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, or a list of what
             [`load_image`] takes.
         num_frames, fps: spread evenly, or at a rate; see [`sample_indices`].
@@ -96,6 +98,11 @@ def load_video(
         return _video_from_frames(source, metadata, choice, transform, reading)
     sound = SoundOptions(sampling_rate, downmix, max_audio_sec, choice.range)
     source = MediaSource.of("video", source, reading)
+    with moving_picture(source) as picture:
+        if picture is not None:
+            clip = _video_from_picture(picture, choice, transform)
+            source.log_damage()
+            return clip
     table = scan_video(source)
     while True:
         indices = _choose(source.name, choice, table.times, table.duration_sec, reading)
@@ -203,12 +210,19 @@ def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading:
     return indices
 
 
-def _video_from_frames(frames, metadata, choice: FrameChoice, transform, reading: ReadOptions) -> VideoClip:
+def _video_from_picture(picture: MovingPicture, choice: FrameChoice, transform) -> VideoClip:
+    metadata = {"times": picture.times, "duration": picture.duration_sec}
+    return _video_from_frames(picture, metadata, choice, transform, picture.source.reading, picture.source.name)
+
+
+def _video_from_frames(
+    frames, metadata, choice: FrameChoice, transform, reading: ReadOptions, name: str | None = None
+) -> VideoClip:
     if is_array(frames) and frames.ndim != 4:
         raise MediaError(f"A video array must be (T, H, W, 3) or (T, 3, H, W), not {tuple(frames.shape)}.")
     if len(frames) == 0:
         raise MediaError("A video given as frames is empty; give at least one frame.")
-    name = f"video of {len(frames)} frames"
+    name = name or f"video of {len(frames)} frames"
     times, indices, duration_sec, total_frames = _frame_times(len(frames), metadata)
     if indices is None:
         indices = chosen = _choose(name, choice, times, duration_sec, reading)

@@ -127,7 +127,7 @@ def is_untrained(model: OmniVinciForConditionalGeneration) -> bool:
 
 def run_inspect(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError('--plot needs matplotlib: pip install "omnivinci-hf[demo]"')
+        raise ValueError("--plot needs matplotlib: pip install matplotlib")
     if arguments.model is None:
         processor, config = released_layout()
     else:

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--cards", type=Path, default=PACKAGE / "model_cards", help="default: %(default)s")
     arguments = parser.parse_args()
     if not is_matplotlib_available():
-        parser.error("The curve needs matplotlib: pip install 'omnivinci-hf[demo]'")
+        parser.error("The curve needs matplotlib: pip install matplotlib")
     log = json.loads((arguments.folder / "log.json").read_text(encoding="utf-8"))
     arguments.cards.mkdir(parents=True, exist_ok=True)
     package(arguments.folder, arguments.target)

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
+from ..checks_omnivinci import check_context
 from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..processing_omnivinci import TEXT_OPTIONS, OmniVinciProcessor
 from .data import RowError, normalize_row
@@ -47,6 +48,8 @@ class OmniVinciDataCollator:
 
     Args:
         processor ([`OmniVinciProcessor`]): its chat template must mark the assistant's words (`{% generation %}`).
+        context_length (`int`, *optional*): a row, or one of its conversations, with more tokens than that counts as
+            bad; the model's `max_position_embeddings`, which refuses it, too.
         max_length (`int`, *optional*): words that make a row, or one of its conversations, longer are cut off at its
             end. A row whose media alone are
             longer, or that would lose all its labels, counts as bad.
@@ -57,11 +60,10 @@ class OmniVinciDataCollator:
             window of silence that nothing attends to. Data-parallel processes wait for each other's gradients, and
             those that share out weights for each other's calls: all must run all parts of the model, equally often.
         on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
-            skipped, it is logged and counted in `num_skipped`; a batch that is left without rows has no labels and
-            costs nothing.
-        only_needed_logits (`bool`, defaults to True): let the model compute logits only where there are labels, which
-            saves most of the memory where media are long. Metrics that compare logits with `labels` position by
-            position need False.
+            skipped, it is logged and counted in `num_skipped`; a row without words or labels, which costs nothing,
+            stays in its place, so that every batch has as many rows as others wait for.
+        only_needed_logits (`bool`, defaults to True): let the model, in training, compute logits only where there are
+            labels, which saves most of the memory where media are long. Metrics see all logits whatever is chosen.
         media_root (`str`, *optional*): where relative paths of media begin, of rows that `load_rows` did not read.
         processor_options: options of a call of the processor, such as `num_frames`, `fps` or `max_audio_sec`.
 
@@ -74,6 +76,7 @@ class OmniVinciDataCollator:
         processor: OmniVinciProcessor,
         *,
         max_length: int | None = None,
+        context_length: int | None = None,
         packing: bool = False,
         dummy_media: bool = True,
         on_error: str = "raise",
@@ -92,6 +95,7 @@ class OmniVinciDataCollator:
             raise ValueError("The tokenizer has no `pad_token`, which batches need: set one.")
         self.processor = processor
         self.max_length = max_length
+        self.context_length = context_length
         self.packing = packing
         self.on_error = on_error
         self.only_needed_logits = only_needed_logits
@@ -118,10 +122,9 @@ class OmniVinciDataCollator:
         `(batch_size, 1, length, length)`; `only_needed_logits`; and the media of all rows, as the processor returns
         them.
         """
-        encoded = [row for row in map(self._encode_or_skip, rows) if row is not None]
-        if not encoded:
-            nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
-            encoded = [join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})]
+        nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
+        stand_in = join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})
+        encoded = [self._encode_or_skip(row) or stand_in for row in rows]
         present = set().union(*(row.media for row in encoded))
         dummies = [row for name, row in self.dummies.items() if name not in present]
         media = {}
@@ -176,7 +179,13 @@ class OmniVinciDataCollator:
         numbers = range(1, len(branches) + 1) if others else [0]
         parts = [(words, marks, number) for (words, marks), number in zip(branches, numbers, strict=True)]
         media = {name: inputs[name] for name in MEDIA if name in inputs}
-        return join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+        encoded = join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
+        if self.context_length is not None:
+            try:
+                check_context(int(encoded.positions.max()) + 1, self.context_length)
+            except ValueError as error:
+                raise RowError(str(error)) from None
+        return encoded
 
     def _explain_no_label(self) -> str:
         template = self.processor.chat_template

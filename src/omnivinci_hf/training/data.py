@@ -478,7 +478,7 @@ def _load_stored(name: str, split: str, streaming: bool):
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"{name} needs the package datasets: pip install 'omnivinci-hf[train]'") from error
+        raise ImportError(f"{name} needs the package datasets: pip install datasets") from error
     folder = Path(name)
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         dataset = datasets.load_from_disk(name)

@@ -41,7 +41,8 @@ forward pass).
 
 **The peak** is the largest of: the forward pass (what was kept so far and what the part needs meanwhile); the backward
 pass, which goes through the parts in reverse, frees what they kept and leaves gradients (the loss alone needs 8 V more,
-for two float32 gradients of the logits); the step of the (fused) optimizer. So it is less than the sum of the rows.
+for two float32 gradients of the logits); the step of the (fused) optimizer. So it is at most the sum of the rows, of
+which "working memory of a layer" is the most that any pass needs meanwhile.
 
 Not counted: the CUDA context (0.5 to 1 GB), fragmentation of the allocator, buffers of NCCL and of CUDA libraries, the
 masks of padded rows (rows count as full), one dequantized weight at a time, the float32 copies that peft's
@@ -97,6 +98,7 @@ class MemoryEstimate:
     activations: float
     copies: float
     logits: float
+    working: float
     total: float
     when: str
     num_parameters: int
@@ -470,6 +472,7 @@ def _add_up(run: _Run, optimizer: str, quantization: str | None, num_processes: 
         activations=sum(stage.kept for stage in stages[:-1]),
         copies=sum(stage.copies for stage in stages),
         logits=stages[-1].kept + stages[-1].backward,
+        working=_working(stages),
         total=(weights + state) / share + communication + peak,
         when=when,
         num_parameters=num_parameters + adapters,
@@ -493,6 +496,15 @@ def _peak(stages: list[_Stage]) -> tuple[float, str]:
     return max(moments)
 
 
+def _working(stages: list[_Stage]) -> float:
+    """The most bytes of a step that no stage keeps, but for the logits' gradients."""
+    held, most = 0.0, max(stage.backward for stage in stages[:-1])
+    for stage in stages:
+        held += stage.during
+        most = max(most, held + stage.forward)
+    return most
+
+
 def format_estimate(estimate: MemoryEstimate) -> str:
     """A table in GiB."""
     rows = {
@@ -503,6 +515,7 @@ def format_estimate(estimate: MemoryEstimate) -> str:
         "kept by the forward pass": estimate.activations,
         "autocast's copies of weights": estimate.copies,
         "logits and their gradients": estimate.logits,
+        "working memory of a layer": estimate.working,
     }
     share = estimate.num_trainable / estimate.num_parameters
     lines = [
@@ -510,7 +523,7 @@ def format_estimate(estimate: MemoryEstimate) -> str:
         f"({share:.1%}); tokens in a row: {estimate.seq_len}",
         *(f"{name:32} {size / 2**30:>9.2f} GiB" for name, size in rows.items() if size),
         f"{'peak':32} {estimate.total / 2**30:>9.2f} GiB  ({estimate.when})",
-        "The rows are not all there at the same time, so the peak is less than their sum. On a GPU, add 1 to 2 GiB for "
+        "The rows are not all there at the same time, so the peak is at most their sum. On a GPU, add 1 to 2 GiB for "
         "its context and libraries, and some for fragmentation.",
     ]
     return "\n".join(lines)

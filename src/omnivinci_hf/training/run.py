@@ -11,6 +11,8 @@ from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available, is_peft_available, logging
 
 from ..adapters_omnivinci import find_adapter
+from ..checks_omnivinci import context_length
+from ..configuration_omnivinci import OmniVinciConfig
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..processing_omnivinci import OmniVinciProcessor
 from ..whole_folder import whole_folder
@@ -93,6 +95,7 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     collator = OmniVinciDataCollator(
         processor,
         max_length=options.max_length,
+        context_length=context_length(OmniVinciConfig.from_pretrained(base).text_config),
         packing=options.packing,
         on_error=options.on_error,
         **{**recipe.processor_options, **options.processor_options},

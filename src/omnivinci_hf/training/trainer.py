@@ -4,7 +4,7 @@ import torch
 from transformers import Trainer
 
 from ..hub_trainer import HubTrainerMixin
-from .collator import OmniVinciDataCollator
+from .collator import NO_LABEL, OmniVinciDataCollator
 from .recipe import Recipe, module_of
 
 
@@ -85,6 +85,13 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
             if skipped := int(self.accelerator.gather(count).sum()):
                 logs["skipped_rows"] = skipped
         super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if prediction_loss_only and "labels" in inputs:
+            # nobody sees the logits: at positions where no row has a label they would only take memory
+            learned = (inputs["labels"][:, 1:] != NO_LABEL).any(0).nonzero()[:, 0]
+            inputs = {**inputs, "logits_to_keep": learned}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         self._losses["eval"] = {}
