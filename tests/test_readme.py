@@ -2,12 +2,18 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import goldens
 import pytest
+import torch
 from PIL import Image
+from world_scenes import write_plain_clip
+
+from omnivinci_hf.cli import main
+from omnivinci_hf.small import small_checkpoint
 
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +41,29 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
             assert namespace["output"][0, namespace["ids"].shape[1] :].tolist() == expected
     assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
     assert namespace["trainer"].state.global_step == 1 and namespace["embeds"].vision_embeds.norm() > 0
+
+
+def test_fine_tuning_on_clips_of_one_s_own_works_in_the_order_told(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    section = README.partition("### Fifty clips of your own")[2].partition("\n### ")[0].replace("\\\n", " ")
+    (row,) = re.findall(r"^ +(\{.*\})$", section, re.MULTILINE)
+    commands = re.findall(r"^ +omnivinci-hf (.*)$", section, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["validate", "train", "ask"]
+    Path("clips").mkdir()
+    for name in ("7.mp4", "51.mp4"):
+        write_plain_clip(Path("clips") / name, duration=2)
+    Path("train.jsonl").write_text(f"{row}\n{row}\n", encoding="utf-8")
+    for command in commands:
+        command = command.replace("nvidia/omnivinci", str(small_checkpoint()))
+        command = command.replace(
+            "--bf16", "--bf16" if torch.cuda.is_available() else ""
+        )  # Transformers asks for a GPU
+        assert main(shlex.split(command)) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", shown)]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    assert shown.splitlines()[-1].strip()
 
 
 @pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))
