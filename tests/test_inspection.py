@@ -143,9 +143,11 @@ def test_plot_is_a_picture(files, tmp_path, num_frames):
     media = inspect_media(processor, paths, num_frames=num_frames, group_duration_sec=1)
     silent = inspect_media(processor, paths[:1], num_frames=num_frames, load_audio_from_video=False)
     media += silent
-    plot_media(media, report(processor, config, media, "somewhere"), tmp_path / "plot.png")
+    plot_media(processor.feature_extractor, media, report(processor, config, media, "somewhere"), tmp_path / "plot.png")
     picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
     assert picture.shape[1] == 1440
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
     with pytest.raises(ValueError, match="not supported"):
-        plot_media(media, report(processor, config, media, "somewhere"), tmp_path / "plot.foo")
+        plot_media(
+            processor.feature_extractor, media, report(processor, config, media, "somewhere"), tmp_path / "plot.foo"
+        )

@@ -1,27 +1,32 @@
-"""A drawing of what `omnivinci-hf inspect` tells: frames, sound, windows and time groups over time."""
+"""A drawing of what `omnivinci-hf inspect` tells: frames, sound, its spectrum, windows and time groups over time."""
 
 import os
 from typing import Any
 
+import librosa.display
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
+from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .inspection import InspectedMedium
 
 
 WIDTH_INCH = 12.0
-ROW_INCH = {"image": 2.2, "video": 3.3, "audio": 2.0}
+ROW_INCH = {"image": 2.2, "video": 4.3, "audio": 3.0}
 MAX_THUMBNAILS = 10
 MAX_LABELLED_GROUPS = 13
 LABEL_WIDTH = 0.06  # of the whole axis
 THUMBNAIL_PIXELS = (256, 192)
 ENVELOPE_BINS = 1200
+SPECTRUM_COLUMNS = 1200
 PICTURE, SOUND = "tab:blue", "tab:orange"
 
 
-def plot_media(media: list[InspectedMedium], facts: dict[str, Any], path: str | os.PathLike) -> None:
-    """Draw one panel per medium to `path`, whose ending decides the format.
+def plot_media(
+    extractor: OmniVinciFeatureExtractor, media: list[InspectedMedium], facts: dict[str, Any], path: str | os.PathLike
+) -> None:
+    """Draw one panel per medium to `path`, whose ending decides the format; the spectrum is what `extractor` hears.
 
     Raises:
         ValueError: for an ending that matplotlib does not know.
@@ -32,11 +37,11 @@ def plot_media(media: list[InspectedMedium], facts: dict[str, Any], path: str | 
     for panel, medium, fact in zip(panels, media, facts["media"], strict=True):
         draw = {"image": _draw_image, "video": _draw_video, "audio": _draw_audio}[fact["kind"]]
         panel.suptitle(f"{os.path.basename(fact['name'])}: {fact['tokens']['total']} tokens", fontsize=11)
-        draw(panel, medium, fact)
+        draw(panel, medium, fact, extractor)
     figure.savefig(path, dpi=120)
 
 
-def _draw_image(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
+def _draw_image(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
     axes = panel.subplots()
     thumbnail = medium.image.copy()
     thumbnail.thumbnail((512, 512))
@@ -44,11 +49,11 @@ def _draw_image(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
     axes.set_axis_off()
 
 
-def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
+def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
     clip, sound = medium.layout.clip, fact["sound"]
     end_sec = max(clip.duration_sec, sound["duration_sec"] if sound else 0)
     shown = np.unique(np.linspace(0, len(clip.frames) - 1, MAX_THUMBNAILS).round().astype(int))
-    grid = GridSpec(3, len(shown), panel, height_ratios=(3, 1.1, 2.4))
+    grid = GridSpec(4 if sound else 3, len(shown), panel, height_ratios=(3, 1.1, 2.4, 2.4)[: 4 if sound else 3])
     timeline = panel.add_subplot(grid[1, :])
     for column, index in enumerate(shown.tolist()):
         axes = panel.add_subplot(grid[0, column])
@@ -68,6 +73,7 @@ def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
     axes = panel.add_subplot(grid[2, :])
     if sound:
         _draw_sound(axes, medium.layout.audio, sound)
+        _draw_spectrum(panel.add_subplot(grid[3, :], sharex=axes), medium.layout.audio, extractor)
     else:
         axes.text(0.5, 0.5, "no sound", transform=axes.transAxes, ha="center", va="center", color="0.4")
         axes.set(yticks=[], ylim=(-1, 1))
@@ -75,9 +81,10 @@ def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
     _draw_groups(timeline, axes, fact["groups"], end_sec)
 
 
-def _draw_audio(panel, medium: InspectedMedium, fact: dict[str, Any]) -> None:
-    axes = panel.subplots()
+def _draw_audio(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
+    axes, below = panel.subplots(2, sharex=True)
     _draw_sound(axes, medium.layout.audio, fact["sound"])
+    _draw_spectrum(below, medium.layout.audio, extractor)
     axes.set_xlim(0, fact["sound"]["duration_sec"])
 
 
@@ -96,6 +103,23 @@ def _draw_sound(axes, clip, sound: dict[str, Any]) -> None:
     axes.set(ylim=(-1.5 * peak, 1.5 * peak), yticks=[], xlabel="seconds")
     text = f"sound\n\n{windows} window{'s' if windows > 1 else ''}"
     axes.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
+
+
+def _draw_spectrum(axes, clip, extractor: OmniVinciFeatureExtractor) -> None:
+    """Draw the log-mel spectrogram as the model gets it, at so many moments as can be told apart."""
+    windows = extractor([clip.samples])["input_features"].numpy()  # (windows, feature_size, window_frames)
+    frames = np.concatenate(windows, axis=1)[:, : max(1, len(clip.samples) // extractor.hop_length)]
+    step = -(-frames.shape[1] // SPECTRUM_COLUMNS)
+    librosa.display.specshow(
+        frames[:, ::step],
+        x_coords=np.arange(0, frames.shape[1], step) * extractor.hop_length / extractor.sampling_rate,
+        x_axis="s",
+        y_axis="mel",
+        sr=extractor.sampling_rate,
+        ax=axes,
+        rasterized=True,  # an .svg or .pdf of as many rectangles would be huge
+    )
+    axes.set(xlabel="seconds", ylabel="Hz")
 
 
 def _draw_groups(timeline, axes, groups: list[dict[str, Any]], end_sec: float) -> None:

@@ -142,7 +142,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         from ..inspection_plot import plot_media
 
-        plot_media(media, facts, arguments.plot)
+        plot_media(processor.feature_extractor, media, facts, arguments.plot)
         note(f"drew {arguments.plot}")
     print(json.dumps(facts, indent=2) if arguments.json else format_report(facts))
 
