@@ -231,7 +231,8 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             raise ValueError(
                 f"{missing}, so that the model would learn from words alone: they were lost between the processor and "
                 "the model. A trainer must pass on everything that the processor returns "
-                "(`remove_unused_columns=False`); where its own collator does not, give it an OmniVinciDataCollator."
+                "(`remove_unused_columns=False`); where its own collator does not, as TRL's do of images alone, give "
+                "it an OmniVinciDataCollator."
             )
 
     def _missing(self, input_ids: torch.Tensor) -> str:
