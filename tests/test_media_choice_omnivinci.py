@@ -309,7 +309,7 @@ def test_torch_resize_is_within_two_levels(mp4):
     torch.testing.assert_close(
         OmniVinciImageProcessor(size=56, s2_scales=[56])([picture], resize_backend="torch")["pixel_values"][0], expected
     )
-    with pytest.raises(ValueError, match="`resize_backend` must be one of"):
+    with pytest.raises(ValueError, match="`resize_backend` must be .pil. or .torch."):
         OmniVinciVideoProcessor(size=56, resize_backend="cv2").squash(picture)
 
 

@@ -354,12 +354,16 @@ def test_an_inputs_own_rate_comes_before_that_of_the_call(pipe):
         (lambda pipe: pipe([{"role": "user"}]), ValueError, r"`content`, got {'role': 'user'}"),
         (lambda pipe: pipe([{"role": "bot", "content": "a"}]), ValueError, r"\('system', 'user', 'assistant'\)"),
         (lambda pipe: pipe(image="none.png", question="a"), ValueError, "'none.png' does not exist; check the path"),
-        (lambda pipe: pipe(image=3, question="a"), ValueError, "Cannot take a int as image; give a path"),
+        (lambda pipe: pipe(image=3, question="a"), ValueError, "`image` must be one image: .* got 3"),
         (lambda pipe: pipe(audio=IMAGE, question="a"), ValueError, "audio '.*' cannot be decoded: .* convert it"),
         (lambda pipe: pipe(image=AUDIO, question="a"), ValueError, "is of no known image format; check that"),
         (lambda pipe: pipe(video=AUDIO, question="a"), ValueError, "has no video stream; .* give it as audio"),
         (lambda pipe: pipe(audio=np.zeros(9), question="a"), ValueError, "needs its sampling rate: pass"),
-        (lambda pipe: pipe(video=VIDEO, question="a", num_frames=0), ValueError, "positive whole number, got 0"),
+        (
+            lambda pipe: pipe(video=VIDEO, question="a", num_frames=0),
+            ValueError,
+            "`num_frames` must be at least 1, got 0",
+        ),
         (lambda pipe: pipe(image="https://a.b/c.png", question="a"), ValueError, "download the file first"),
     ],
 )

@@ -329,9 +329,9 @@ def test_truncation_never_cuts_a_medium(processor):
 def test_unknown_options_and_parts_are_refused(processor):
     with pytest.raises(TypeError, match=r"has no option \['num_frmes'\]"):
         processor(text="x", num_frmes=3)
-    with pytest.raises(ValueError, match="Unknown content type 'smell'"):
+    with pytest.raises(ValueError, match="has the type 'smell'"):
         chat(processor, {"type": "smell", "smell": "x"})
-    with pytest.raises(ValueError, match="A part of type 'video' has no medium"):
+    with pytest.raises(ValueError, match="of type 'video' has no medium"):
         chat(processor, {"type": "video"})
     with pytest.raises(ValueError, match="`text` is needed"):
         processor(images=IMAGE)

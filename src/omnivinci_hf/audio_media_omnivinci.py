@@ -13,6 +13,7 @@ import soxr
 from transformers.utils import logging
 
 from .downmix_omnivinci import BLOCK_SAMPLES, MAX_CHANNELS, Downmixer, pcm_to_float, take_channel_names
+from .media_forms_omnivinci import plain_source
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
@@ -60,8 +61,9 @@ def load_audio(
 
     Args:
         source: a path, bytes or binary file object of a sound or video file, an http(s) URL if `allow_urls` is given,
-            an [`AudioClip`], a pair `(array, sampling_rate)`, a dict with "array" and "sampling_rate" (as in datasets),
-            or an array or tensor, for which `input_sampling_rate` is needed. Arrays are float or integer PCM, 1-D, or
+            an [`AudioClip`], a pair `(array, sampling_rate)`, what `datasets` gives (a dict with "array" and
+            "sampling_rate", or with "bytes" or "path", or torchcodec's AudioDecoder), or an array or tensor, for which
+            `input_sampling_rate` is needed. Arrays are float or integer PCM, 1-D, or
             2-D with the channels along the shorter axis.
         downmix: "mean" averages the channels. "sum" is FFmpeg's downmix without normalisation, sqrt(2) louder for
             stereo: what the released checkpoint heard as the sound of videos.
@@ -71,11 +73,10 @@ def load_audio(
     """
     reading = ReadOptions(**reading)
     options = SoundOptions(sampling_rate, downmix, max_sec, TimeRange(start_sec, end_sec))
+    source = plain_source("audio", source)
     if isinstance(source, AudioClip):
         source = (source.samples, source.sampling_rate)
     elif isinstance(source, Mapping):
-        if not {"array", "sampling_rate"} <= source.keys():
-            raise MediaError(f'Sound in a dict needs "array" and "sampling_rate", got {list(source)}.')
         source = (source["array"], source["sampling_rate"])
     elif is_array(source) or isinstance(source, list):
         source = (source, input_sampling_rate)

@@ -5,8 +5,9 @@ from functools import cache
 
 import numpy as np
 import torch
-from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
-from transformers.feature_extraction_utils import BatchFeature
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+from .options_omnivinci import MAX_MEL_VALUES, StrictArguments, take_arguments
 
 
 # frames of the short-time Fourier transform that are held at once, to bound the memory of long sounds
@@ -23,7 +24,7 @@ def mel_filters(sampling_rate: int, n_fft: int, num_filters: int) -> np.ndarray:
     return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=num_filters, dtype=np.float64).T.astype(np.float32)
 
 
-class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
+class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
     r"""
     Whisper's log-mel spectrogram over the whole padded sound, cut into windows.
 
@@ -49,16 +50,27 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         n_fft: int = 400,
         chunk_length: int = 30,
         window_frames: int = 3000,
-        padding_value: float = 0.0,
         **kwargs,
     ):
-        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        # windows are never padded, and pipelines batch only where this is not another side than the tokenizer's
-        self.padding_side = None
+        super().__init__(**kwargs)
+        self.feature_size = feature_size
+        self.sampling_rate = sampling_rate
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.chunk_length = chunk_length
         self.window_frames = window_frames
+        self._check()
+        samples, per_second = round(chunk_length * sampling_rate), feature_size * sampling_rate / hop_length
+        if samples < max(n_fft, hop_length) or hop_length > sampling_rate:
+            raise ValueError(
+                f"`chunk_length`={chunk_length} at `sampling_rate`={sampling_rate} is {samples} samples, fewer than "
+                f"`n_fft`={n_fft} or `hop_length`={hop_length} need."
+            )
+        if per_second > MAX_MEL_VALUES:
+            raise ValueError(
+                f"`feature_size`={feature_size} at `sampling_rate`={sampling_rate} and `hop_length`={hop_length} are "
+                f"{per_second:,.0f} values per second of sound, more than {MAX_MEL_VALUES:,}."
+            )
 
     def __call__(self, audio, sampling_rate: int | None = None, return_tensors="pt", **kwargs) -> BatchFeature:
         """
@@ -73,6 +85,7 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: for another sampling rate, or a waveform that is empty or not mono.
         """
+        take_arguments(type(self).__name__, ("audio", "sampling_rate", "return_tensors"), kwargs)
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"Got sound at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first.")
         sounds = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
@@ -84,6 +97,10 @@ class OmniVinciFeatureExtractor(SequenceFeatureExtractor):
             "audio_durations_ns": torch.tensor(durations),
         }
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def fetch_audio(self, audio, sampling_rate: int | None = None):
+        """Leaves sound to the processor, which reads it as everywhere else; pipelines ask for this first."""
+        return audio
 
     def padded_samples(self, num_samples: int) -> int:
         """Length in samples after padding."""

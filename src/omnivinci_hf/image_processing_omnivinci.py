@@ -6,14 +6,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.video_processing_utils import VideoProcessorMixin
 
+from .media_forms_omnivinci import flatten
 from .media_omnivinci import load_image
+from .options_omnivinci import MAX_PIXEL_BYTES, StrictArguments, take_arguments
 
-
-try:
-    from transformers.video_processing_utils import VideoProcessorMixin
-except ImportError:  # before Transformers 5.2x video processors had no base class that works without torchvision
-    VideoProcessorMixin = BaseImageProcessor
 
 RESIZE_BACKENDS = ("pil", "torch")
 
@@ -73,7 +71,17 @@ def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[flo
     return values
 
 
-class OmniVinciImageProcessor(BaseImageProcessor):
+def check_pixel_bytes(num_tiles: int, size: int, name: str) -> None:
+    """Refuse options with which one image or video would fill the memory."""
+    num_bytes = num_tiles * 3 * size**2 * 4
+    if num_bytes > MAX_PIXEL_BYTES:
+        raise ValueError(
+            f"{name} with `size`={size} take {num_bytes / 2**30:.3g} GiB as pixel values, more than "
+            f"{MAX_PIXEL_BYTES / 2**30:.3g} GiB."
+        )
+
+
+class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
     r"""
     Squashes images to one tile, or cuts them into tiles of several scales (Dynamic-S2).
 
@@ -100,21 +108,27 @@ class OmniVinciImageProcessor(BaseImageProcessor):
     ):
         super().__init__(**kwargs)
         self.size = size
-        self.image_mean = image_mean or [0.5, 0.5, 0.5]
-        self.image_std = image_std or [0.5, 0.5, 0.5]
-        self.s2_scales = s2_scales or [size, 2 * size, 3 * size]
+        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else image_mean
+        self.image_std = [0.5, 0.5, 0.5] if image_std is None else image_std
+        self.s2_scales = [size, 2 * size, 3 * size] if s2_scales is None else s2_scales
         self.max_tiles = max_tiles
         self.resize_backend = resize_backend
-        least = (self.s2_scales[-1] // size) ** 2
+        self._check()
+        counts = [scale // size for scale in self.s2_scales]
+        if self.s2_scales[0] != size or counts != sorted(set(counts)):
+            raise ValueError(f"`s2_scales`={self.s2_scales} must begin with `size`={size} and ascend.")
+        least = counts[-1] ** 2
         if max_tiles < least:
             raise ValueError(f"`max_tiles`={max_tiles} is less than the {least} that `s2_scales`={s2_scales} needs.")
+        num_tiles = sum(count**2 for count in counts[:-1]) + max_tiles
+        check_pixel_bytes(num_tiles, size, f"`max_tiles`={max_tiles} and `s2_scales`={self.s2_scales}")
 
     def preprocess(
         self, images, tile: bool | list[bool] = True, return_tensors="pt", resize_backend=None, **kwargs
     ) -> BatchFeature:
         """
         Args:
-            images: one image or a list; each anything that `load_image` takes.
+            images: one image, a list, or a list of lists; each anything that `load_image` takes.
             tile: whether to cut into Dynamic-S2 tiles, for all images or one by one.
             resize_backend: for this call.
 
@@ -122,8 +136,8 @@ class OmniVinciImageProcessor(BaseImageProcessor):
             `pixel_values (num_tiles, 3, size, size)`, the tiles of all images in order, smallest scale first and row
             by row; `image_grids (num_images, 2)`, the rows and columns of the largest scale, 0 for an untiled image.
         """
-        images = images if isinstance(images, (list, tuple)) else [images]
-        images = [load_image(image) for image in images]
+        take_arguments(type(self).__name__, ("images", "tile", "return_tensors", "resize_backend"), kwargs)
+        images = [load_image(image) for image in flatten("image", images)]
         flags = [tile] * len(images) if isinstance(tile, bool) else tile
         tiles, grids, backend = [], [], resize_backend or self.resize_backend
         for image, flag in zip(images, flags, strict=True):
@@ -153,7 +167,7 @@ class OmniVinciImageProcessor(BaseImageProcessor):
         return tiles + _cut(image, *grid, self.size, backend), grid
 
 
-class OmniVinciVideoProcessor(VideoProcessorMixin):
+class OmniVinciVideoProcessor(StrictArguments, VideoProcessorMixin):
     r"""
     Squashes every frame of a decoded clip to one tile.
 
@@ -181,11 +195,13 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
     ):
         super().__init__(**kwargs)
         self.size = size
-        self.image_mean = image_mean or [0.5, 0.5, 0.5]
-        self.image_std = image_std or [0.5, 0.5, 0.5]
+        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else image_mean
+        self.image_std = [0.5, 0.5, 0.5] if image_std is None else image_std
         self.num_frames = num_frames
         self.fps = fps
         self.resize_backend = resize_backend
+        self._check()
+        check_pixel_bytes(num_frames or 0, size, f"`num_frames`={num_frames}")
 
     def squash(self, frame: Image.Image, resize_backend: str | None = None) -> Image.Image:
         """One frame to one tile; as `transform` of `load_video` it keeps full-size frames from piling up."""
@@ -216,6 +232,7 @@ class OmniVinciVideoProcessor(VideoProcessorMixin):
             `video_frame_times_ns (frames of all videos,)`: whole nanoseconds, which survive a cast of all floating
             tensors to half precision.
         """
+        take_arguments(type(self).__name__, ("videos", "return_tensors", "resize_backend"), kwargs)
         videos = videos if isinstance(videos, (list, tuple)) else [videos]
         times = np.concatenate([video.times for video in videos])
         data = {

@@ -8,26 +8,31 @@ from typing import Any
 from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, load_audio
-from .conversation_omnivinci import flatten, flatten_videos
+from .content_parts_omnivinci import KINDS, MediaPart
+from .media_forms_omnivinci import flatten
 from .media_limits_omnivinci import MediaError
-from .media_omnivinci import MediaPart, load_image
+from .media_omnivinci import load_image
 from .media_reading_omnivinci import available_processors, run_all
+from .options_omnivinci import FRAME_OPTIONS, RANGE_OPTIONS, READ_OPTIONS
 from .video_media_omnivinci import VideoClip, load_video
 
 
-# options of one call only: no configuration that was downloaded can open connections or lift limits
-RANGE_OPTIONS = ("start_sec", "end_sec")
-FRAME_OPTIONS = ("frame_indices", "frame_times")
-READ_OPTIONS = (
-    "timeout_sec",
-    "media_limits",
-    "on_damage",
-    "progress",
-    "allow_urls",
-    "allow_redirects",
-    "allow_private_addresses",
-)
 _CHOICE_OPTIONS = ("num_frames", "fps", *FRAME_OPTIONS)
+# option of a call or a part -> argument of the loader of that kind
+_ARGUMENTS = {
+    "image": dict.fromkeys(READ_OPTIONS),
+    "video": {
+        **dict.fromkeys((*_CHOICE_OPTIONS, *RANGE_OPTIONS, *READ_OPTIONS, "align_audio_start", "max_audio_sec")),
+        "load_audio_from_video": "with_audio",
+        "video_audio_downmix": "downmix",
+        "video_metadata": "metadata",
+    },
+    "audio": {
+        **dict.fromkeys((*RANGE_OPTIONS, *READ_OPTIONS)),
+        "sampling_rate": "input_sampling_rate",
+        "max_audio_sec": "max_sec",
+    },
+}
 
 
 def load_media(
@@ -41,44 +46,75 @@ def load_media(
         transform: what becomes of every frame of a video.
         sampling_rate: of the sounds that are returned.
     """
-    images, audio, videos = flatten(images), flatten(audio), flatten_videos(videos)
+    images, videos, audio = flatten("image", images), flatten("video", videos), flatten("audio", audio)
     metadata = options["video_metadata"]
     metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
     if len(metadata) != len(videos):
         raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
-    num_threads = available_processors()
-    shared = {name: options[name] for name in (*RANGE_OPTIONS, *READ_OPTIONS) if options[name] is not None}
+    num_threads, cancelled = available_processors(), threading.Event()
     # One video is decoded by all processors, several are decoded side by side.
-    shared.update(cancelled=threading.Event(), num_threads=max(1, num_threads // max(1, len(videos))))
-    watching = {
-        **{name: options[name] for name in _CHOICE_OPTIONS},
-        "with_audio": options["load_audio_from_video"],
-        "sampling_rate": sampling_rate,
-        "downmix": options["video_audio_downmix"],
-        "align_audio_start": options["align_audio_start"],
-        "max_audio_sec": options["max_audio_sec"],
-        "transform": transform,
-        **shared,
-    }
-    hearing = {
-        "sampling_rate": sampling_rate,
-        "input_sampling_rate": options["sampling_rate"],
-        "max_sec": options["max_audio_sec"],
-        **shared,
-    }
-    reading = {name: value for name, value in shared.items() if name not in RANGE_OPTIONS}
-    jobs = [partial(load_image, _with_options(image)[0], **reading) for image in images]
+    shared = {"cancelled": cancelled, "num_threads": max(1, num_threads // max(1, len(videos)))}
+    jobs = [partial(load_medium, _as_part("image", image), options, **shared) for image in images]
     for video, entry in zip(videos, metadata, strict=True):
-        jobs.append(_video_job(*_with_options(video), entry, watching, hearing))
-    for sound, own in map(_with_options, audio):
-        jobs.append(partial(load_audio, sound, **{**hearing, **own}))
+        own = {**options, "video_metadata": entry}
+        jobs.append(
+            partial(load_medium, _as_part("video", video), own, sampling_rate, transform=transform, **shared),
+        )
+    jobs += [partial(load_medium, _as_part("audio", sound), options, sampling_rate, **shared) for sound in audio]
     if len(jobs) > 1:
-        kinds = (("image", images), ("video", videos), ("audio", audio))
-        labels = [f"{kind} {number}" for kind, media in kinds for number in range(1, len(media) + 1)]
+        labels = [f"{kind} {number}" for kind, media in zip(KINDS, (images, videos, audio), strict=True)
+                  for number in range(1, len(media) + 1)]  # fmt: skip
         jobs = [partial(_labelled, label, job) for label, job in zip(labels, jobs, strict=True)]
-    media = run_all(jobs, num_threads, shared["cancelled"])
+    media = run_all(jobs, num_threads, cancelled)
     first_sound = len(images) + len(videos)
     return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
+
+
+def load_medium(
+    part: MediaPart, options: Mapping[str, Any], sampling_rate: int = 16000, **arguments: Any
+) -> Image.Image | VideoClip | AudioClip:
+    """Read one medium: its own options come before those of the call, and a sound of its own before its file's.
+
+    Args:
+        sampling_rate: of the sound that is returned.
+        arguments: more of those of the loader.
+    """
+    own = dict(part.options)
+    if any(name in own for name in _CHOICE_OPTIONS):
+        options = {**options, **dict.fromkeys(_CHOICE_OPTIONS)}
+    options = {**options, **own}
+    given = {
+        argument or name: options[name]
+        for name, argument in _ARGUMENTS[part.kind].items()
+        if options.get(name) is not None
+    }
+    if part.kind == "image":
+        return load_image(part.source, **given, **arguments)
+    if part.kind == "audio":
+        return load_audio(part.source, sampling_rate=sampling_rate, **given, **arguments)
+    sound = sound_of(part, options)
+    if sound is not None:
+        given["with_audio"] = False
+    clip = load_video(part.source, sampling_rate=sampling_rate, **given, **arguments)
+    if sound is not None:
+        arguments.pop("transform", None)
+        clip.audio = load_medium(sound, options, sampling_rate, **arguments)
+    return clip
+
+
+def sound_of(part: MediaPart, options: Mapping[str, Any]) -> MediaPart | None:
+    """The sound that a video brings along, under `audio` of its part or of its metadata."""
+    metadata = options.get("video_metadata")
+    given = part.options if "audio" in part.options else metadata if isinstance(metadata, Mapping) else {}
+    if given.get("audio") is None:
+        return None
+    own = {name: part.options[name] for name in RANGE_OPTIONS if name in part.options}
+    rate = {} if given.get("sampling_rate") is None else {"sampling_rate": given["sampling_rate"]}
+    return MediaPart("audio", given["audio"], {**own, **rate})
+
+
+def _as_part(kind: str, medium: Any) -> MediaPart:
+    return medium if isinstance(medium, MediaPart) else MediaPart(kind, medium)
 
 
 def _labelled(label: str, read: Callable) -> Any:
@@ -87,29 +123,3 @@ def _labelled(label: str, read: Callable) -> Any:
         return read()
     except MediaError as error:
         raise MediaError(f"{label}: {error}") from error
-
-
-def _with_options(medium) -> tuple[Any, dict[str, Any]]:
-    """A medium and the options that its part of the conversation has."""
-    return (medium.source, medium.options) if isinstance(medium, MediaPart) else (medium, {})
-
-
-def _video_job(video, own: dict[str, Any], metadata, watching: dict, hearing: dict) -> Callable[[], VideoClip]:
-    """`own` options come before those of the call; a sound that is given replaces that of the file."""
-    if any(name in own for name in _CHOICE_OPTIONS):
-        watching = {**watching, **dict.fromkeys(_CHOICE_OPTIONS)}
-    given = own if "audio" in own else metadata if isinstance(metadata, Mapping) else {}
-    sound = {**hearing, **{name: own[name] for name in RANGE_OPTIONS if name in own}}
-    if given.get("sampling_rate") is not None:
-        sound["input_sampling_rate"] = given["sampling_rate"]
-    own = {name: value for name, value in own.items() if name not in ("audio", "sampling_rate")}
-    listen = None if given.get("audio") is None else partial(load_audio, given["audio"], **sound)
-    return partial(_watch, video, listen, metadata=metadata, **{**watching, **own})
-
-
-def _watch(video, listen, with_audio: bool, **options) -> VideoClip:
-    """The clip with its own sound, or with the one that `listen` returns."""
-    clip = load_video(video, with_audio=with_audio and listen is None, **options)
-    if listen is not None:
-        clip.audio = listen()
-    return clip

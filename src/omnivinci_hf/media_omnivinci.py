@@ -4,7 +4,6 @@ FFmpeg opens nothing but the one regular file or the bytes it is handed, and not
 be read: every failure is a [`MediaError`] that names the medium, the cause and a remedy.
 """
 
-import base64
 import io
 import os
 import re
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -25,6 +24,7 @@ from transformers.utils import logging
 from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
 from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS, MAY_HAVE_WRONG_DURATION
+from .media_forms_omnivinci import decode_data_url, local_path, plain_source
 from .media_limits_omnivinci import MediaError, file_size
 from .media_reading_omnivinci import ReadOptions, collect_bytes
 from .media_streams_omnivinci import choose_stream
@@ -44,15 +44,6 @@ END_TOLERANCE_SEC = 0.5
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
-_DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class MediaPart:
-    """A medium with options of its own, which come before those of the call."""
-
-    source: Any
-    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,9 @@ class MediaSource:
     def of(cls, kind: str, source, reading: ReadOptions | None = None) -> "MediaSource":
         reading = reading or ReadOptions()
         if isinstance(source, str) and source[:5].lower() == "data:":
-            name, data = f"{kind} {source[:40]!r}...", _decode_data_url(kind, source, reading)
+            name = f"{kind} {source[:40]!r}..."
+            reading.media_limits.check(name, "max_memory_bytes", len(source) * 3 / 4, "bytes")
+            data = decode_data_url(name, source)
         elif isinstance(source, str) and _HTTP.match(source) and reading.allow_urls:
             name = f"{kind} {source[:1000]!r}"
             data = fetch(name, source, reading)
@@ -91,6 +84,7 @@ class MediaSource:
     @classmethod
     def _from_path(cls, kind: str, path: str, reading: ReadOptions) -> "MediaSource":
         name = f"{kind} {path[:1000]!r}"
+        path = local_path(name, path)
         if _HTTP.match(path):
             raise MediaError(
                 f"{name}: URLs are not fetched; download the file first and give its path, or give `allow_urls=True`."
@@ -276,17 +270,6 @@ def _parts(name: str, file) -> Iterator[bytes]:
         yield part
 
 
-def _decode_data_url(kind: str, url: str, reading: ReadOptions) -> bytes:
-    reading.media_limits.check(f"{kind} {url[:40]!r}...", "max_memory_bytes", len(url) * 3 / 4, "bytes")
-    head = _DATA_URL.match(url)
-    if head is None:
-        raise MediaError(f"{kind} {url[:40]!r}...: write a data: URL as data:<type>;base64,<data>.")
-    try:
-        return base64.b64decode(url[head.end() :], validate=True)
-    except ValueError as error:
-        raise MediaError(f"{kind} {url[:40]!r}...: broken base64 ({error}); encode it again.") from error
-
-
 def is_array(source) -> bool:
     return isinstance(source, (np.ndarray, torch.Tensor))
 
@@ -301,11 +284,11 @@ def to_numpy(array) -> np.ndarray:
 def load_image(source, **reading) -> Image.Image:
     """Read one image as RGB; the orientation noted by a camera (EXIF) is applied.
 
-    `source`: a path, a base64 `data:` URL, bytes, a binary file object, a PIL image, or an array or tensor
-    `(height, width)`, `(height, width, 3 or 4)` or `(3, height, width)`, uint8 or float in [0, 1]; an http(s) URL, if
-    `allow_urls` is given. `reading`: fields of [`ReadOptions`].
+    `source`: a path or `file:` URL, a base64 `data:` URL, bytes, a dictionary with "bytes" or "path", a binary file
+    object, a PIL image, or an array or tensor `(height, width)`, `(height, width, 3 or 4)` or `(3, height, width)`,
+    uint8 or float in [0, 1]; an http(s) URL, if `allow_urls` is given. `reading`: fields of [`ReadOptions`].
     """
-    reading = ReadOptions(**reading)
+    reading, source = ReadOptions(**reading), plain_source("image", source)
     if is_array(source):
         return _image_from_array(to_numpy(source))
     name, image = "image", source

@@ -1,6 +1,7 @@
 """`pipeline("omni-qa")`: questions about images, videos and sounds."""
 
 import copy
+import inspect
 import os
 import types
 from collections.abc import Iterable, Mapping
@@ -9,12 +10,15 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import DynamicCache, Pipeline
+from transformers import DynamicCache, GenerationConfig, Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .checks_omnivinci import check_context, context_length
 from .configuration_omnivinci import MEDIA_INPUTS
+from .content_parts_omnivinci import read_part
+from .media_forms_omnivinci import flatten
 from .model_card_omnivinci import ModelCardMixin
+from .options_omnivinci import refuse_unknown
 from .outputs_omnivinci import CACHE
 
 
@@ -26,6 +30,11 @@ PUSH_OPTIONS = (
     *("repo_id", "commit_message", "commit_description", "private", "token"),
     *("revision", "create_pr", "tags"),
 )
+OWN_OPTIONS = (
+    *("system", "processor_kwargs", "generate_kwargs", "return_tensors", "return_token_counts"),
+    *("batch_size", "num_workers"),
+)
+OF_GENERATE = ("tokenizer", "assistant_tokenizer", "trust_remote_code")  # beside its named arguments
 # the usual values of settings of `generate` that otherwise need ids: what they propose follows from these, and given
 # embeddings would turn the cache on
 FROM_IDS = {
@@ -155,12 +164,27 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         **options,
     ):
         known = self.processor.call_option_names - {"max_length"}  # that is an option of `generate` here
-        preprocess = {**(processor_kwargs or {}), **{name: options.pop(name) for name in known & options.keys()}}
+        flat = {name: options.pop(name) for name in known & options.keys()}
+        doors = (("as an argument", flat), ("in `processor_kwargs`", processor_kwargs or {}))
+        self.processor.resolve_options(*doors)
+        preprocess = {**flat, **(processor_kwargs or {})}
         if system is not None:
             preprocess["system"] = system
-        forward = {**(generate_kwargs or {}), **options}
+        forward = self._checked_generate_options(options, generate_kwargs or {}, known)
         postprocess = {"return_tensors": return_tensors, "return_token_counts": return_token_counts}
         return preprocess, forward, {name: value for name, value in postprocess.items() if value is not None}
+
+    def _checked_generate_options(self, flat: dict, grouped: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+        """What `generate` will be given, with errors for what it would refuse only after all media are read."""
+        if twice := sorted(flat.keys() & grouped.keys()):
+            raise ValueError(f"{twice} are given twice, as arguments and in `generate_kwargs`: give them once.")
+        options = {**flat, **grouped}
+        if options.get("custom_generate") is None:  # else that knows what it takes
+            model = self._bare_model
+            taken = (inspect.signature(function).parameters for function in (model.generate, model.forward))
+            names = {*OWN_OPTIONS, *OF_GENERATE, *vars(GenerationConfig())}.union(known, *taken)
+            refuse_unknown("This pipeline", options, names, ValueError)
+        return options
 
     def preprocess(self, inputs: Any, system: str | None = None, **options) -> dict[str, Any]:
         item = _as_item(inputs.value if isinstance(inputs, _Item) else inputs)
@@ -379,7 +403,7 @@ def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[
     questions = list(questions)
     if not questions:
         raise ValueError("`question` is an empty list: give at least one question.")
-    content = [{"type": kind, kind: medium} for kind in item if kind in MEDIA for medium in _media(kind, item[kind])]
+    content = [{"type": kind, kind: medium} for kind in item if kind in MEDIA for medium in flatten(kind, item[kind])]
     return [
         [*head, {"role": "user", "content": [*content, {"type": "text", "text": question}]}] for question in questions
     ], questions
@@ -394,33 +418,11 @@ def _checked_chat(messages: Any) -> list[dict]:
     return list(messages)
 
 
-def _media(kind: str, value: Any) -> list[Any]:
-    """The media of one key: a list holds several, but for the frames of one video and the samples of one sound."""
-    value = [_file(part) for part in value] if isinstance(value, list) else _file(value)
-    if not isinstance(value, list):
-        return [value]
-    is_frames = kind == "video" and all(not isinstance(part, (str, bytes)) and _rank(part) in (0, 3) for part in value)
-    is_samples = kind == "audio" and all(isinstance(part, (int, float)) for part in value)
-    return [value] if value and (is_frames or is_samples) else value
-
-
-def _file(part: Any) -> Any:
-    """What `datasets` gives for a file that it was told not to decode, as bytes or a path."""
-    is_file = isinstance(part, Mapping) and part.keys() == {"bytes", "path"}
-    return (part["path"] if part["bytes"] is None else part["bytes"]) if is_file else part
-
-
-def _rank(part: Any) -> int:
-    # images of PIL have no rank and count as frames; paths, file objects and lists of frames have none either
-    is_file = hasattr(part, "read") or hasattr(part, "__fspath__")
-    return getattr(part, "ndim", -1 if is_file or isinstance(part, (list, tuple)) else 0)
-
-
 def _last_words(messages: list[dict]) -> str:
     for message in reversed(messages):
         if message["role"] == "user":
             content = message["content"]
             if isinstance(content, str):
                 return content
-            return "".join(part["text"] for part in content if part.get("type") == "text")
+            return "".join(part for part in map(read_part, content) if isinstance(part, str))
     return ""

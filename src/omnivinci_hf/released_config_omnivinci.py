@@ -192,7 +192,7 @@ def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
 def load_released_tokenizer(name_or_path: str, **hub_options):
     """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
     folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, padding_side="left", **hub_options)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
     known = tokenizer.get_vocab()
     if not {"<|im_start|>", "<|im_end|>"} <= known.keys() or not tokenizer("words")["input_ids"]:
         # Transformers makes an empty tokenizer where files are missing

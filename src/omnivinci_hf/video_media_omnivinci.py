@@ -15,6 +15,7 @@ from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, SoundOptions, audio_from_container
 from .frame_sampling_omnivinci import FrameChoice, sample_indices
+from .media_forms_omnivinci import DecoderFrames, frames_of, is_video_decoder, plain_source
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, is_array, load_image, to_numpy
 from .media_reading_omnivinci import ReadOptions, TimeRange
@@ -71,7 +72,8 @@ def load_video(
 
     Args:
         source: a path, bytes or binary file object of a container or of a picture that moves (GIF, PNG, WebP or AVIF
-            of several frames), an http(s) URL if `allow_urls` is given, or frames:
+            of several frames), an http(s) URL if `allow_urls` is given, what `datasets` gives (a dict with "bytes" or
+            "path", or torchcodec's VideoDecoder), or frames:
             an array or tensor `(num_frames, height, width, 3)` or `(num_frames, 3, height, width)`, or a list of what
             [`load_image`] takes.
         num_frames, fps: spread evenly, or at a rate; see [`sample_indices`].
@@ -93,8 +95,10 @@ def load_video(
         reading: fields of [`ReadOptions`].
     """
     choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
-    reading = ReadOptions(**reading)
-    if is_array(source) or isinstance(source, (list, tuple)):
+    reading, source = ReadOptions(**reading), plain_source("video", source)
+    if is_video_decoder(source):
+        source, metadata = frames_of(source, with_audio)
+    if is_array(source) or isinstance(source, (list, tuple, DecoderFrames)):
         return _video_from_frames(source, metadata, choice, transform, reading)
     sound = SoundOptions(sampling_rate, downmix, max_audio_sec, choice.range)
     source = MediaSource.of("video", source, reading)
@@ -205,8 +209,11 @@ def _choose(name: str, choice: FrameChoice, times, duration_sec: float, reading:
     limits = reading.media_limits
     taken_sec = min(duration_sec - choice.range.start_sec, choice.range.duration_sec)
     limits.check(name, "max_duration_sec", taken_sec, "seconds")
+    what = "frames to take (fewer: `num_frames` or `fps`)"
+    if choice.num_frames is not None and choice.fps is None:  # before there is a list of so many
+        limits.check(name, "max_frames", choice.num_frames, what)
     indices = choice.choose(name, times, duration_sec)
-    limits.check(name, "max_frames", len(indices), "frames to take (fewer: `num_frames` or `fps`)")
+    limits.check(name, "max_frames", len(indices), what)
     return indices
 
 

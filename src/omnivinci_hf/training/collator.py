@@ -12,7 +12,8 @@ from transformers.utils import logging
 
 from ..checks_omnivinci import check_context
 from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
-from ..processing_omnivinci import TEXT_OPTIONS, OmniVinciProcessor
+from ..options_omnivinci import TEXT_OPTIONS
+from ..processing_omnivinci import OmniVinciProcessor
 from .data import RowError, normalize_row
 
 
@@ -86,11 +87,9 @@ class OmniVinciDataCollator:
     ):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
-        unknown = sorted(
-            set(processor_options) - processor.call_option_names | set(TEXT_OPTIONS) & {*processor_options}
-        )
-        if unknown:
-            raise TypeError(f"{type(processor).__name__} has no option {unknown} of a call.")
+        if of_text := sorted(processor_options.keys() & TEXT_OPTIONS.keys()):
+            raise TypeError(f"{of_text} are set by the collator itself: give `max_length` or `packing`.")
+        processor.resolve_options(("as an argument", processor_options))
         if processor.tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer has no `pad_token`, which batches need: set one.")
         self.processor = processor

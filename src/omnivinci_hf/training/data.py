@@ -38,17 +38,11 @@ import numpy as np
 import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
-from ..conversation_omnivinci import PART_OPTIONS, SOURCE_KEYS
+from ..content_parts_omnivinci import PLACES, MediaPart, read_part, read_source, shown
 
 
 ROLES = ("system", "user", "assistant")
 COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
-PART_KEYS = {
-    "text": {"text"},
-    "image": {*SOURCE_KEYS["image"], *PART_OPTIONS["image"]},
-    "video": {*SOURCE_KEYS["video"], *PART_OPTIONS["video"], "video_metadata", "metadata"},
-    "audio": {*SOURCE_KEYS["audio"], *PART_OPTIONS["audio"], "sampling_rate"},
-}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 _URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -102,7 +96,7 @@ class _RowReader:
 
     def read(self, row: Mapping) -> dict[str, Any]:
         if not isinstance(row, Mapping):
-            self.problems.append(f"A row must be an object with `messages`, got {_shown(row)}.")
+            self.problems.append(f"A row must be an object with `messages`, got {shown(row)}.")
             return {"id": None, "conversations": []}
         row = _without_none(row)
         columns = {kind: self._column(row, name) for kind, name in COLUMNS.items()}
@@ -111,7 +105,7 @@ class _RowReader:
             self._check_beginnings(conversations)
         name = row.get("id")
         if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
-            self.problems.append(f"`id` must be a string, got {_shown(name)}.")
+            self.problems.append(f"`id` must be a string, got {shown(name)}.")
         return {"id": None if name is None else str(name), "conversations": conversations}
 
     def _find_conversations(self, row: dict) -> list[tuple[str, Any]]:
@@ -130,14 +124,14 @@ class _RowReader:
             parts = [row["prompt"], row.get("completion")]
             if not all(isinstance(part, (list, tuple)) for part in parts):
                 self.problems.append(
-                    f"`prompt` and `completion` must both be lists of messages, got {_shown(parts[0])} and "
-                    f'{_shown(parts[1])}; write the words as [{{"role": ..., "content": ...}}].'
+                    f"`prompt` and `completion` must both be lists of messages, got {shown(parts[0])} and "
+                    f'{shown(parts[1])}; write the words as [{{"role": ..., "content": ...}}].'
                 )
                 return []
             return [("prompt + completion", [message for part in parts for message in part])]
         conversations = row["conversations"]
         if not isinstance(conversations, (list, tuple)) or not conversations:
-            self.problems.append(f"`conversations` must be a list of lists of messages, got {_shown(conversations)}.")
+            self.problems.append(f"`conversations` must be a list of lists of messages, got {shown(conversations)}.")
             return []
         if any(isinstance(entry, Mapping) for entry in conversations):
             self.problems.append(
@@ -149,7 +143,7 @@ class _RowReader:
 
     def _conversation(self, place: str, messages: Any, columns: dict[str, list]) -> list[dict]:
         if not isinstance(messages, (list, tuple)) or not messages:
-            self.problems.append(f"`{place}` must be a list of messages, got {_shown(messages)}.")
+            self.problems.append(f"`{place}` must be a list of messages, got {shown(messages)}.")
             return []
         used = dict.fromkeys(columns, 0)
         read = [self._message(f"{place}[{number}]", message, columns, used) for number, message in enumerate(messages)]
@@ -165,12 +159,12 @@ class _RowReader:
 
     def _message(self, place: str, message: Any, columns: dict[str, list], used: dict[str, int]) -> dict:
         if not isinstance(message, Mapping):
-            self.problems.append(f"`{place}` must be an object with `role` and `content`, got {_shown(message)}.")
+            self.problems.append(f"`{place}` must be an object with `role` and `content`, got {shown(message)}.")
             return {}
         message = _without_none(message)
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            self.problems.append(f"`{place}` has the role {_shown(role)}; known are {', '.join(ROLES)}.")
+            self.problems.append(f"`{place}` has the role {shown(role)}; known are {', '.join(ROLES)}.")
         if isinstance(content, (list, tuple)):
             parts = [
                 self._part(f"{place}.content[{number}]", part, columns, used) for number, part in enumerate(content)
@@ -179,95 +173,52 @@ class _RowReader:
             if role == "assistant" and any(part["type"] != "text" for part in content):
                 self.problems.append(f"`{place}` is an assistant turn with media; answers are text, so move them.")
         elif not isinstance(content, str):
-            self.problems.append(f"`{place}.content` must be a string or a list of parts, got {_shown(content)}.")
+            self.problems.append(f"`{place}.content` must be a string or a list of parts, got {shown(content)}.")
             content = []
         return {**message, "content": content}
 
     def _part(self, place: str, part: Any, columns: dict[str, list], used: dict[str, int]) -> dict | None:
-        if not isinstance(part, Mapping):
-            self.problems.append(
-                f'`{place}` must be an object such as {{"type": "text", "text": ...}}, got {_shown(part)}.'
+        try:
+            part = read_part(part, f"`{place}`", needs_medium=False)
+            return (
+                self._medium(place, part, columns, used)
+                if isinstance(part, MediaPart)
+                else {"type": "text", "text": part}
             )
+        except ValueError as error:
+            self.problems.append(str(error))
             return None
-        part = _without_none(part)
-        kind = part.get("type")
-        if isinstance(kind, str) and kind.endswith("_url") and kind.removesuffix("_url") in COLUMNS and kind in part:
-            url = part.pop(kind)
-            kind = kind.removesuffix("_url")
-            part = {**part, "type": kind, "url": url.get("url") if isinstance(url, Mapping) else url}
-        if kind not in PART_KEYS:
-            self.problems.append(f"`{place}` has the type {_shown(kind)}; known are {', '.join(PART_KEYS)}.")
-            return None
-        if unknown := sorted(map(str, part.keys() - PART_KEYS[kind] - {"type"})):
-            known = ", ".join(sorted(PART_KEYS[kind]))
-            self.problems.append(f"`{place}` has unknown keys {unknown}; a part of type {kind!r} has {known}.")
-        if kind == "text":
-            if isinstance(part.get("text"), str):
-                return part
-            self.problems.append(f"`{place}.text` must be a string, got {_shown(part.get('text'))}.")
-            return None
-        return self._medium(place, kind, part, columns, used)
 
-    def _medium(self, place: str, kind: str, part: dict, columns: dict[str, list], used: dict[str, int]) -> dict | None:
-        keys = [key for key in SOURCE_KEYS[kind] if key in part]
-        if len(keys) > 1:
-            self.problems.append(f"`{place}` holds several media, under {' and '.join(keys)}; leave one.")
-            return None
-        if keys:
-            source = self._source(f"{place}.{keys[0]}", kind, part[keys[0]], is_encoded=keys[0] == "base64")
-            key = keys[0]
-        else:
-            number, key = used[kind], kind
+    def _medium(self, place: str, part: MediaPart, columns: dict[str, list], used: dict[str, int]) -> dict | None:
+        source, kind = part.source, part.kind
+        if source is None:
+            number, entries = used[kind], columns[kind]
+            if not entries:
+                raise ValueError(
+                    f"`{place}` has no medium: put it under one of {', '.join((kind, *PLACES))}, or into the list "
+                    f"`{COLUMNS[kind]}` of the row."
+                )
             used[kind] += 1
-            if number >= len(columns[kind]):
-                if not columns[kind]:
-                    self.problems.append(
-                        f"`{place}` has no medium: put it under one of {', '.join(SOURCE_KEYS[kind])}, or into the "
-                        f"list `{COLUMNS[kind]}` of the row."
-                    )
-                    used[kind] -= 1
-                return None
-            source = self._source(f"{COLUMNS[kind]}[{number}]", kind, columns[kind][number])
-        if "audio" in part and kind == "video":
-            part = {**part, "audio": self._source(f"{place}.audio", "audio", part["audio"])}
-        return None if source is None else {**part, key: source}
+            if number >= len(entries):
+                return None  # how many are missing is told once
+            source = read_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
+        options = dict(part.options)
+        if "audio" in options:
+            options["audio"] = self._placed(options["audio"])
+        return MediaPart(kind, self._placed(source), options).as_dict()
 
     def _column(self, row: dict, name: str) -> list:
         entries = row.get(name, [])
         if isinstance(entries, (list, tuple)):
             return list(entries)
-        self.problems.append(f"`{name}` must be a list with one entry per part, got {_shown(entries)}.")
+        self.problems.append(f"`{name}` must be a list with one entry per part, got {shown(entries)}.")
         return []
 
-    def _source(self, place: str, kind: str, source: Any, is_encoded: bool = False) -> Any:
-        """A medium as the processor takes it; None, and a problem, if there is none."""
-        if isinstance(source, Mapping):
-            held = _without_none(source)
-            if kind == "audio" and {"array", "sampling_rate"} <= held.keys():
-                return {name: held[name] for name in ("array", "sampling_rate")}
-            if not held.keys() & {"bytes", "path"}:
-                forms = '"bytes" or "path"' + (', or "array" and "sampling_rate"' if kind == "audio" else "")
-                self.problems.append(f"`{place}` is an object with {sorted(map(str, held))}; it needs {forms}.")
-                return None
-            # the path beside bytes only names them
-            source = held["bytes"] if "bytes" in held else held["path"]
-        if type(source).__module__.partition(".")[0] in ("torchcodec", "datasets"):
-            feature = kind.capitalize()
-            self.problems.append(
-                f"`{place}` is a {type(source).__name__}; let this package decode it: cast the column to "
-                f"{feature}(decode=False)."
-            )
-            return None
-        is_wrong_list = isinstance(source, (list, tuple)) and kind == "image"
-        if source is None or isinstance(source, (bool, int, float)) or is_wrong_list or _is_empty(source):
-            self.problems.append(f"`{place}` must be one {kind}: a path, bytes or an array, got {_shown(source)}.")
-            return None
+    def _placed(self, source: Any) -> Any:
+        """A medium with its path, or those of its frames, beginning at the media root."""
         if isinstance(source, (str, os.PathLike)):
-            return source if is_encoded else self._path(os.fspath(source))
-        if kind == "video" and isinstance(source, (list, tuple)):
-            frames = [self._source(f"{place}[{number}]", "image", frame) for number, frame in enumerate(source)]
-            return None if any(frame is None for frame in frames) else frames
-        return source
+            return self._path(os.fspath(source))
+        return [self._placed(frame) for frame in source] if isinstance(source, list) else source
 
     def _path(self, path: str) -> str:
         if self.media_root is None or _URL.match(path):
@@ -316,20 +267,6 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _without_none(mapping: Mapping) -> dict:
     return {key: value for key, value in mapping.items() if value is not None}
-
-
-def _is_empty(source: Any) -> bool:
-    return isinstance(source, (str, bytes, list, tuple)) and not source
-
-
-def _shown(value: Any) -> str:
-    """A value as an error quotes it: what was written, if that is short."""
-    if isinstance(value, Mapping):
-        return f"an object with {sorted(map(str, value))}"
-    if isinstance(value, (str, int, float, type(None))):
-        text = repr(value)
-        return text if len(text) <= 60 else text[:57] + "..."
-    return f"an empty {type(value).__name__}" if _is_empty(value) else f"a {type(value).__name__}"
 
 
 class RowDataset(Dataset):

@@ -2,15 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from ..audio_media_omnivinci import load_audio
-from ..conversation_omnivinci import PART_OPTIONS, SOURCE_KEYS
-from ..media_omnivinci import MediaError, load_image
+from ..content_parts_omnivinci import KINDS, MediaPart, read_part
+from ..media_inputs_omnivinci import load_medium
+from ..media_limits_omnivinci import MediaError
+from ..options_omnivinci import FRAME_OPTIONS
 from ..released_config_omnivinci import MEDIA_TOKENS
-from ..video_media_omnivinci import load_video
 from .data import RowDataset, RowError, read_row
 
 
@@ -39,7 +38,7 @@ class Validation:
         return self.num_rows - self.num_bad
 
     def __str__(self) -> str:
-        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in SOURCE_KEYS)
+        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in KINDS)
         return f"rows: {self.num_rows}, good: {self.num_good}, bad: {self.num_bad}; distinct media: {media}"
 
 
@@ -90,65 +89,39 @@ class _MediaCheck:
     def check(self, message: Mapping) -> Iterator[str]:
         content = message.get("content", [])
         for part in () if isinstance(content, str) else content:
-            if part["type"] == "text":
-                continue
-            for kind, source, options in _media_of(part):
-                if problem := self._check(kind, source, options):
-                    yield problem
+            medium = read_part(part)
+            if isinstance(medium, MediaPart) and (problem := self._check(medium)):
+                yield problem
 
-    def _check(self, kind: str, source: Any, options: dict) -> str | None:
-        digest = _digest(kind, source, options)
+    def _check(self, part: MediaPart) -> str | None:
+        digest = _digest(part)
         if digest is None or digest not in self.answers:
-            self.counts[kind] += 1
-            problem = _read(READERS[kind], source, options) if self.read_media else None
+            self.counts[part.kind] += 1
+            problem = _read(part) if self.read_media else None
             if digest is None:
                 return problem
             self.answers[digest] = problem
         return self.answers[digest]
 
 
-def _media_of(part: Mapping) -> Iterator[tuple[str, Any, dict]]:
-    """A part's medium, and the sound that a video brings along, each with its options of reading."""
-    kind = part["type"]
-    key = next(key for key in SOURCE_KEYS[kind] if key in part)
-    source = part[key]
-    if key == "base64" and isinstance(source, str) and not source.startswith("data:"):
-        source = "data:application/octet-stream;base64," + source
-    options = {name: part[name] for name in PART_OPTIONS[kind] if name in part}
-    sound, rate = options.pop("audio", None), options.pop("sampling_rate", None)
-    if kind == "audio" and "sampling_rate" in part:
-        source = source, part["sampling_rate"]
-    if kind == "video" and (metadata := part.get("video_metadata", part.get("metadata"))) is not None:
-        options["metadata"] = metadata
-    yield kind, source, options
-    if sound is not None:
-        options = {name: options[name] for name in PART_OPTIONS["audio"] if name in options}
-        yield "audio", sound, options if rate is None else {**options, "input_sampling_rate": rate}
-
-
-def _read_video(source: Any, **options) -> None:
-    chosen = any(name in options for name in ("frame_indices", "frame_times"))
-    few = {} if chosen else {"num_frames": NUM_FRAMES}
-    load_video(source, with_audio=True, **{**options, "fps": options.get("fps"), **few})
-
-
-READERS: dict[str, Callable] = {"image": load_image, "video": _read_video, "audio": load_audio}
-
-
-def _read(reader: Callable, source: Any, options: dict) -> str | None:
+def _read(part: MediaPart) -> str | None:
+    """What is wrong with a medium, read as the processor reads it, but only a few frames of a video."""
+    few = {} if part.options.keys() & FRAME_OPTIONS.keys() else {"num_frames": NUM_FRAMES}
+    part = replace(part, options={**part.options, **few}) if part.kind == "video" else part
     try:
-        reader(source, progress=False, **options)
+        load_medium(part, {"load_audio_from_video": True, "progress": False})
     except MediaError as error:
         return str(error)
     except (ValueError, TypeError) as error:
-        return f"A part's options {sorted(options)} cannot be used: {error}"
+        return f"A part's options {sorted(part.options)} cannot be used: {error}"
     return None
 
 
-def _digest(kind: str, source: Any, options: dict) -> bytes | None:
+def _digest(part: MediaPart) -> bytes | None:
     """The same for the same medium; None for one that has no short name, such as an array."""
+    source = part.source
     if isinstance(source, bytes):
         source = hashlib.blake2b(source, digest_size=16).digest()
     if not isinstance(source, (str, bytes)):
         return None
-    return hashlib.blake2b(repr((kind, source, sorted(options.items()))).encode(), digest_size=16).digest()
+    return hashlib.blake2b(repr((part.kind, source, sorted(part.options.items()))).encode(), digest_size=16).digest()

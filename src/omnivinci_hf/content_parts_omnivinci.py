@@ -1,0 +1,160 @@
+"""Parts of a message: the one place that reads them, whichever way they came in.
+
+A part is `{"type": ..., ...}`: words under `text`, or a medium with options of its own beside it. The forms of chat
+APIs (`image_url`, `video_url`, `audio_url`, `input_audio`) hold the same one level deeper.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .media_forms_omnivinci import base64_url, plain_source
+from .media_limits_omnivinci import MediaError
+from .options_omnivinci import CALL_OPTIONS, FRAME_OPTIONS, RANGE_OPTIONS, Anything, check_options, refuse_unknown
+from .released_config_omnivinci import MEDIA_TOKENS
+
+
+KINDS = ("image", "video", "audio")
+PLACES = ("path", "url", "base64")  # where a medium may stand beside the name of its type
+# the type of a part that holds its medium one level deeper -> the kind of medium
+NESTED_TYPES = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
+PART_OPTIONS = {
+    "image": {},
+    "video": {
+        **RANGE_OPTIONS,
+        **FRAME_OPTIONS,
+        **{name: CALL_OPTIONS[name] for name in ("num_frames", "fps", "load_audio_from_video", "max_audio_sec")},
+        "video_metadata": Anything(),
+        "audio": Anything(),  # its sound, where it is not that of the file
+        "sampling_rate": CALL_OPTIONS["sampling_rate"],
+    },
+    "audio": {**RANGE_OPTIONS, **{name: CALL_OPTIONS[name] for name in ("sampling_rate", "max_audio_sec")}},
+}
+
+
+@dataclass(frozen=True)
+class MediaPart:
+    """A medium with options of its own, which come before those of the call."""
+
+    kind: str
+    source: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The part in its plainest form; [`read_part`] makes the same of it."""
+        return {"type": self.kind, self.kind: self.source, **self.options}
+
+
+def read_part(part: Any, place: str = "A part of a message", needs_medium: bool = True) -> "MediaPart | str":
+    """What a part of a message holds: words, or a medium with its options.
+
+    Args:
+        place: the words that errors have for the part.
+        needs_medium: whether a part without a medium is an error; else its `source` is None.
+
+    Raises:
+        ValueError: for a part that cannot be understood, before any medium is read.
+    """
+    if not isinstance(part, Mapping):
+        words = '{"type": "text", "text": ...}'
+        raise ValueError(f"{place} must be a dictionary such as {words}, got {shown(part)}.")
+    given = {name: value for name, value in part.items() if value is not None and name != "type"}
+    kind = part.get("type")
+    if kind == "text":
+        refuse_unknown(f"{place} of type 'text'", given, ["text"], ValueError)
+        if not isinstance(given.get("text"), str):
+            raise ValueError(f"{place}: `text` must be a string, got {shown(given.get('text'))}.")
+        return given["text"]
+    if isinstance(kind, str) and kind in NESTED_TYPES:
+        given, kind = _flattened(place, kind, given), NESTED_TYPES[kind]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{place} has the type {shown(kind)}; known are {', '.join(('text', *KINDS, *NESTED_TYPES))}.")
+    return _read_medium(place, kind, given, needs_medium)
+
+
+def _flattened(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What a nested part holds: `{"image_url": {"url": ...}, ...}`, options inside and beside it in one dictionary."""
+    inside = given.get(name)
+    if not isinstance(inside, Mapping):
+        return {"url" if one == name else one: value for one, value in given.items()}
+    inside = {one: value for one, value in inside.items() if value is not None}
+    beside = {one: value for one, value in given.items() if one != name}
+    if twice := sorted(inside.keys() & beside.keys()):
+        raise ValueError(f"{place} has {twice} twice, in `{name}` and beside it: give it once.")
+    if name == "input_audio" and "data" in inside:
+        if not isinstance(inside["data"], str):
+            raise ValueError(f"{place}: `data` must be a string in base64, got {shown(inside['data'])}.")
+        inside.pop("format", None)  # the sound itself tells its format
+        inside["base64"] = inside.pop("data")
+    if inside.get("detail") == "auto":  # of OpenAI's images: as the model sees fit
+        del inside["detail"]
+    return {**inside, **beside}
+
+
+def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: bool) -> MediaPart:
+    keys = [key for key in (kind, *PLACES) if key in given]
+    if len(keys) > 1:
+        raise ValueError(f"{place} holds several media, under {' and '.join(keys)}; leave one.")
+    options = {name: value for name, value in given.items() if name not in keys}
+    if kind == "video" and "metadata" in options:
+        if "video_metadata" in options:
+            raise ValueError(f"{place} has `metadata` beside `video_metadata`, which is the same: give one.")
+        options["video_metadata"] = options.pop("metadata")
+    known = PART_OPTIONS[kind]
+    refuse_unknown(f"{place} of type {kind!r}", options, [kind, *PLACES, *known], ValueError)
+    try:
+        check_options(options, known)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    if kind == "video" and "sampling_rate" in options and "audio" not in options:
+        raise ValueError(f"{place}: `sampling_rate` is that of a sound under `audio`, which this video does not have.")
+    if not keys:
+        if needs_medium:
+            raise ValueError(
+                f"{place} of type {kind!r} has no medium: put it under one of {', '.join((kind, *PLACES))}. (The sound "
+                "of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
+            )
+        return MediaPart(kind, None, options)
+    source = read_source(f"{place}: `{keys[0]}`", kind, given[keys[0]])
+    if keys[0] == "base64" and isinstance(source, str):
+        source = base64_url(source)
+    if "audio" in options:
+        options["audio"] = read_source(f"{place}: `audio`", "audio", options["audio"])
+    return MediaPart(kind, source, options)
+
+
+def read_source(place: str, kind: str, source: Any) -> Any:
+    """A medium out of the dictionary that holds it; an error if it cannot be one. It is not opened."""
+    if isinstance(source, Mapping):
+        try:
+            source = plain_source(kind, source)
+        except MediaError as error:
+            raise ValueError(f"{place}: {error}") from error
+    is_list = isinstance(source, (list, tuple))
+    is_empty = isinstance(source, (str, bytes, list, tuple)) and not source
+    if source is None or isinstance(source, (bool, int, float)) or is_empty or (is_list and kind == "image"):
+        raise ValueError(f"{place} must be one {kind}: a path, bytes or an array, got {shown(source)}.")
+    if kind == "video" and is_list:
+        return [read_source(f"{place}, frame {number}", "image", frame) for number, frame in enumerate(source)]
+    return source
+
+
+def clean_words(words: str) -> str:
+    """Words without placeholders of media, which would pass for media."""
+    # what is left may form another one: "<im<image>age>"
+    while (cleaned := re.sub("|".join(map(re.escape, MEDIA_TOKENS.values())), "", words)) != words:
+        words = cleaned
+    return words
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: what was written, if that is short."""
+    if isinstance(value, Mapping):
+        return f"a dictionary with {sorted(map(str, value))}"
+    if isinstance(value, (str, int, float, type(None))):
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+    is_empty = isinstance(value, (bytes, list, tuple)) and not value
+    name = type(value).__name__
+    return f"an empty {name}" if is_empty else f"a {name}"
