@@ -141,6 +141,18 @@ def test_question_without_media_and_stream_give_the_same_words(capsys, tiny):
     assert capsys.readouterr().out.strip() == answer.strip()
 
 
+def test_several_questions_are_answered_as_each_alone(capsys, tiny, clip, monkeypatch):
+    options = ["--model", tiny, "--max-new-tokens", "4", "--num-frames", "2", "--start", "1", "--end", "2.5"]
+    alone = []
+    for question in ("What?", "Where is it?"):
+        assert main(["ask", clip, question, *options]) == 0
+        alone.append(capsys.readouterr().out)
+    assert main(["ask", clip, "What?", "--question", "Where is it?", *options]) == 0
+    assert capsys.readouterr().out == f"What?\n{alone[0]}\nWhere is it?\n{alone[1]}"
+    assert main(["ask", clip, "What?", "--question", "Where is it?", "--stream", *options]) == 2
+    assert_one_line(capsys.readouterr().err, "--stream takes one question")
+
+
 def test_seed_decides_a_drawn_answer(capsys, tiny):
     answers = []
     for seed in ("1", "1", "2"):

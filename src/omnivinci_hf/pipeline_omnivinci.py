@@ -193,12 +193,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
         # a chat that ends with the beginning of an answer is continued, as in other pipelines
         continues = conversations[0][-1]["role"] == "assistant"
         turn = {"add_generation_prompt": not continues, "continue_final_message": continues}
-        encoded = self.processor.apply_chat_template(
-            conversations[0], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=options, **turn
-        )
-        prompts = self.processor.apply_chat_template(conversations, **turn)
-        suffixes = [self.processor.words_after_media(prompt) for prompt in prompts]
-        return {"encoded": encoded, "suffixes": suffixes, "questions": questions}
+        return encode_conversations(self.processor, conversations, questions, options, **turn)
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         # media are flat over a batch, which the default collation cannot join: a batch is a list of inputs here
@@ -380,6 +375,24 @@ def _as_item(value: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"An input has the unknown keys {unknown}; known are {known}: leave out what is not asked.")
     return item
+
+
+def encode_conversations(
+    processor, conversations: list[list[dict]], questions: list[str], options: Mapping[str, Any], **turn: bool
+) -> dict[str, Any]:
+    """What [`OmniQAPipeline.forward`] takes, of conversations about the same media, each with a question.
+
+    Args:
+        options: of a call of the processor.
+        turn: whether a turn of the assistant begins (the default) or goes on, as `apply_chat_template` takes it.
+    """
+    turn = turn or {"add_generation_prompt": True}
+    encoded = processor.apply_chat_template(
+        conversations[0], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=dict(options), **turn
+    )
+    prompts = processor.apply_chat_template(conversations, **turn)
+    suffixes = [processor.words_after_media(prompt) for prompt in prompts]
+    return {"encoded": encoded, "suffixes": suffixes, "questions": questions}
 
 
 def _conversations(item: dict[str, Any], system: str | None) -> tuple[list[list[dict]], list[str]]:

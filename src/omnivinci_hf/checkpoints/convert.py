@@ -97,7 +97,7 @@ def _check_destination(src: str | os.PathLike, dst: Path, overwrite: bool) -> No
     if not dst.exists() or not any(dst.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f"{dst} is not empty; give a new folder, or allow it to be overwritten.")
+        raise FileExistsError(f"{dst} is not empty; give a new folder, or `overwrite=True`.")
     if not (dst / "config.json").is_file():
         # a slip of the hand must not delete somebody's home
         raise FileExistsError(f"{dst} holds no checkpoint (no config.json) and is not overwritten; empty it yourself.")

@@ -1,14 +1,16 @@
 """The command line: `omnivinci-hf`, also `python -m omnivinci_hf`."""
 
+import argparse
 import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .arguments import parse_arguments
 from .files import check_files
+from .words import in_own_words
 
 
 EXIT_BAD_INPUT = 2
@@ -21,16 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Input that cannot be used ends in one line on stderr and code 2; an error that nobody foresaw keeps its traceback.
     """
-    arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
+    options = {}
     try:
-        # where it is installed, it reports the optional kernels that it lacks as soon as anything imports it
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        with _terminated_as_exception():
-            check_files(arguments)
-            # everything heavy is imported here, after the arguments were found good
-            from . import commands
-
-            getattr(commands, f"run_{arguments.command}")(arguments)
+        try:
+            arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
+            options = arguments.options
+            _run(arguments)
+        finally:
             sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
@@ -40,15 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        words = " ".join(_message(error).split()) or type(error).__name__
+        words = " ".join(in_own_words(_message(error), options).split()) or type(error).__name__
         print(f"omnivinci-hf: {words}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _silence_stdout()  # it may be what has no more room
         return EXIT_BAD_INPUT
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # where it is installed, it reports the optional kernels that it lacks as soon as anything imports it
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with _handled(signal.SIGTERM, _unwind):
+        check_files(arguments)
+        with _handled(signal.SIGINT, _leave):
+            # everything heavy is imported here, after the arguments were found good
+            from . import commands
+        getattr(commands, f"run_{arguments.command}")(arguments)
 
 
 def _message(error: Exception) -> str:
     """Without the traceback that a worker process of a DataLoader packs into its error."""
     text = str(error)
+    if isinstance(error, _http_error()) and not isinstance(error, OSError):
+        return f"The Hub cannot be reached: {text}"
     if "Original Traceback" not in text:
         return text
     return text[text.rindex("\n", 0, text.rstrip().rindex("Error: ")) :].partition(": ")[2]
@@ -57,26 +71,38 @@ def _message(error: Exception) -> str:
 def _is_bad_input(error: Exception) -> bool:
     from safetensors import SafetensorError  # a damaged file of weights
 
-    # an optional package that is not there is named with its remedy
-    return isinstance(error, (ValueError, OSError, ImportError, SafetensorError))
+    # an optional package that is not there is named with its remedy; the tokenizers' own errors have no class
+    known = (ValueError, OSError, ImportError, SafetensorError, _http_error())
+    return isinstance(error, known) or "(os error " in str(error)
+
+
+def _http_error() -> type[Exception]:
+    from httpx import HTTPError
+
+    return HTTPError
 
 
 @contextlib.contextmanager
-def _terminated_as_exception() -> Iterator[None]:
-    """SIGTERM unwinds the stack as an interrupt does, so that half-written folders are deleted."""
-
-    def stop(number, frame):
-        raise SystemExit(128 + number)
-
+def _handled(number: int, handler: Callable) -> Iterator[None]:
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(number, handler)
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+def _unwind(number: int, frame) -> None:
+    """Ends as an interrupt does, so that half-written folders are deleted."""
+    raise SystemExit(128 + number)
+
+
+def _leave(number: int, frame) -> None:
+    """Ends at once: libraries that are being imported make other errors of an interrupt."""
+    os._exit(128 + number)
 
 
 def _silence_stdout() -> None:

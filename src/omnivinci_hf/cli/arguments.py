@@ -24,6 +24,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         arguments.command = argv[0]
     else:
         arguments = parser.parse_args(argv)  # --help, --version, or an error
+    arguments.options = {
+        action.dest: action.option_strings[0]
+        for action in commands[arguments.command]._actions
+        if action.option_strings
+    }
     if arguments.command == "ask" and not arguments.media and Path(arguments.question).is_file():
         commands["ask"].error(
             f"the last argument is the question, but {arguments.question!r} is a file; add a question in quotes"
@@ -59,14 +64,23 @@ def _add_ask(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "ask",
         help="ask a question about images, videos and sounds",
-        description="Ask one question about any number of images, videos and sounds (or none). The answer goes to "
-        "stdout, everything else to stderr.",
+        description="Ask a question, or several, about any number of images, videos and sounds (or none). The answers "
+        "go to stdout, each below its question if there are several, everything else to stderr.",
     )
     _add_media(parser)
     parser.add_argument("question", metavar="QUESTION", help="the question, in quotes; it comes after the media")
+    parser.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        dest="more_questions",
+        metavar="TEXT",
+        help="another question about the same media, which are encoded once; can be given several times",
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_PATH", help="default: %(default)s")
     parser.add_argument("--system", metavar="TEXT", help="a system message instead of the template's own")
     _add_sampling(parser)
+    _add_reading(parser)
     parser.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--do-sample", action="store_true", help="draw the words at random instead of the likeliest")
     parser.add_argument("--seed", type=int, metavar="N", help="of the random numbers that --do-sample draws")
@@ -93,6 +107,7 @@ def _add_inspect(subparsers) -> argparse.ArgumentParser:
         "with nothing downloaded",
     )
     _add_sampling(parser)
+    _add_reading(parser)
     parser.add_argument(
         "--group-duration-sec", type=_positive, metavar="SEC", help="length of a time group (T_G of the paper)"
     )
@@ -161,7 +176,6 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
     _add_sampling(parser)
-    parser.add_argument("--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each sound")
     estimate = parser.add_argument_group(
         "memory", "With --estimate nothing is trained; without --model, the released checkpoint's sizes are taken."
     )
@@ -220,6 +234,25 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=_positive, metavar="RATE", help="frames per second of each video")
     parser.add_argument("--no-video-audio", action="store_true", help="do not hear the sound of videos")
+    parser.add_argument("--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each sound")
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--start", type=_not_negative, dest="start_sec", metavar="SEC", help="where videos and sounds begin to be read"
+    )
+    parser.add_argument("--end", type=_positive, dest="end_sec", metavar="SEC", help="where they end to be read")
+    parser.add_argument(
+        "--on-damage", choices=("raise", "warn"), help="of a damaged medium: an error, or what is whole, with a warning"
+    )
+    parser.add_argument(
+        "--media-limit",
+        type=_limit,
+        action="append",
+        dest="media_limits",
+        metavar="NAME=NUMBER",
+        help="another limit on one medium, such as max_frames=4096 or max_duration_sec=inf",
+    )
 
 
 def _count(text: str) -> int:
@@ -227,6 +260,18 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return number
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    return name, float(number)
 
 
 def _clip_number(text: str) -> int:
@@ -243,4 +288,5 @@ def _positive(text: str) -> float:
     return number
 
 
-_count.__name__, _positive.__name__ = "whole number", "number"  # for argparse's "invalid ... value"
+_count.__name__, _limit.__name__ = "whole number", "NAME=NUMBER"
+_positive.__name__ = _not_negative.__name__ = "number"  # for argparse's "invalid ... value"

@@ -20,6 +20,7 @@ from ..checkpoints.convert import Progress, convert_checkpoint, push_checkpoint
 from ..configuration_omnivinci import OmniVinciConfig
 from ..inspection import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
 from ..modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..pipeline_omnivinci import OmniQAPipeline, encode_conversations
 from ..processing_omnivinci import OmniVinciProcessor
 from ..released_config_omnivinci import component_file
 from .files import check_folder
@@ -36,21 +37,17 @@ def run_ask(arguments: argparse.Namespace) -> None:
     _quiet_off_terminal()
     # the media first: a wrong path should not cost the loading of the weights
     content = [{"type": kind, "path": path} for path, kind in ((path, tell_kind(path)) for path in arguments.media)]
-    content.append({"type": "text", "text": arguments.question})
-    messages = [{"role": "user", "content": content}]
-    if arguments.system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": arguments.system}]})
+    questions = [arguments.question, *arguments.more_questions]
+    if arguments.stream and len(questions) > 1:
+        raise ValueError("--stream takes one question: leave it, or the others, out.")
+    system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+    conversations = [
+        [*system, {"role": "user", "content": [*content, {"type": "text", "text": question}]}] for question in questions
+    ]
     check_device(arguments.device_map)
     check_model(arguments.model)
     processor = OmniVinciProcessor.from_pretrained(arguments.model)
-    inputs = processor.apply_chat_template(
-        messages,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=_sampling_options(arguments),
-    )
+    inputs = encode_conversations(processor, conversations, questions, processor_options(arguments))
     model = OmniVinciForConditionalGeneration.from_pretrained(
         arguments.model, dtype=arguments.dtype, device_map=arguments.device_map
     )
@@ -63,16 +60,17 @@ def run_ask(arguments: argparse.Namespace) -> None:
     streamer = None
     if arguments.stream:
         streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    answer = generate_answer(
-        processor,
-        model,
-        inputs,
-        max_new_tokens=arguments.max_new_tokens,
-        do_sample=arguments.do_sample,
-        streamer=streamer,
-    )
-    if streamer is None:
-        print(answer)
+    pipe = OmniQAPipeline(model, processor=processor)
+    options = {"max_new_tokens": arguments.max_new_tokens, "do_sample": arguments.do_sample, "streamer": streamer}
+    answers = pipe.postprocess(pipe.forward(inputs, **options))
+    if streamer is not None:
+        return
+    for number, answer in enumerate(answers):
+        print(
+            answer["answer"]
+            if len(answers) == 1
+            else f"{chr(10) * (number > 0)}{answer['question']}\n{answer['answer']}"
+        )
 
 
 def check_device(device_map: str) -> None:
@@ -112,13 +110,6 @@ def check_model(name: str) -> Adapted | None:
     return adapted
 
 
-def generate_answer(processor, model, inputs, **options) -> str:
-    inputs = inputs.to(model.device)
-    output = model.generate(**inputs, **options)
-    new = output[0, inputs["input_ids"].shape[1] :]
-    return processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-
-
 def is_untrained(model: OmniVinciForConditionalGeneration) -> bool:
     """Training moves the norms of a language model, and nothing else sets them all to exactly 1."""
     norms = [weight for name, weight in model.model.language_model.named_parameters() if "norm" in name]
@@ -134,7 +125,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
         check_model(arguments.model)
         processor = OmniVinciProcessor.from_pretrained(arguments.model)
         config = OmniVinciConfig.from_pretrained(arguments.model)
-    options = _sampling_options(arguments)
+    options = processor_options(arguments)
     if arguments.group_duration_sec is not None:
         options["group_duration_sec"] = arguments.group_duration_sec
     media = inspect_media(processor, arguments.media, **options)
@@ -195,9 +186,12 @@ def run_demo(arguments: argparse.Namespace) -> None:
     print(f"\nThe clip is in {arguments.keep}.")
 
 
-def _sampling_options(arguments: argparse.Namespace) -> dict:
+def processor_options(arguments: argparse.Namespace) -> dict:
     """Options of the processor that were given; the others keep the checkpoint's values."""
-    options = {"num_frames": arguments.num_frames, "fps": arguments.fps}
+    names = ("num_frames", "fps", "max_audio_sec", "start_sec", "end_sec", "on_damage")
+    options = {name: getattr(arguments, name, None) for name in names}
+    if limits := getattr(arguments, "media_limits", None):
+        options["media_limits"] = dict(limits)
     if arguments.no_video_audio:
         options["load_audio_from_video"] = False
     return {name: value for name, value in options.items() if value is not None}

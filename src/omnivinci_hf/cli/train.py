@@ -10,6 +10,7 @@ from ..configuration_omnivinci import OmniVinciConfig
 from ..training.estimate import estimate_memory, format_estimate
 from ..training.recipe import load_recipe, recipe_names
 from ..training.run import StageOptions, train_stage
+from .commands import processor_options
 
 
 # names of Trainer's `optim` that differ from AdamW in what they hold
@@ -47,11 +48,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     names = {entry.name for entry in fields(StageOptions)} - {"processor_options"}
     options = StageOptions(
         **{name: getattr(arguments, name) for name in names},
-        processor_options={
-            name: getattr(arguments, name)
-            for name in ("num_frames", "fps", "max_audio_sec")
-            if getattr(arguments, name) is not None
-        },
+        processor_options=processor_options(arguments),
     )
     train_stage(recipe, options, training)
 

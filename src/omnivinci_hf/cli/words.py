@@ -1,0 +1,23 @@
+"""Errors in the words of the command line: the package's own speak of arguments of Python."""
+
+import re
+from collections.abc import Mapping
+
+
+def in_own_words(text: str, options: Mapping[str, str]) -> str:
+    """The text with arguments as options of the command; `options` are those that it has, by the argument's name.
+
+    An argument is told by its backquotes or its value: `on_damage="warn"` becomes `--on-damage warn`.
+    """
+
+    def renamed(match: re.Match) -> str:
+        option = options.get(match["quoted"] or match["plain"])
+        if option is None:
+            return match[0]
+        if match["limit"] is not None:
+            return f"{option} {match['limit']}={match['number']}"
+        return option if match["value"] in (None, "True") else f"{option} {match['value']}"
+
+    value = r'=(?:\{"(?P<limit>\w+)": (?P<number>[\w.]+)\}|(?P<mark>["\']?)(?P<value>[\w.+-]+)(?P=mark))'
+    # the value may stand within the backquotes or behind them
+    return re.sub(rf"(?:`(?P<quoted>\w+)`(?!=)|`?\b(?P<plain>\w+)`?{value}`?)", renamed, text)
