@@ -4,14 +4,13 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-import av
 from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from .configuration_omnivinci import OmniVinciConfig
 from .media_omnivinci import MediaError, MediaSource, load_image
-from .media_streams_omnivinci import photo_brand
+from .media_streams_omnivinci import choose_stream, photo_brand
 from .moving_picture_omnivinci import is_moving
 from .processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
 from .released_config_omnivinci import MEDIA_TOKENS
@@ -43,11 +42,9 @@ def tell_kind(path: str) -> str:
     with source.container() as container:
         if photo_brand(container):
             return "image"
-        cover_art = av.stream.Disposition.attached_pic
-        if any(not stream.disposition & cover_art for stream in container.streams.video):
-            return "video"
-        if container.streams.audio:
-            return "audio"
+        for kind in ("video", "audio"):
+            if choose_stream(source, container, kind) is not None:
+                return kind
     raise MediaError(f"{source.name} has neither picture nor sound; give an image, a video or a sound.")
 
 

@@ -16,11 +16,16 @@ PADDING_SEC = 0.3  # so much longer than the picture a sound may be, for the enc
 
 def may_start_anew(container) -> bool:
     """Whether files of this kind may be joined byte by byte, or be pieces of a broadcast whose clock jumps."""
-    return bool(container.format.flags & Flags.ts_discont.value) or container.format.name == "flv"
+    return has_loose_stamps(container) or container.format.name == "flv"
+
+
+def has_loose_stamps(container) -> bool:
+    """Whether FFmpeg takes the stamps of this kind as they come, and fills in those that are not there."""
+    return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def mend_stamps(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """The last picture before a jump may have got its time of showing from behind it.
+    """Where stamps are filled in, the last picture before a jump may have got its time of showing from behind it.
 
     It is as long after its time of decoding, then, as it was for the picture before.
     """

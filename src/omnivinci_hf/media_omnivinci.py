@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers.utils import logging
 
-from .media_clock_omnivinci import Clock, may_start_anew, mend_stamps
+from .media_clock_omnivinci import Clock, has_loose_stamps, may_start_anew, mend_stamps
 from .media_fetch_omnivinci import fetch
 from .media_formats_omnivinci import CONTAINERS, HAVE_DURATION, IMAGE_FORMATS, MAY_HAVE_WRONG_DURATION
 from .media_forms_omnivinci import decode_data_url, local_path, plain_source
@@ -239,7 +239,7 @@ class PacketReader:
 def _read_packets(source: MediaSource, container, streams: list, break_off: Callable) -> Iterator[av.Packet]:
     """The packets that have content. `break_off` gets the error at which reading ends, if that is allowed."""
     packets = container.demux(*streams)
-    packets = mend_stamps(packets) if may_start_anew(container) else packets
+    packets = mend_stamps(packets) if has_loose_stamps(container) else packets
     while True:
         source.reading.check_cancelled()
         try:
