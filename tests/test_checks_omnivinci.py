@@ -110,14 +110,14 @@ def test_packed_rows_are_measured_one_by_one(narrow):
     assert batch["input_ids"].shape[1] > 40 and model(**batch).loss > 0
 
 
-@pytest.mark.parametrize("kind", ["image", "silent"])
-def test_the_standard_pipeline_takes_batches_of_images(loaded, kind):
+@pytest.mark.parametrize("kind", ["image", "audio", "silent"])
+def test_the_standard_pipeline_takes_batches_or_tells(loaded, kind):
     model, processor = loaded
     pipe = pipeline("image-text-to-text", model=model, processor=processor)
     chats = [row(kind, seed)["messages"][:1] for seed in range(2)]
     options = {"max_new_tokens": 4, "return_full_text": False}
-    if kind == "silent":
-        with pytest.raises(ValueError, match="`video_num_frames` speaks of .*batch images alone: set `batch_size=1`"):
+    if kind != "image":
+        with pytest.raises(ValueError, match="_num_.* speaks of .*batch images alone: set `batch_size=1`"):
             pipe(text=chats, batch_size=2, **options)
         return
     alone = [pipe(text=chat, **options)[0]["generated_text"] for chat in chats]

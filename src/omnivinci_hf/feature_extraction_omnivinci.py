@@ -41,6 +41,7 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
     """
 
     model_input_names = ["input_features", "audio_num_windows", "audio_durations_ns"]
+    padding_value = 0.0  # nothing is padded here, but pipelines ask for it when they batch
 
     def __init__(
         self,
