@@ -220,12 +220,13 @@ def check_options(given: Mapping[str, Any], table: Mapping[str, Any] = CALL_OPTI
 def refuse_unknown(
     owner: str, given: Iterable[str], known: Iterable[str], error: Callable[[str], Exception] = TypeError
 ) -> None:
-    """An error for names that are not among the known ones, with the nearest of these."""
-    known = sorted(map(str, known))
+    """An error for names that are not among the known ones, with the nearest of these, or all if none is near."""
+    known = sorted(name for name in map(str, known) if not name.startswith("_"))
     if unknown := sorted(str(name) for name in given if name not in known):
-        near = dict.fromkeys(match for name in unknown for match in difflib.get_close_matches(name, known, n=1))
-        hint = f" (did you mean {', '.join(near)}?)" if near else ""
-        raise error(f"{owner} has no option {unknown}{hint}; it has {', '.join(known)}.")
+        near = [difflib.get_close_matches(name, known, n=1) for name in unknown]
+        hint = f" (did you mean {', '.join(match[0] for match in near if match)}?)" if any(near) else ""
+        rest = "" if all(near) else f"; it has {', '.join(known)}"
+        raise error(f"{owner} has no option {unknown}{hint}{rest}.")
 
 
 def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
