@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from training_data import load
 from world_scenes import write_plain_clip
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.training import validation
+from omnivinci_hf.training import OmniVinciDataCollator, validation
 from omnivinci_hf.training.data import JsonlDataset
 from omnivinci_hf.training.validation import Validation, validate_rows
 
@@ -141,6 +142,75 @@ def test_media_in_memory_are_read_too():
     assert third.problems == ["A float image must be in [0, 1], got 5.0 to 5.0; scale it or give uint8."]
     assert "is of no known image format" in fourth.problems[0]
     assert counts.media == {"image": 4, "audio": 1}
+
+
+# -- what training takes ----------------------------------------------------------------------------------------------
+
+
+def message(**changes):
+    return {**row(), **changes}
+
+
+HALF = "\ud83d"  # of a smiling face
+# rows that one of the two once took and the other did not, or that ended in a traceback
+DOUBTFUL = [
+    row(),
+    row({"type": "image", "path": "a.png"}),
+    row({"type": "video", "path": "clip.mp4", "num_frames": 2}),
+    row({"type": "video", "path": "clip.mp4", "num_frames": -1}),
+    row({"type": "video", "path": "clip.mp4", "num_frames": 2.5}),
+    row({"type": "video", "path": "clip.mp4", "fps": 0}),
+    row({"type": "video", "path": "clip.mp4", "frame_times": "early"}),
+    row({"type": "video", "path": "clip.mp4", "video_metadata": 5}),
+    row({"type": "audio", "path": "a.wav", "sampling_rate": "high"}),
+    row({"type": "audio", "path": "a.wav", "start_sec": 99}),
+    row({"type": ["image"], "path": "a.png"}),
+    row({"type": "image", "path": 5}),
+    row({"type": "text", "text": 5}),
+    row(answer=HALF),
+    row(answer=["A dog."]),
+    row({"type": "text", "text": f"a{HALF}"}),
+    row({"type": "image", "path": f"{HALF}.png"}),
+    row(id=HALF),
+    row(answer=""),
+    row(answer="a <sound>"),
+    row(answer="dog " * 2000),  # beyond the context
+    message(messages={"role": "user"}),
+    message(messages=[{"role": ["user"], "content": "What?"}, ANSWER]),
+    message(messages=[{"role": "user", "content": {"text": "What?"}}, ANSWER]),
+    message(videos="clip.mp4"),
+    message(messages=5),
+]
+
+
+def test_training_skips_what_is_called_bad_and_nothing_else(tmp_path, media):
+    model, processor = load()
+    context = model.config.text_config.max_position_embeddings
+    path = write(tmp_path / "rows.jsonl", *DOUBTFUL)
+    collator = OmniVinciDataCollator(processor, context_length=context, on_error="skip")
+    found = [bad is None for bad in validate_rows(JsonlDataset(path, media), Validation(), collator=collator)]
+    assert [number for number, is_good in enumerate(found) if is_good] == [0, 1, 2]
+    before = 0
+    for number, one in enumerate(JsonlDataset(path, media, on_bad_row="return")):
+        collator([one])
+        assert (collator.num_skipped == before) == found[number], DOUBTFUL[number]
+        before = collator.num_skipped
+
+
+def test_the_command_knows_the_context_of_a_model(tmp_path, media, capsys):
+    _, processor = load()
+    model, _ = load()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    path = write(tmp_path / "rows.jsonl", row(), row(answer="dog " * 2000))
+    assert main(["validate", path]) == 0
+    with pytest.raises(SystemExit):
+        main(["validate", path, "--model", str(tmp_path / "model")])
+    shown = capsys.readouterr()
+    assert f"{path}:2: The sequence has" in shown.out and "--num-frames" in shown.out
+    assert main(["validate", path, "--model", str(tmp_path / "model"), "--max-length", "60"]) == 0
+    assert main(["validate", path, "--max-length", "60"]) == 2
+    assert "need --model" in capsys.readouterr().err
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

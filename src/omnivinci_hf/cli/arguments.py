@@ -201,6 +201,16 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--media-root", metavar="DIR", help="where relative paths of media begin; default: here")
     parser.add_argument("--split", default="train", help="of a folder or Hub id; default: %(default)s")
     parser.add_argument("--no-media", action="store_true", help="do not open the media, check the rows alone")
+    parser.add_argument(
+        "--model",
+        metavar="ID_OR_PATH",
+        help="also encode the rows as `train` with this checkpoint does, which tells those beyond its context",
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="the recipe of that training, for its options of the processor"
+    )
+    parser.add_argument("--max-length", type=_count, metavar="N", help="as that training cuts rows off")
+    _add_sampling(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object per bad row")
     return parser
 

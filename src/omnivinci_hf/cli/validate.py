@@ -4,12 +4,17 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tqdm import tqdm
 
+from ..training.collator import OmniVinciDataCollator
 from ..training.data import load_rows
+from ..training.recipe import load_recipe
+from ..training.run import make_collator
 from ..training.validation import BadRow, Validation, validate_rows
+from .commands import check_model, processor_options
+from .words import in_own_words
 
 
 def validate_data(arguments: argparse.Namespace) -> bool:
@@ -21,12 +26,13 @@ def validate_data(arguments: argparse.Namespace) -> bool:
     except ImportError as error:  # the optional package; said in one line
         raise ValueError(str(error)) from error
     counts = Validation()
-    checks = validate_rows(rows, counts, read_media=not arguments.no_media)
+    checks = validate_rows(rows, counts, read_media=not arguments.no_media, collator=_collator(arguments))
     try:
         with tqdm(checks, total=len(rows), unit="row", leave=False, disable=not sys.stderr.isatty()) as bar:
             for bad in bar:
                 if bad is not None:
                     bar.clear()  # an interrupt within tqdm's own `write` would end as an error about its lock
+                    bad = replace(bad, problems=[in_own_words(text, arguments.options) for text in bad.problems])
                     print(json.dumps(asdict(bad)) if arguments.json else _format(arguments.data, bad), flush=True)
                     bar.refresh()
     except KeyboardInterrupt:
@@ -34,6 +40,22 @@ def validate_data(arguments: argparse.Namespace) -> bool:
         raise
     print(counts, file=sys.stderr)
     return counts.num_bad == 0
+
+
+def _collator(arguments: argparse.Namespace) -> OmniVinciDataCollator | None:
+    """That of the training of `--model`, with the options that training would have."""
+    options = {} if arguments.recipe is None else load_recipe(arguments.recipe).processor_options
+    options = {**options, **processor_options(arguments)}
+    if arguments.max_length is not None:
+        options["max_length"] = arguments.max_length
+    if arguments.model is None:
+        if options or arguments.recipe:
+            raise ValueError("Options of a training need --model, the checkpoint that will be trained.")
+        return None
+    if arguments.no_media:
+        raise ValueError("--model and --no-media cannot be combined: rows are as long as their media make them.")
+    check_model(arguments.model)
+    return make_collator(arguments.model, **options)
 
 
 def _format(data: str, bad: BadRow) -> str:

@@ -14,7 +14,7 @@ from ..checks_omnivinci import check_context
 from ..configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..options_omnivinci import TEXT_OPTIONS
 from ..processing_omnivinci import OmniVinciProcessor
-from .data import RowError, normalize_row
+from .data import ROW_ERRORS, RowError, normalize_row
 
 
 logger = logging.get_logger(__name__)
@@ -201,7 +201,7 @@ class OmniVinciDataCollator:
             encoded = self.encode(row)
             counts[0] += 1
             return encoded
-        except (ValueError, OSError) as error:
+        except ROW_ERRORS as error:
             if self.on_error == "raise":
                 raise
             counts[1] += 1

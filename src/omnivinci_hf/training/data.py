@@ -39,11 +39,14 @@ import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
 from ..content_parts_omnivinci import PLACES, MediaPart, read_part, read_source, shown
+from ..released_config_omnivinci import MEDIA_TOKENS
 
 
 ROLES = ("system", "user", "assistant")
 COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+# what reading a row and its media may raise when the row is bad
+ROW_ERRORS = (ValueError, TypeError, OSError)
 
 _URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -106,6 +109,9 @@ class _RowReader:
         name = row.get("id")
         if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
             self.problems.append(f"`id` must be a string, got {shown(name)}.")
+        elif not _is_text(str(name)):
+            self.problems.append(f"`id` is {shown(name)}, which is no text: it holds half of a character.")
+            name = None
         return {"id": None if name is None else str(name), "conversations": conversations}
 
     def _find_conversations(self, row: dict) -> list[tuple[str, Any]]:
@@ -175,7 +181,22 @@ class _RowReader:
         elif not isinstance(content, str):
             self.problems.append(f"`{place}.content` must be a string or a list of parts, got {shown(content)}.")
             content = []
+        self._check_words(place, role, content)
         return {**message, "content": content}
+
+    def _check_words(self, place: str, role: Any, content: str | list[dict]) -> None:
+        texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
+        words = "".join(texts)
+        if role == "assistant" and not words.strip():
+            self.problems.append("An assistant turn is empty; write the answer, or leave the row out.")
+        if not _is_text(words):
+            self.problems.append(f"The words of `{place}` are no text: they hold half of a character (a surrogate).")
+        for token in MEDIA_TOKENS.values():
+            if token in words:
+                self.problems.append(
+                    f"The words of a turn of role {role!r} hold {token!r}, which is removed before training; put the "
+                    "medium there as a part of its own."
+                )
 
     def _part(self, place: str, part: Any, columns: dict[str, list], used: dict[str, int]) -> dict | None:
         try:
@@ -202,6 +223,8 @@ class _RowReader:
             if number >= len(entries):
                 return None  # how many are missing is told once
             source = read_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
+        if isinstance(source, str) and not _is_text(source):
+            raise ValueError(f"`{place}` has the path {shown(source)}, which is no text: it holds half of a character.")
         options = dict(part.options)
         if "audio" in options:
             options["audio"] = self._placed(options["audio"])
@@ -263,6 +286,11 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, (np.ndarray, torch.Tensor)):
         return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
     return bool(one == other)
+
+
+def _is_text(words: str) -> bool:
+    """Whether it can be written as UTF-8: JSON may hold halves of characters, which no tokenizer takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in words)
 
 
 def _without_none(mapping: Mapping) -> dict:

@@ -92,10 +92,10 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     eval_rows = None if options.eval_data is None else load_rows(options.eval_data, options.eval_split, **data)
     base = options.model if adapted is None else adapted.base
     processor = OmniVinciProcessor.from_pretrained(options.model)
-    collator = OmniVinciDataCollator(
+    collator = make_collator(
+        options.model,
         processor,
         max_length=options.max_length,
-        context_length=context_length(OmniVinciConfig.from_pretrained(base).text_config),
         packing=options.packing,
         on_error=options.on_error,
         **{**recipe.processor_options, **options.processor_options},
@@ -132,6 +132,13 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     if arguments.push_to_hub:
         trainer.push_to_hub(finetuned_from=base)
     return trainer
+
+
+def make_collator(model: str, processor: OmniVinciProcessor | None = None, **options: Any) -> OmniVinciDataCollator:
+    """The collator of a stage that trains `model`: rows beyond its context are bad ones."""
+    context = context_length(OmniVinciConfig.from_pretrained(model).text_config)
+    processor = processor or OmniVinciProcessor.from_pretrained(model)
+    return OmniVinciDataCollator(processor, context_length=context, **options)
 
 
 def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditionalGeneration:

@@ -9,8 +9,8 @@ from ..content_parts_omnivinci import KINDS, MediaPart, read_part
 from ..media_inputs_omnivinci import load_medium
 from ..media_limits_omnivinci import MediaError
 from ..options_omnivinci import FRAME_OPTIONS
-from ..released_config_omnivinci import MEDIA_TOKENS
-from .data import RowDataset, RowError, read_row
+from .collator import OmniVinciDataCollator
+from .data import ROW_ERRORS, RowDataset, RowError, read_row
 
 
 NUM_FRAMES = 2  # of a video are decoded; its other packets are counted only
@@ -42,12 +42,14 @@ class Validation:
         return f"rows: {self.num_rows}, good: {self.num_good}, bad: {self.num_bad}; distinct media: {media}"
 
 
-def validate_rows(rows: RowDataset, counts: Validation, read_media: bool = True) -> Iterator[BadRow | None]:
+def validate_rows(
+    rows: RowDataset, counts: Validation, read_media: bool = True, collator: OmniVinciDataCollator | None = None
+) -> Iterator[BadRow | None]:
     """Go through all rows; each gives a [`BadRow`], or None if it is good. `counts` is kept up to date.
 
-    Beside the schema, an answer must have words, and no words may hold the placeholder of a medium: the processor would
-    remove it. Media are really read, as training reads them, each distinct one once: images and sounds to their end,
-    of videos all packets and two frames.
+    Rows are read as training reads them. Media are really read, each distinct one once: images and sounds to their end,
+    of videos all packets and two frames. With the `collator` of a training, rows are also encoded as it does, so that
+    what is good here is trained there: this tells rows that are too long for the model.
     """
     media = _MediaCheck(counts.media, read_media)
     for index in range(len(rows)):
@@ -56,27 +58,17 @@ def validate_rows(rows: RowDataset, counts: Validation, read_media: bool = True)
             normalized, problems = read_row(rows.raw(index), rows.media_root)
             name = normalized["id"]
             messages = [message for messages in normalized["conversations"] for message in messages]
-            found = [problem for message in messages for problem in (*_check_words(message), *media.check(message))]
+            found = [problem for message in messages for problem in media.check(message)]
             problems += dict.fromkeys(found)  # the conversations of a row share their media
+            if collator is not None and not problems:
+                collator.encode(normalized)
         except RowError as error:
             problems = error.problems
+        except ROW_ERRORS as error:
+            problems = [str(error)]
         counts.num_rows += 1
         counts.num_bad += bool(problems)
         yield BadRow(rows.line_number(index), name, problems) if problems else None
-
-
-def _check_words(message: Mapping) -> Iterator[str]:
-    content = message.get("content", [])
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
-    role = message.get("role")
-    if role == "assistant" and not "".join(texts).strip():
-        yield "An assistant turn is empty; write the answer, or leave the row out."
-    for token in MEDIA_TOKENS.values():
-        if any(token in text for text in texts):
-            yield (
-                f"The words of a turn of role {role!r} hold {token!r}, which is removed before training; put the "
-                "medium there as a part of its own."
-            )
 
 
 class _MediaCheck:
@@ -112,7 +104,7 @@ def _read(part: MediaPart) -> str | None:
         load_medium(part, {"load_audio_from_video": True, "progress": False})
     except MediaError as error:
         return str(error)
-    except (ValueError, TypeError) as error:
+    except ROW_ERRORS as error:
         return f"A part's options {sorted(part.options)} cannot be used: {error}"
     return None
 
