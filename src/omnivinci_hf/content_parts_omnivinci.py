@@ -101,6 +101,8 @@ def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: boo
         if "video_metadata" in options:
             raise ValueError(f"{place} has `metadata` beside `video_metadata`, which is the same: give one.")
         options["video_metadata"] = options.pop("metadata")
+    if not isinstance(options.get("video_metadata", {}), Mapping):
+        raise ValueError(f"{place}: `video_metadata` must be a dictionary, got {shown(options['video_metadata'])}.")
     known = PART_OPTIONS[kind]
     refuse_unknown(f"{place} of type {kind!r}", options, [kind, *PLACES, *known], ValueError)
     try:
