@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.words import in_own_words
@@ -54,7 +54,7 @@ def test_a_damaged_film_is_told_with_the_option_that_reads_it(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (httpx.ConnectError("Name or service not known"), "The Hub cannot be reached: Name or service not known"),
+        (HTTPError("Name or service not known"), "The Hub cannot be reached: Name or service not known"),
         (ImportError("needs the package peft"), "needs the package peft"),
         (PermissionError(13, "Permission denied", "/root"), "[Errno 13] Permission denied: '/root'"),
         (Exception("No space left on device (os error 28)"), "No space left on device (os error 28)"),

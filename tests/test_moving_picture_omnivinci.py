@@ -112,3 +112,10 @@ def test_photos_of_tiles_say_what_reads_them(monkeypatch):
     finally:
         Image.OPEN.pop("HEIF", None)
         Image.ID.remove("HEIF")
+
+
+def test_a_photo_of_tiles_is_read_with_pillow_heif():
+    heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (80, 60), (200, 30, 30))).save(stream)
+    assert load_image(stream.getvalue()).size == (80, 60)

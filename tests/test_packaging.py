@@ -35,7 +35,13 @@ def pins(name):
 
 
 EXTRAS = {name: requirements(text) for name, text in setup["options.extras_require"].items()}
-RUNTIME = [*requirements(setup["options"]["install_requires"]), *EXTRAS["quant"], *EXTRAS["train"], *EXTRAS["demo"]]
+RUNTIME = [
+    *requirements(setup["options"]["install_requires"]),
+    *EXTRAS["quant"],
+    *EXTRAS["train"],
+    *EXTRAS["demo"],
+    *EXTRAS["heic"],
+]
 DECLARED = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME}
 
 

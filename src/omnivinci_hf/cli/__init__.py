@@ -17,6 +17,9 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 
+# An optional package that is not there is named with its remedy.
+PLAIN_ERRORS = (ValueError, OSError, ImportError)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
@@ -61,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _message(error: Exception) -> str:
     """Without the traceback that a worker process of a DataLoader packs into its error."""
     text = str(error)
-    if isinstance(error, _http_error()) and not isinstance(error, OSError):
+    if not isinstance(error, PLAIN_ERRORS) and isinstance(error, _http_error()):
         return f"The Hub cannot be reached: {text}"
     if "Original Traceback" not in text:
         return text
@@ -69,15 +72,16 @@ def _message(error: Exception) -> str:
 
 
 def _is_bad_input(error: Exception) -> bool:
+    if isinstance(error, PLAIN_ERRORS):
+        return True
     from safetensors import SafetensorError  # a damaged file of weights
 
-    # an optional package that is not there is named with its remedy; the tokenizers' own errors have no class
-    known = (ValueError, OSError, ImportError, SafetensorError, _http_error())
-    return isinstance(error, known) or "(os error " in str(error)
+    # the tokenizers' own errors have no class
+    return isinstance(error, (SafetensorError, _http_error())) or "(os error " in str(error)
 
 
 def _http_error() -> type[Exception]:
-    from httpx import HTTPError
+    from huggingface_hub.errors import HTTPError  # of httpx or httpx2, by its version
 
     return HTTPError
 
