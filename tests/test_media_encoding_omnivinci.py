@@ -63,7 +63,7 @@ def with_placeholders(model):
     found = features(model)
     ids = [6, 7]
     for kind, token in (("image", IMAGE), ("video", VIDEO), ("audio", AUDIO)):
-        ids += [token] * len(found[kind].pooler_output) + [8]
+        ids += [token] * len(torch.cat(found[kind].pooler_output)) + [8]
     ids = torch.tensor([ids])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media(model)}
 
@@ -156,7 +156,7 @@ def test_features_equal_what_stands_in_the_sequence():
     inputs = with_placeholders(model)
     embeds = model.model.embed_inputs(**{name: inputs[name] for name in inputs if name != "attention_mask"})
     for (kind, output), token in zip(features(model).items(), (IMAGE, VIDEO, AUDIO), strict=True):
-        assert torch.equal(embeds[inputs["input_ids"] == token], output.pooler_output), kind
+        assert torch.equal(embeds[inputs["input_ids"] == token], torch.cat(output.pooler_output)), kind
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -176,10 +176,28 @@ def test_a_sound_of_which_nothing_is_kept():
     inputs = media(model)
     audio = {name: value for name, value in inputs.items() if name.startswith(("input_features", "audio"))}
     everything = model.get_audio_features(**{**audio, "audio_num_embeds": None}).pooler_output
+    assert [len(sound) for sound in everything] == [10 * count for count in WINDOWS]
     kept = model.get_audio_features(**{**audio, "audio_num_embeds": torch.tensor([0, 4, 1000])}).pooler_output
-    assert torch.equal(kept, torch.cat((everything[30:34], everything[40:])))
+    assert [len(sound) for sound in kept] == [0, 4, 10 * WINDOWS[2]]
+    assert torch.equal(torch.cat(kept), torch.cat((everything[1][:4], everything[2])))
     nothing = model.get_audio_features(**{**audio, "audio_num_embeds": torch.tensor([0, 0, 0])})
-    assert nothing.pooler_output.shape == (0, 32) and len(nothing.last_hidden_state) == sum(WINDOWS)
+    assert [sound.shape for sound in nothing.pooler_output] == [(0, 32)] * 3
+    assert len(nothing.last_hidden_state) == sum(WINDOWS)
+
+
+@pytest.mark.parametrize("name", ["pixel_values", "pixel_values_videos", "input_features"])
+def test_media_without_any_row_are_no_media(name):
+    model, inputs = small_model(), small_inputs()
+    kind = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio"}[name]
+    own = {other: value[:0] for other, value in inputs.items() if other == name or other.startswith(kind)}
+    ids = torch.tensor([[7, 8, 9]])
+    assert torch.equal(model(ids, **own).logits, model(ids).logits)
+    for options in ({}, {"num_beams": 2}, {"prefill_chunk_size": 2}):
+        found = model.generate(ids, **own, max_new_tokens=2, do_sample=False, **options)
+        assert torch.equal(found, model.generate(ids, max_new_tokens=2, do_sample=False, **options))
+    assert getattr(model, f"get_{kind}_features")(**own).pooler_output == ()
+    with pytest.raises(ValueError, match=f"1 {kind} placeholders but the {kind} inputs give 0"):
+        model(torch.tensor([[7, getattr(model.config, f"{kind}_token_id"), 9]]), **own)
 
 
 # -- the size ---------------------------------------------------------------------------------------------------------

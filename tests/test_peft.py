@@ -108,6 +108,18 @@ def test_whole_modules_come_with_their_adapter(released_folder, inputs, tmp_path
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
 
 
+def test_magnitudes_of_dora_come_with_their_adapter(released_folder, inputs, tmp_path):
+    model = adapted(released_folder, TARGETS["language model"], use_dora=True, init_lora_weights=False)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_magnitude_vector" in name:
+                value.mul_(1 + torch.rand_like(value))
+    expected = logits(model, inputs)
+    model.save_pretrained(tmp_path)
+    again = OmniVinciForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(logits(again, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("layout", ["released", "converted"])
 def test_an_adapter_in_the_folder_of_its_model_is_put_on_it(folders, inputs, tmp_path, layout):
     shutil.copytree(folders[layout], tmp_path, dirs_exist_ok=True)

@@ -113,10 +113,11 @@ def test_what_stays_is_the_same_at_its_own_time(processor, model, clip):
     inputs = encode(processor, [{"type": "video", "path": clip}], still_threshold=6.0)
     video = {name: inputs[name] for name in ("pixel_values_videos", "video_num_frames", "video_frame_times_ns")}
     kept = inputs["video_kept_embeds"]
-    whole = model.get_video_features(**video).pooler_output
-    assert torch.equal(model.get_video_features(**video, video_kept_embeds=kept).pooler_output, whole[kept])
+    (whole,) = model.get_video_features(**video).pooler_output
+    (some,) = model.get_video_features(**video, video_kept_embeds=kept).pooler_output
+    assert torch.equal(some, whole[kept])
     model.config.vision_chunk_size = 5
-    few = model.get_video_features(**video, video_kept_embeds=kept).pooler_output
+    (few,) = model.get_video_features(**video, video_kept_embeds=kept).pooler_output
     model.config.vision_chunk_size = None
     torch.testing.assert_close(few, whole[kept], rtol=0, atol=1e-5)
     # and where it belongs in the sequence

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from accelerate.utils import align_module_device
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from transformers import AudioFlamingo3Encoder, Qwen2AudioEncoder, SiglipVisionModel
 from transformers import initialization as init
@@ -53,6 +53,8 @@ class _SinusoidPositions:
         self.embed_positions.requires_grad_(False)
 
     def forward(self, *args, **kwargs):
+        if not (has_offloaded_params(self.conv1) or has_offloaded_params(self.embed_positions)):
+            return super().forward(*args, **kwargs)
         # both are read without being called, so the hooks that fetch what was offloaded would not notice
         with align_module_device(self.conv1), align_module_device(self.embed_positions):
             return super().forward(*args, **kwargs)
@@ -125,7 +127,7 @@ class OmniVinciVisionProjector(nn.Module):
         maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
         rows = maps.shape[1]
         merged = maps.transpose(2, 3).flatten(3).flatten(1, 2)  # (tiles, rows * columns, merge * merge * channels)
-        merged = merged.to(self.norm.weight.dtype)  # a projector that learns may be more exact than its tower
+        merged = merged.to(_dtype(self, merged))
         return self.linear_2(self.act(self.linear_1(self.norm(merged)))).unflatten(1, (rows, -1))
 
 
@@ -142,8 +144,14 @@ class OmniVinciAudioProjector(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(windows, embeds, channels)` to `(windows, embeds / merge, hidden_size)`."""
-        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2).to(self.linear_2.bias.dtype)
+        hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2)
+        hidden_states = hidden_states.to(_dtype(self, hidden_states))
         return self.linear_2(self.act(self.linear_1(hidden_states)))
+
+
+def _dtype(projector: nn.Module, features: torch.Tensor) -> torch.dtype:
+    """What a projector computes in: one that learns may be more exact than its tower, a quantized one tells nothing."""
+    return next((own.dtype for own in projector.parameters() if own.is_floating_point()), features.dtype)
 
 
 def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

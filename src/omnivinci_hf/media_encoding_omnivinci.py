@@ -9,7 +9,7 @@ anything runs.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_omnivinci import MEDIA_INPUTS, check_number
 from .encoders_omnivinci import VideoPool, merge_scales, stitch
@@ -33,7 +33,7 @@ COMPANIONS = {
     "audio": ("audio_num_windows", "audio_durations_ns"),
 }
 # the inputs that are needed as Python numbers
-COUNTS = ("image_grids", "video_num_frames", "audio_num_windows", "audio_durations_ns", "audio_num_embeds")
+COUNTS = ("image_grids", "video_num_frames", "audio_num_windows", "audio_num_embeds")
 # patches, or steps of sound, that a tower reads at once, unless the config says how many tiles or windows: a CPU is
 # fastest while they stay in its caches, an accelerator needs enough of them to be busy
 CHUNK_POSITIONS_ON_CPU = 2**10
@@ -44,10 +44,16 @@ BATCHES = 'Pipelines of Transformers batch images alone: set `batch_size=1`, or 
 
 @dataclass
 class Encoding:
-    """What becomes of the media of a kind: how many embeddings, and these chunk by chunk, each with its first row."""
+    """What becomes of the media of a kind: how many embeddings each has, and all of them chunk by chunk, each chunk
+    with its first row.
+    """
 
-    num_embeds: int
+    counts: list[int]
     blocks: Iterator[tuple[int, torch.Tensor]]
+
+    @property
+    def num_embeds(self) -> int:
+        return sum(self.counts)
 
     def only(self, kept: torch.Tensor) -> "Encoding":
         """Of the embeddings those where `kept (num_embeds,)` is True."""
@@ -65,7 +71,8 @@ class Encoding:
                 begin, end = num_before[first], num_before[first + len(block)]
                 yield begin, block[(rows[begin:end] - first).to(block.device)]
 
-        return Encoding(num_before[-1], blocks())
+        ends = [num_before[end] for end in accumulate(self.counts, initial=0)]
+        return Encoding([end - begin for begin, end in pairwise(ends)], blocks())
 
 
 class OmniVinciMediaMixin:
@@ -82,7 +89,7 @@ class OmniVinciMediaMixin:
 
         Returns:
             [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_tiles, patches, hidden_size)` of the tower and
-            `pooler_output (num_embeds, hidden_size)`, what stands in the sequence.
+            `pooler_output`, of each image `(num_embeds, hidden_size)`, what stands in the sequence.
         """
         return self._features("image", {"pixel_values": pixel_values, "image_grids": image_grids}, kwargs)
 
@@ -106,7 +113,7 @@ class OmniVinciMediaMixin:
 
         Returns:
             [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_frames, patches, hidden_size)` of the tower,
-            `pooler_output (num_embeds, hidden_size)`, and `projected`.
+            `pooler_output`, of each video `(num_embeds, hidden_size)`, and `projected`.
         """
         media = {
             "pixel_values_videos": pixel_values_videos,
@@ -136,7 +143,7 @@ class OmniVinciMediaMixin:
 
         Returns:
             [`OmniVinciFeaturesOutput`]: `last_hidden_state (num_windows, embeds, hidden_size)` of the tower,
-            `pooler_output (num_embeds, hidden_size)`, and `projected`.
+            `pooler_output`, of each sound `(num_embeds, hidden_size)`, and `projected`.
         """
         media = {
             "input_features": input_features,
@@ -182,6 +189,8 @@ class OmniVinciMediaMixin:
 
     # -- into the sequence ---------------------------------------------------------------------------------------
 
+    # sizes follow from what the inputs hold, and a compiler would stop at each: it takes the language model alone
+    @torch.compiler.disable
     def _embed(
         self,
         input_ids: torch.Tensor | None,
@@ -218,6 +227,38 @@ class OmniVinciMediaMixin:
         for kind, encoding in encodings.items():
             embeds = self._write(encoding, embeds, places[kind])
         return embeds[:, past_length:] if past_length else embeds
+
+    def _embed_in_graph(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        media: Mapping[str, torch.Tensor | None],
+    ) -> torch.Tensor:
+        """As `_embed`, for `torch.export`, which knows shapes but not what tensors hold."""
+        numbers = numbers_of_shapes(media)
+        embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
+        for kind in KINDS:
+            if media[TENSORS[kind]] is None:
+                continue
+            # all are encoded, and those that do not count put last
+            encoding = self._encoding(kind, {**media, "video_kept_embeds": None}, numbers)
+            features = self._gather(encoding, embeds.device).to(embeds.device, embeds.dtype)
+            kept = self._kept(kind, media, numbers, len(features)).to(embeds.device)
+            mask = self._placeholders(kind, input_ids, inputs_embeds)
+            torch_compilable_check(mask.sum() == kept.sum(), f"The {kind} placeholders do not match the inputs.")
+            embeds = embeds.masked_scatter(mask[..., None], features[_positions(kept, len(kept))])
+        return embeds
+
+    def _kept(self, kind: str, media: Mapping[str, Any], numbers: Mapping[str, Any], num_embeds: int) -> torch.Tensor:
+        """Which embeddings of a kind stand in the sequence, `(num_embeds,)`."""
+        if kind == "video" and media["video_kept_embeds"] is not None:
+            return media["video_kept_embeds"].bool()
+        if kind == "audio" and isinstance(limits := media["audio_num_embeds"], torch.Tensor):
+            counts = numbers["audio_num_windows"]
+            per_window = num_embeds // max(1, sum(counts))
+            steps = [torch.arange(count * per_window, device=limits.device) for count in counts]
+            return torch.cat([own < limit for own, limit in zip(steps, limits, strict=True)])
+        return torch.ones(num_embeds, dtype=torch.bool)
 
     def _write(self, encoding: Encoding, embeds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Media into `embeds (batch_size, seq_len, hidden_size)`, in place unless gradients are wanted."""
@@ -273,7 +314,7 @@ class OmniVinciMediaMixin:
         encoding = self._encoding(
             kind, media, read_numbers({name: media.get(name) for name in COUNTS}), outputs, projected, **kwargs
         )
-        embeds = self._gather(encoding, media[TENSORS[kind]].device)
+        embeds = self._gather(encoding, media[TENSORS[kind]].device).split(encoding.counts)
         return OmniVinciFeaturesOutput(
             **_joined(outputs), pooler_output=embeds, projected=tuple((projected or {}).get(kind, ())) or None
         )
@@ -313,7 +354,7 @@ class OmniVinciMediaMixin:
     def _run_tower(self, kind: str, inputs: torch.Tensor, outputs: list | None, kwargs) -> Iterator[torch.Tensor]:
         """The tower's output, so many tiles or windows at a time."""
         tower = self.audio_tower if kind == "audio" else self.vision_tower
-        for chunk in inputs.split(self._chunk_size(kind, inputs)):
+        for chunk in inputs.split(self._chunk_size(kind, inputs)) if len(inputs) else ():
             output = tower(chunk.to(tower.dtype), return_dict=True, **kwargs)
             if outputs is not None:
                 outputs.append(output)
@@ -377,7 +418,7 @@ class OmniVinciMediaMixin:
                     yield row, embeds
                     row += len(embeds)
 
-        return Encoding(sum(num_tiles) * self._projected_side(pixel_values) ** 2, blocks())
+        return Encoding([count * self._projected_side(pixel_values) ** 2 for count in num_tiles], blocks())
 
     def _videos(self, media: Mapping[str, Any], numbers: Mapping[str, Any], chunks: Iterable, projected) -> Encoding:
         pixel_values, times_ns = media["pixel_values_videos"], media["video_frame_times_ns"]
@@ -387,12 +428,13 @@ class OmniVinciMediaMixin:
                 f"`video_num_frames` speaks of {sum(counts)} frames, but `pixel_values_videos` has {len(pixel_values)} "
                 f"and `video_frame_times_ns` {len(times_ns)}. {BATCHES}"
             )
-        side, pools, row = self._projected_side(pixel_values), [], 0
+        side, pools, embeds_of, row = self._projected_side(pixel_values), [], [], 0
         for times in (times_ns.double() / 1e9).split(counts):
             pools.append([])
             for size in self.config.video_pool_sizes:
                 pools[-1].append((row, VideoPool(times, side, size)))
                 row += math.prod(pools[-1][-1][1].shape)
+            embeds_of.append(row - pools[-1][0][0])
 
         def blocks():
             copies = 1, 1, 1, len(self.config.s2_scales)
@@ -408,11 +450,12 @@ class OmniVinciMediaMixin:
             if projected is not None:
                 projected["video"] = [torch.cat([*chain(*sizes)]) for sizes in before]
 
-        encoding, kept = Encoding(row, blocks()), media.get("video_kept_embeds")
+        encoding, kept = Encoding(embeds_of, blocks()), media.get("video_kept_embeds")
         return encoding if kept is None else encoding.only(kept)
 
     def _sounds(self, media: Mapping[str, Any], numbers: Mapping[str, Any], chunks: Iterable, projected) -> Encoding:
-        features, counts = media["input_features"], numbers["audio_num_windows"]
+        features, durations = media["input_features"], media["audio_durations_ns"]
+        counts = numbers["audio_num_windows"]
         if sum(counts) != len(features):
             raise ValueError(
                 f"`audio_num_windows` speaks of {sum(counts)} windows but `input_features` has {len(features)}. "
@@ -420,7 +463,7 @@ class OmniVinciMediaMixin:
             )
         per_window = features.shape[-1] // 4 // self.config.audio_merge_size
         totals = [count * per_window for count in counts]
-        kept, durations = numbers["audio_num_embeds"], numbers["audio_durations_ns"]
+        kept = numbers["audio_num_embeds"]
         kept = totals if kept is None else [min(pair) for pair in zip(kept, totals, strict=True)]
         rows = [0, *accumulate(kept)]
 
@@ -436,19 +479,22 @@ class OmniVinciMediaMixin:
                     continue
                 steps = torch.arange(first, first + len(embeds), dtype=torch.float64, device=embeds.device)
                 # the released code computes the middle of each embedding in double and keeps it in single precision
-                times = ((steps + 0.5) * (durations[sound] / 1e9) / totals[sound]).float()
+                duration = durations[sound].to(steps)
+                times = ((steps + 0.5) * (duration / 1e9) / totals[sound]).float()
                 stamped = self.audio_time_embedding(embeds[None], times[None], (0, first), (1, totals[sound]))
                 yield rows[sound] + first, stamped[0]
             if projected is not None:
                 projected["audio"] = [torch.cat(parts) for parts in before]
 
-        return Encoding(rows[-1], blocks())
+        return Encoding(kept, blocks())
 
 
 def read_numbers(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, list | None]:
-    """Whole numbers as lists, of lists where a tensor has two dimensions: in one transfer from each device."""
-    numbers: dict[str, list | None] = dict.fromkeys(tensors)
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    """Whole numbers as lists, of lists where a tensor has two dimensions: in one transfer from each device. What is a
+    list already stays.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    numbers: dict[str, list | None] = {name: None if name in given else value for name, value in tensors.items()}
     for device in {tensor.device for tensor in given.values()}:
         there = {name: tensor for name, tensor in given.items() if tensor.device == device}
         flat = iter(torch.cat([tensor.flatten().long() for tensor in there.values()]).tolist())
@@ -456,6 +502,23 @@ def read_numbers(tensors: Mapping[str, torch.Tensor | None]) -> dict[str, list |
             width = tensor.shape[-1]
             row = [list(islice(flat, width)) for _ in range(tensor.numel() // width if width else 0)]
             numbers[name] = row if tensor.ndim > 1 else [*chain(*row)]
+    return numbers
+
+
+def numbers_of_shapes(media: Mapping[str, Any]) -> dict[str, list | None]:
+    """As `read_numbers`, of what tensors cannot tell while `torch.export` traces: media share the rows out evenly,
+    which the exported program checks. Lists say it otherwise.
+    """
+    numbers = {name: None if isinstance(media[name], torch.Tensor) else media[name] for name in COUNTS}
+    for kind, name in (("image", "image_grids"), ("video", "video_num_frames"), ("audio", "audio_num_windows")):
+        if not isinstance(counts := media[name], torch.Tensor):
+            continue
+        share, rest = divmod(len(media[TENSORS[kind]]), max(1, len(counts)))
+        if rest or (kind == "image" and share > 1):
+            raise ValueError(f"`torch.export` does not see what `{name}` holds: give it as a list, `{name}.tolist()`.")
+        if kind != "image":  # an image of one tile has no grid
+            torch_compilable_check((counts == share).all(), f"`{name}` is not as exported.")
+            numbers[name] = [share] * len(counts)
     return numbers
 
 
@@ -471,7 +534,7 @@ def _positions(mask: torch.Tensor, count: int) -> torch.Tensor:
     # of those that are not True, all are written behind the end
     slots = torch.where(mask, mask.cumsum(0) - 1, count)
     positions = torch.arange(len(mask), device=mask.device)
-    return torch.empty(count + 1, dtype=torch.long, device=mask.device).scatter_(0, slots, positions)[:count]
+    return torch.zeros(count + 1, dtype=torch.long, device=mask.device).scatter_(0, slots, positions)[:count]
 
 
 def _whole_media(chunks: Iterable[torch.Tensor], counts: list[int]) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -508,7 +571,9 @@ def _as_squares(features: torch.Tensor) -> torch.Tensor:
 
 
 def _joined(outputs: Sequence[BaseModelOutput]) -> dict[str, Any]:
-    """What a tower gave for each chunk, as if it had run once."""
+    """What a tower gave for each chunk, as if it had run once; nothing if there were no media."""
+    if not outputs:
+        return {}
     joined = {"last_hidden_state": torch.cat([output.last_hidden_state for output in outputs])}
     for name in ("hidden_states", "attentions"):
         layers = [getattr(output, name, None) for output in outputs]

@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2Model
 from transformers.cache_utils import Cache
-from transformers.utils import can_return_tuple, is_torchdynamo_compiling, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import (
+    TransformersKwargs,
+    can_return_tuple,
+    is_torchdynamo_compiling,
+    is_torchdynamo_exporting,
+    logging,
+)
 
 from .checks_omnivinci import check_rows, context_length, refuse
 from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
@@ -151,7 +158,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         video_has_audio: torch.Tensor | None = None,
         audio_from_video: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> OmniVinciModelOutputWithPast:
         """
         Media as in the `get_..._features`, the rest as in `Qwen2Model`. Media given with `inputs_embeds` take the
@@ -181,7 +188,10 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             self.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
         if has_media:
             media = dict(zip(MEDIA_INPUTS, tensors, strict=True))
-            inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
+            if is_torchdynamo_exporting():
+                inputs_embeds = self._embed_in_graph(input_ids, inputs_embeds, media)
+            else:
+                inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
         elif inputs_embeds is None:
             # words that were generated may hold placeholders too, if the model is untrained
             told = self.training or is_torchdynamo_compiling() or _is_continued(input_ids, kwargs[CACHE])
@@ -325,7 +335,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         mm_token_type_ids: torch.Tensor | None = None,
         only_needed_logits: bool = False,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> OmniVinciCausalLMOutputWithPast:
         """
         Args:

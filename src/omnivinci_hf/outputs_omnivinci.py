@@ -1,5 +1,6 @@
 """What the models return."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
     ModelOutput,
 )
+from transformers.utils import is_torchdynamo_compiling
 
 
 # Transformers 5.24 calls `cache`, in arguments and outputs, what was `past_key_values` before
@@ -20,6 +22,10 @@ def the_cache(cache: Cache | None, past_key_values: Cache | None) -> dict[str, C
     """The one cache that was given, under either name, as the name that this version of Transformers takes."""
     if cache is not None and past_key_values is not None:
         raise ValueError(f"`cache` and `past_key_values` are two names for the same; this Transformers has `{CACHE}`.")
+    if past_key_values is not None and CACHE == "cache" and not is_torchdynamo_compiling():
+        warnings.warn(
+            "`past_key_values` is deprecated from Transformers 5.24 on: use `cache`.", FutureWarning, stacklevel=2
+        )
     return {CACHE: past_key_values if cache is None else cache}
 
 

@@ -3,7 +3,7 @@
 import copy
 from functools import partial
 
-from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
@@ -143,8 +143,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         Raises:
             OSError: when the adapter's weights are a pickle.
         """
-        file = None
-        if peft_model_id is not None and kwargs.get("adapter_state_dict") is None:
+        weights = kwargs.pop("adapter_state_dict", None)
+        if peft_model_id is not None and weights is None:
             options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
             options = hub_options_of(options)
             if kwargs.get("local_files_only"):
@@ -157,25 +157,21 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                     f"{peft_model_id} has no {ADAPTER_SAFE_WEIGHTS_NAME}, and pickled adapters are never read: have it "
                     "saved anew with `save_pretrained`."
                 )
-        loaded = super().load_adapter(
-            peft_model_id, *args, adapter_kwargs=adapter_kwargs, load_config=load_config, **kwargs
+            weights = load_file(file)
+        if weights is not None:
+            # PEFT saves DoRA's magnitudes under a shorter name, which Transformers would leave out
+            weights = {
+                f"{name}.weight" if name.endswith("lora_magnitude_vector") else name: value
+                for name, value in weights.items()
+            }
+        return super().load_adapter(
+            peft_model_id,
+            *args,
+            adapter_kwargs=adapter_kwargs,
+            load_config=load_config,
+            adapter_state_dict=weights,
+            **kwargs,
         )
-        if file is not None:
-            self._load_whole_modules(file)
-        return loaded
-
-    def _load_whole_modules(self, file: str) -> None:
-        """Whole modules that were trained beside an adapter; Transformers 5.17 leaves them out, 5.23 reads them."""
-        own = dict(self.named_parameters())
-        name = next(reversed(self.peft_config))  # the adapter that was loaded last
-        with safe_open(file, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                module, _, parameter = key.removeprefix("base_model.model.").rpartition(".")
-                parts = module.split(".")
-                for depth in range(1, len(parts) + 1):
-                    place = (*parts[:depth], "modules_to_save", name, *parts[depth:], parameter)
-                    if (target := own.get(".".join(place))) is not None and not target.is_meta:
-                        target.data.copy_(weights.get_tensor(key))
 
 
 def _if_it_learns(tower: PreTrainedModel, hook, *args):
