@@ -1,3 +1,5 @@
+import base64
+
 import numpy as np
 import pytest
 import soundfile
@@ -151,3 +153,10 @@ def test_plot_is_a_picture(files, tmp_path, num_frames):
         plot_media(
             processor.feature_extractor, media, report(processor, config, media, "somewhere"), tmp_path / "plot.foo"
         )
+
+
+def test_kind_of_a_url_is_told_by_what_it_holds(tmp_path):
+    path = tmp_path / "a b.png"
+    Image.new("RGB", (4, 4)).save(path)
+    assert tell_kind(path.as_uri()) == "image"
+    assert tell_kind("data:;base64," + base64.encodebytes(path.read_bytes()).decode()) == "image"

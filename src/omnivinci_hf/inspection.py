@@ -1,5 +1,6 @@
 """What the model will see of some files: frames, time groups, windows of sound and tokens, as data and as a table."""
 
+import io
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ def tell_kind(path: str) -> str:
     """ "image", "video" or "audio", by what is in the file and not by its name."""
     source = MediaSource.of("file", path)
     try:
-        with Image.open(source.path) as image:
+        with Image.open(source.path or io.BytesIO(source.data)) as image:
             if image.format != "MPEG":  # Pillow knows such streams but cannot read them
                 return "video" if is_moving(image) else "image"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
