@@ -222,7 +222,7 @@ def test_frames_of_odd_width_are_as_pyav_makes_them():
     graph.link_nodes(graph.add("testsrc2", "size=67x45"), graph.add("format", "yuv444p"), graph.add("buffersink"))
     graph.configure()
     frame = graph.pull()
-    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, VideoReformatter())
+    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, VideoReformatter(), (1, 0, 0, 1))
     assert image.size == (67, 45) and image.tobytes() == frame.to_image().tobytes()
 
 
@@ -231,9 +231,9 @@ def test_frames_that_are_stored_upside_down():
         line_size = -8  # rows of two pixels and padding, the last one first
 
     rgb = SimpleNamespace(width=2, height=2, planes=[Plane(b"ccCddD__aaAbbB__")])
-    frame = SimpleNamespace(width=2, height=2, side_data={})
+    frame = SimpleNamespace(width=2, height=2)
     reformatter = SimpleNamespace(reformat=lambda *args, **options: rgb)
-    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, reformatter)
+    image = _upright_image(MediaSource("clip", ReadOptions(), data=b""), frame, reformatter, (1, 0, 0, 1))
     assert image.tobytes() == b"aaAbbBccCddD"
 
 

@@ -9,7 +9,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 from test_media_omnivinci import H264, decode_all, write_video
 
-from omnivinci_hf import MediaError, load_video, media_omnivinci
+from omnivinci_hf import MediaError, load_video, media_omnivinci, video_decoding_omnivinci
 from omnivinci_hf.video_decoding_omnivinci import _display_matrix
 
 
@@ -118,3 +118,10 @@ def test_photos_are_no_videos(major, three_frames):
         load_video(with_brands(three_frames, major))
     assert load_video(with_brands(three_frames, b"isom")).total_frames == 3
     assert load_video(with_brands(three_frames, major, b"avis")).total_frames == 3  # with a sequence beside the photo
+
+
+def test_side_data_is_read_once_since_it_would_keep_the_frames_in_memory(tmp_path, monkeypatch):
+    frames, read = [], video_decoding_omnivinci._display_matrix
+    monkeypatch.setattr(video_decoding_omnivinci, "_display_matrix", lambda frame: frames.append(frame) or read(frame))
+    assert len(load_video(write_video(tmp_path / "clip.mp4"), num_threads=1).frames) == 50
+    assert len(frames) == 1

@@ -47,13 +47,16 @@ def decode_frames(source: MediaSource, table: FrameTable, frames: Frames, listen
     """Put the wanted frames into `frames`, as far as they decode, and return what `listen` does meanwhile."""
     wanted, num_threads = set(frames.wanted), source.reading.num_threads
     with source.reading.progress_bar(source.name, table.duration_sec, len(wanted), "frame") as bar:
-        of_thread = threading.local()
+        of_thread, matrices = threading.local(), {}
 
         def deliver(index: int, frame: av.VideoFrame) -> None:
             source.reading.check_cancelled()
             if not hasattr(of_thread, "reformatter"):
                 of_thread.reformatter = VideoReformatter()
-            frames.add(index, _upright_image(source, frame, of_thread.reformatter))
+            # Side data and frame refer to each other, so that reading it from each would keep many frames in memory.
+            if frame.rotation not in matrices:
+                matrices[frame.rotation] = _display_matrix(frame)
+            frames.add(index, _upright_image(source, frame, of_thread.reformatter, matrices[frame.rotation]))
             bar.update()
 
         intervals = deque(table.intervals(wanted))
@@ -158,14 +161,15 @@ def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], d
     return unsure
 
 
-def _upright_image(source: MediaSource, frame: av.VideoFrame, reformatter: VideoReformatter) -> Image.Image:
+def _upright_image(
+    source: MediaSource, frame: av.VideoFrame, reformatter: VideoReformatter, matrix: tuple[int, int, int, int]
+) -> Image.Image:
     """What `frame.to_image` gives, turned upright; that would make two more copies and start threads for each frame."""
     check_pixels(source.name, frame.width, frame.height, source.reading)
     rgb = reformatter.reformat(frame, format="rgb24", threads=1)
     plane = rgb.planes[0]
     stride, order = abs(plane.line_size), 1 if plane.line_size > 0 else -1  # -1: stored from the bottom up
     image = Image.frombuffer("RGB", (rgb.width, rgb.height), plane, "raw", "RGB", stride, order)
-    matrix = _display_matrix(frame)
     largest = max(map(abs, matrix))
     signs = tuple(round(value / largest) if largest else 0 for value in matrix)
     off = max(abs(value - sign * largest) for value, sign in zip(matrix, signs, strict=True))
