@@ -54,6 +54,36 @@ def test_saving_is_stopped_at_every_moment(tmp_path, kind, how):
     assert_nothing_lost(outcomes, how)
 
 
+TWO_PROCESSES = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from kill_training import make_trainer
+folder, moment = Path(sys.argv[1]), int(sys.argv[2])
+trainer = make_trainer(folder, "whole")
+if os.environ["RANK"] == "0" and moment:
+    trainer.stop_at(moment, "kill")
+trainer.train(resume_from_checkpoint=None if moment else True)
+"""
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [5, 20, 30, 36, 45])
+def test_saving_by_two_processes_is_stopped(tmp_path, moment):
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([*command, str(tmp_path / "run"), str(moment)], env=environment, capture_output=True)
+    assert killed.returncode != 0
+    went_on = subprocess.run([*command, str(tmp_path / "run"), "0"], env=environment, capture_output=True, text=True)
+    assert went_on.returncode == 0, went_on.stderr[-3000:]
+    names = {path.name for path in (tmp_path / "run" / "checkpoint-6").iterdir()}
+    assert {"rng_state_0.json", "rng_state_1.json", "trainer_state.json"} <= names
+    assert os.listdir(tmp_path / "run") == ["checkpoint-6"]
+
+
 # -- checkpoints of other trainers, or from before, which are written in their place
 
 
