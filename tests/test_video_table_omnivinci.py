@@ -52,6 +52,17 @@ def test_frames_that_share_a_stamp_keep_the_order_of_decoding(codec, suffix, tmp
     assert load_video(path, frame_indices=[6]).times.tolist() == [2.5]
 
 
+def test_frames_that_share_the_first_stamp_are_all_there(tmp_path):
+    whole = write_frames(tmp_path / "whole.mkv", "mpeg4", [0, 1, 2, 1000, 1001, 2000], {"bf": "0"})
+    stamps = {1: 0, 2: 0, 1001: 1000}
+    path = remux(whole, tmp_path / "twins.mkv", lambda number, packet: [at(packet, stamps.get(packet.pts))])
+    clip = load_video(path)
+    assert clip.times.tolist() == [0, 0, 0, 1, 1, 2]
+    assert_frames_are_exact(clip, path)
+    assert load_video(path, start_sec=1).indices.tolist() == [3, 4, 5]
+    assert load_video(path, start_sec=0.5).indices.tolist() == [2, 3, 4, 5]
+
+
 def write_frames(path, codec, stamps, options, time_base=Fraction(1, 1000)):
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
@@ -165,6 +176,7 @@ def test_a_file_without_any_usable_stamp_has_its_rate():
     for packets in (
         [(None, None, 0, True), (None, None, 0, False), (None, None, 0, False)],
         [(7, 7, 0, True), (7, 7, 0, False), (7, 7, 0, False)],
+        [(7, None, 0, True), (7, 0, 0, False), (7, 0, 0, False)],
     ):
         table = line_of(*packets, reorders=False).table_by_packets()
         assert table.times.tolist() == [0, 0.1, 0.2] and table.duration_sec == pytest.approx(0.3)

@@ -88,7 +88,9 @@ class FrameChoice:
         if self.range.start_sec >= duration_sec:
             raise MediaError(f"{name} lasts {duration_sec:g} s; nothing is in the range {self.range}.")
         end_sec = duration_sec if self.range.end_sec is None else min(duration_sec, self.range.end_sec)
-        first = max(0, int(np.searchsorted(times, self.range.start_sec + 1e-6, side="right")) - 1)
+        first = int(np.searchsorted(times, self.range.start_sec - 1e-6, side="left"))
+        if first == len(times) or times[first] > self.range.start_sec + 1e-6:  # else of twins the first
+            first = max(0, first - 1)
         stop = len(times) if end_sec == duration_sec else int(np.searchsorted(times, end_sec - 1e-6, side="left"))
         return first, max(first + 1, stop), end_sec
 

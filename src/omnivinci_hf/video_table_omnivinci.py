@@ -193,7 +193,7 @@ class _TimeLine:
         """Ascending, in the time base; what is not given lies evenly between its neighbours. None without any."""
         for given in ([self.packets[p].pts for p in positions], [self.packets[p].dts for p in positions]):
             known = [index for index, stamp in enumerate(given) if stamp is not None]
-            if len(given) > 1 and len(set(given)) == 1:
+            if len(given) > 1 and len(set(given) - {None}) < 2:
                 continue
             if len(known) == len(given):
                 return np.array(sorted(given), dtype=np.int64)
