@@ -4,12 +4,13 @@ import copy
 import inspect
 import json
 import re
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_model import AUDIO_ENCODERS, LENGTH, row, small_config, small_inputs, small_model
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, dynamic_module_utils, modeling_utils
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
 from omnivinci_hf.outputs_omnivinci import CACHE
@@ -85,8 +86,8 @@ def test_parts_of_a_saved_config_load_by_their_own_classes(tmp_path):
 
 def test_the_attention_implementation_reaches_every_sub_config():
     config = small_config(attn_implementation="eager")
-    parts = [part for name in config.sub_configs if (part := getattr(config, name)) is not None]
-    assert len(parts) >= 5
+    assert set(config.sub_configs) == set(TOWERS)  # of what has attention
+    parts = [getattr(config, name) for name in TOWERS]
     assert {part._attn_implementation for part in parts} == {"eager"}
     config._attn_implementation = "sdpa"
     assert {part._attn_implementation for part in parts} == {"sdpa"}
@@ -275,6 +276,15 @@ def test_chunks_of_the_feed_forward_layers_change_nothing(model, inputs):
     assert torch.equal(logits(again, inputs), logits(model, inputs))
 
 
+def test_attention_is_chosen_without_a_warning(monkeypatch):
+    """Transformers would warn of time embeddings and OmniAlignNet, whose configs have none."""
+    model = small_model(omni_align_config={})
+    monkeypatch.setattr(modeling_utils.logger, "warning", pytest.fail)
+    monkeypatch.setattr(modeling_utils.logger, "warning_once", pytest.fail)
+    model.set_attn_implementation("eager")
+    assert {getattr(model.config, tower)._attn_implementation for tower in TOWERS} == {"eager"}
+
+
 @pytest.mark.parametrize("audio", AUDIO_ENCODERS)
 def test_eager_attention_equals_sdpa_in_every_part(inputs, audio):
     eager, sdpa = small_model(audio, attn_implementation="eager"), small_model(audio, attn_implementation="sdpa")
@@ -420,6 +430,28 @@ def test_weights_go_between_the_classes_with_head_and_without(model, inputs, tmp
     again, info = OmniVinciForConditionalGeneration.from_pretrained(tmp_path / "without", output_loading_info=True)
     assert info["missing_keys"] == {"lm_head.weight"}
     assert torch.equal(again.eval().model(**inputs).last_hidden_state, expected)
+
+
+@torch.no_grad()
+def test_a_model_without_head_is_saved_with_its_code(model, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    model.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "custom_pipelines" not in config and set(config["auto_map"]) == {"AutoConfig", "AutoModel"}
+    remote = dynamic_module_utils.get_class_from_dynamic_module(config["auto_map"]["AutoModel"], str(tmp_path))
+    assert remote.__module__.startswith("transformers_modules.") and remote.__name__ == "OmniVinciModel"
+    again = remote.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(**inputs).last_hidden_state, model.model(**inputs).last_hidden_state)
+    model.save_pretrained(tmp_path)  # the config of both is one
+    assert "AutoModelForImageTextToText" in json.loads((tmp_path / "config.json").read_text())["auto_map"]
+
+
+def test_a_config_tells_the_auto_class_of_its_model(tmp_path):
+    """TRL reads it of what it is given a path of."""
+    small_config().save_pretrained(tmp_path)
+    assert set(json.loads((tmp_path / "config.json").read_text())["auto_map"]) == {"AutoConfig"}
+    assert "AutoModelForImageTextToText" in AutoConfig.from_pretrained(tmp_path).auto_map
 
 
 def test_loading_within_a_device_context(model, inputs, tmp_path):

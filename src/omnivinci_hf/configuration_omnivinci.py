@@ -252,9 +252,14 @@ class OmniVinciConfig(PreTrainedConfig):
         "vision_config": AutoConfig,
         "audio_config": AutoConfig,
         "text_config": AutoConfig,
-        "video_time_embedding": OmniVinciTimeEmbeddingConfig,
-        "audio_time_embedding": OmniVinciTimeEmbeddingConfig,
-        "omni_align_config": OmniAlignNetConfig,
+    }
+    # where a machine without this package finds the classes of a folder; TRL also asks it of a config that is loaded
+    auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_omnivinci.OmniVinciConfig",
+        **dict.fromkeys(
+            ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText"),
+            "modeling_omnivinci.OmniVinciForConditionalGeneration",
+        ),
     }
 
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -335,6 +340,7 @@ class OmniVinciConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory, **kwargs):
         """As [`PreTrainedConfig.save_pretrained`]; what the file says for remote code is not kept in the object."""
         before = {name: self.__dict__[name] for name in REMOTE_CODE_ENTRIES if name in self.__dict__}
+        self.__dict__.setdefault("auto_map", {"AutoConfig": self.auto_map["AutoConfig"]})
         super().save_pretrained(save_directory, **kwargs)
         for name in REMOTE_CODE_ENTRIES:
             self.__dict__.pop(name, None)

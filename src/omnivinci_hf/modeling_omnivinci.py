@@ -266,24 +266,12 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         self.post_init()
 
     def add_remote_code_entries(self) -> None:
-        """Note in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
         # the import also tells Transformers to copy that file
         from .pipeline_omnivinci import OmniQAPipeline
 
-        name = f"{__name__.split('.')[-1]}.{type(self).__name__}"
         pipeline = f"{OmniQAPipeline.__module__.split('.')[-1]}.{OmniQAPipeline.__name__}"
-        self.config.auto_map = {
-            "AutoConfig": f"{type(self.config).__module__.split('.')[-1]}.{type(self.config).__name__}",
-            **dict.fromkeys(("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText"), name),
-        }
+        self.config.auto_map = {**type(self.config).auto_map}
         self.config.custom_pipelines = {"omni-qa": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}}
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As [`PreTrainedModel.save_pretrained`]; the code goes along, so that the folder also loads without this
-        package (`trust_remote_code=True`), `pipeline("omni-qa")` included.
-        """
-        self.add_remote_code_entries()
-        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()

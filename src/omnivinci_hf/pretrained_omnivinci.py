@@ -52,6 +52,20 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _auto_class = "AutoModel"  # Transformers saves the code of what has one
+
+    def add_remote_code_entries(self) -> None:
+        """Note in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
+        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = {"AutoConfig": type(self.config).auto_map["AutoConfig"], "AutoModel": own}
+        self.config.__dict__.pop("custom_pipelines", None)  # the pipeline answers, which needs a head
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As [`PreTrainedModel.save_pretrained`]; the code goes along, so that the folder also loads without this
+        package (`trust_remote_code=True`), `pipeline("omni-qa")` included.
+        """
+        self.add_remote_code_entries()
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def _init_weights(self, module):
         super()._init_weights(module)
