@@ -11,6 +11,7 @@ from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.words import in_own_words
+from omnivinci_hf.small import small_checkpoint
 
 
 OPTIONS = {
@@ -32,6 +33,11 @@ OPTIONS = {
         ("which `max_length`=5 would cut", "which --max-length 5 would cut"),
         ("a new folder, or `overwrite=True`.", "a new folder, or --overwrite."),
         ("a shorter range (`start_sec`, `end_sec`)", "a shorter range (--start, `end_sec`)"),
+        (
+            "file 'fps/max_length=3.0/a.mp4' or 'max_length=3.0/a.mp4'",
+            "file 'fps/max_length=3.0/a.mp4' or 'max_length=3.0/a.mp4'",
+        ),
+        ("`messages[0].content[0]`: `start_sec` must be", "`messages[0].content[0]`: `start_sec` must be"),
         ("the model, of `model_type`='vila', is as a=b", "the model, of `model_type`='vila', is as a=b"),
     ],
 )
@@ -69,6 +75,42 @@ def test_what_the_machine_lacks_is_one_line(monkeypatch, capsys, error, line):
     monkeypatch.setattr(commands, "inspect_media", fail)
     assert main(["inspect", __file__]) == 2
     assert capsys.readouterr().err == f"omnivinci-hf: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["ask", "http://a.b/c.mp4", "What?"], "URLs are not fetched; download the file first and give its path."),
+        (["ask", "data:video/mp4;base64,AAAA", "What?"], "cannot be decoded"),
+        (["ask", "What \udcff?"], "The words hold half of a character"),
+        (["train", "--data", "no.jsonl"], "no.jsonl does not exist; check the path."),
+        (["train", "--eval-data", "no.parquet"], "no.parquet does not exist; check the path."),
+        (["train", "--media-root", "no"], "--media-root no is not a folder."),
+        (["train", "--model", "./no"], "./no does not exist; give the folder of a checkpoint, or a Hub id."),
+        (["validate", "no.jsonl"], "no.jsonl does not exist; check the path."),
+        (["train", "--audio-sec", "nan"], "must be 0 or more, got nan"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(capsys, words, line):
+    try:
+        code = main([*words, *(["--model", str(small_checkpoint())] if words[0] == "ask" else [])])
+    except SystemExit as stop:  # of the parser
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and line in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--data"], ["validate"], ["ask", "--model", "a/b", "no.jsonl"], ["inspect"]]
+)
+def test_a_missing_file_costs_no_heavy_import(words):
+    script = (
+        "import sys, omnivinci_hf.cli as cli\n"
+        f"assert cli.main({[*words, 'no.jsonl']!r}) == 2\n"
+        "assert not {'torch', 'transformers', 'numpy', 'av'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "no.jsonl" in done.stderr, done.stderr
 
 
 def command(*words: str) -> list[str]:

@@ -103,6 +103,7 @@ def test_names_of_other_models_that_change_nothing_are_taken(processor):
         ({"fps": 0}, ValueError, "`fps` must be more than 0, got 0"),
         ({"fps": float("nan")}, ValueError, "`fps` must be a finite number or None, got nan"),
         ({"start_sec": -1}, ValueError, "`start_sec` must be at least 0"),
+        ({"end_sec": 10**400}, ValueError, "`end_sec` must be a finite number or None, got 1000"),
         ({"max_audio_sec": "60"}, ValueError, "`max_audio_sec` must be a finite number or None"),
         ({"group_duration_sec": 1e-9}, ValueError, "`group_duration_sec` must be at least 0.05, got 1e-09"),
         ({"load_audio_from_video": "no"}, ValueError, "`load_audio_from_video` must be True or False, got 'no'"),

@@ -49,6 +49,19 @@ def test_every_public_name_is_there():
     assert "load_video" in dir(omnivinci_hf) and omnivinci_hf.__version__
 
 
+def test_the_watch_ends_when_the_classes_are_registered():
+    watched = "watched = [type(finder).__name__ for finder in sys.meta_path].count('_ImportWatch')"
+    run("import sys, omnivinci_hf", watched, "assert watched == 1", KNOWN, watched, "assert watched == 0")
+
+
+def test_the_first_module_of_the_auto_classes_is_enough():
+    run(
+        "import omnivinci_hf, transformers.models.auto",
+        "import transformers.models.auto.configuration_auto as auto",
+        "assert 'omnivinci' in auto.CONFIG_MAPPING",
+    )
+
+
 def test_registering_again_changes_nothing():
     from transformers import CONFIG_MAPPING
 

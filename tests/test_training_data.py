@@ -254,6 +254,10 @@ def test_bad_rows_may_come_out_in_place_and_are_raised_when_they_are_used(lines)
     with pytest.raises(RowError, match="line 4: This is no JSON"):
         normalize_row(rows[1])
     assert normalize_row(rows[0]) == rows[0]
+    path = write_lines(lines.with_name("wrong.jsonl"), ROW, {"messages": []}, row({"type": "image", "path": "\ud800"}))
+    for number, problem in ((2, "`messages` must be a list of"), (3, "`messages.0..content.0.` has the path")):
+        with pytest.raises(RowError, match=f"wrong.jsonl, line {number}: {problem}"):
+            normalize_row(JsonlDataset(path, on_bad_row="return")[number - 1])
     with pytest.raises(ValueError, match='`on_bad_row` must be "raise" or "return", got \'skip\''):
         JsonlDataset(lines, on_bad_row="skip")
 

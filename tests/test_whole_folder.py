@@ -103,6 +103,16 @@ def test_two_cannot_write_the_same_folder_at_once(tmp_path):
     assert read(tmp_path) == {"out/a.txt": "first"}
 
 
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.os.path, "ismount", lambda path: Path(path).name == "out")
+    with (
+        pytest.raises(OSError, match="out is a mount point, .* give a folder inside it"),
+        whole_folder(tmp_path / "out"),
+    ):
+        pass
+    assert not os.listdir(tmp_path)
+
+
 # -- killed processes ------------------------------------------------------------------------------------------------
 
 KILLED = """

@@ -1,6 +1,6 @@
 """Configuration of OmniVinci: three encoders' worth of sub-configs and the options that join them."""
 
-import math
+import sys
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
@@ -61,7 +61,8 @@ REMOTE_CODE_ENTRIES = ("auto_map", "custom_pipelines")
 
 def check_number(name: str, value: Any, whole: bool = False, least: float = 0) -> None:
     """A finite number above `least`, or a whole one of at least that; booleans are none."""
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not math.isfinite(value):
+    wanted = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"`{name}` must be a {'whole' if whole else 'finite'} number, got {value!r}.")
     if value < least or (not whole and value == least):
         raise ValueError(f"`{name}` must be {'at least' if whole else 'more than'} {least}, got {value}.")

@@ -7,6 +7,7 @@ before any medium is read. The bounds keep a file from asking for more memory or
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -18,6 +19,7 @@ from transformers.utils import TensorType
 from .media_limits_omnivinci import MediaLimits
 
 
+MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
 MAX_PIXEL_BYTES = 5 * 2**30  # of the tiles of one image, or of the frames of one video, as float32
 MAX_TILE_EMBEDS = 4096
 MAX_MEL_VALUES = 100_000  # per second of sound
@@ -38,7 +40,7 @@ class Number:
         if value is None and self.optional:
             return
         wanted = Integral if self.whole else Real
-        if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= MAX_FLOAT:
             kind = "a whole number" if self.whole else "a finite number"
             raise ValueError(f"`{name}` must be {kind}{' or None' * self.optional}, got {value!r}.")
         most = min(self.most, self.most_stored) if stored else self.most

@@ -13,6 +13,11 @@ MODALITY_BOUNDARIES = {kind: (f"<|{name}_bos|>", f"<|{name}_eos|>") for kind, na
                        (("image", "image"), ("video", "video"), ("audio", "sound"))}  # fmt: skip
 
 
+def is_text(words: str) -> bool:
+    """Whether it can be written as UTF-8: JSON may hold halves of characters, which no tokenizer takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in words)
+
+
 @dataclass(frozen=True)
 class PromptEncoder:
     """Makes ids of prompts, and puts those of every medium in the place of its placeholder.
@@ -36,6 +41,8 @@ class PromptEncoder:
 
     def tokenize(self, prompt: str, text: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ids of a prompt, placeholders as they are, and the characters `(length, 2)` that each stands for."""
+        if not is_text(prompt):
+            raise ValueError("The words hold half of a character (a surrogate), which is no text; are they UTF-8?")
         settings = {name: value for name, value in (text or {}).items() if name == "add_special_tokens"}
         encoding = self.tokenizer(prompt, return_offsets_mapping=True, **settings)
         ids = np.array(encoding["input_ids"], dtype=np.int64)

@@ -24,12 +24,22 @@ WATCHED_PACKAGES = ("transformers", "omnivinci_hf")
 _nesting = threading.local()
 
 
-def register() -> None:
-    """Register the classes now if the Auto classes are there already, else as soon as they are; safe to call again."""
-    if TRIGGERS & sys.modules.keys():
+def register(imported: str | None = None) -> None:
+    """Register the classes now if the Auto classes are there already, else as soon as they are; safe to call again.
+
+    `imported` is the module whose import ends with this.
+    """
+    if any(name == imported or _is_complete(sys.modules[name]) for name in TRIGGERS & sys.modules.keys()):
         import_module("omnivinci_hf.auto_classes")
+        # a new list, as other threads may go through this one
+        sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, _ImportWatch)]
     elif not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ImportWatch())
+
+
+def _is_complete(module) -> bool:
+    """False while it is being imported: by another thread, which registers afterwards."""
+    return not getattr(module.__spec__, "_initializing", False)
 
 
 class _ImportWatch(MetaPathFinder):
@@ -55,4 +65,4 @@ class _TellingLoader(SourceFileLoader):
         finally:
             _nesting.depth = depth
         if not depth:
-            register()
+            register(module.__name__)

@@ -38,8 +38,11 @@ def whole_folder(folder: str | os.PathLike, *, overwrite: bool = False, keep_oth
     Raises:
         FileExistsError: when another process is writing the same folder, or without `overwrite` a file of the same name
             has come to be there; it stays.
+        OSError: when it is a mount point.
     """
     folder = Path(os.path.realpath(folder))
+    if os.path.ismount(folder):
+        raise OSError(f"{folder} is a mount point, which no folder can take the place of: give a folder inside it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = unfinished_folder(folder)
     with _sole_writer(folder, new.parents[1]) as old:
@@ -76,7 +79,7 @@ def _sole_writer(folder: Path, work: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-        if not any(work.iterdir()):
+        with suppress(OSError):  # another process has begun to write there
             work.rmdir()
 
 

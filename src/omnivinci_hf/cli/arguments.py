@@ -180,7 +180,7 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
         "memory", "With --estimate nothing is trained; without --model, the released checkpoint's sizes are taken."
     )
     estimate.add_argument("--estimate", action="store_true", help="print the memory that a process needs, and leave")
-    estimate.add_argument("--audio-sec", type=float, default=0.0, metavar="SEC", help="sound of each row")
+    estimate.add_argument("--audio-sec", type=_not_negative, default=0.0, metavar="SEC", help="sound of each row")
     estimate.add_argument("--text-tokens", type=_count, default=512, metavar="N", help="words of each row")
     estimate.add_argument("--num-processes", type=_count, default=1, metavar="N")
     estimate.add_argument("--sharding", choices=("none", "fsdp", "zero3"), default="none")

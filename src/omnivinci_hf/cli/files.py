@@ -6,17 +6,30 @@ import os
 from ..media_limits_omnivinci import file_size
 
 
+DATA_FILES = (".jsonl", ".ndjson", ".json", ".parquet")
+
+
 def check_files(arguments: argparse.Namespace) -> None:
-    """Look up the files of media and the model's folder, as far as the command has them and they are local.
+    """Look up the files of media and data and the model's folder, as far as the command has them and they are local.
 
     Raises:
         ValueError, OSError: when one is not there.
     """
     for path in getattr(arguments, "media", None) or ():
-        if not path[:5].lower() == "data:" and "://" not in path:  # reading it will tell what is wrong with these
-            file_size(f"file {path[:1000]!r}", path)
-    if arguments.command in ("ask", "inspect") and arguments.model is not None:
+        if path[:5].lower() in ("data:", "file:"):
+            continue  # reading it will tell what is wrong with it
+        if "://" in path:
+            raise ValueError(f"file {path[:1000]!r}: URLs are not fetched; download the file first and give its path.")
+        file_size(f"file {path[:1000]!r}", path)
+    if getattr(arguments, "model", None) is not None:
         check_folder(arguments.model)
+    for data in (getattr(arguments, "data", None), getattr(arguments, "eval_data", None)):
+        for path in [data] if isinstance(data, str) else data or ():
+            if path.endswith(DATA_FILES) and not os.path.exists(path):
+                raise FileNotFoundError(f"{path} does not exist; check the path.")
+    media_root = getattr(arguments, "media_root", None)
+    if media_root is not None and not os.path.isdir(media_root):
+        raise NotADirectoryError(f"--media-root {media_root} is not a folder.")
     if arguments.command == "convert":
         check_folder(arguments.src)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict, replace
 
@@ -19,8 +18,6 @@ from .words import in_own_words
 
 def validate_data(arguments: argparse.Namespace) -> bool:
     """Print what is wrong; whether all rows are good. The summary goes to stderr, so that `--json` stays JSON."""
-    if arguments.media_root is not None and not os.path.isdir(arguments.media_root):
-        raise NotADirectoryError(f"--media-root {arguments.media_root} is not a folder.")
     try:
         rows = load_rows(arguments.data, arguments.split, arguments.media_root)
     except ImportError as error:  # the optional package; said in one line

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 def in_own_words(text: str, options: Mapping[str, str]) -> str:
     """The text with arguments as options of the command; `options` are those that it has, by the argument's name.
 
-    An argument is told by its backquotes or its value: `on_damage="warn"` becomes `--on-damage warn`.
+    An argument is told by its backquotes or its value: `on_damage="warn"` becomes `--on-damage warn`. A row's own keys,
+    which stand behind their place in the row, and parts of paths stay.
     """
 
     def renamed(match: re.Match) -> str:
@@ -20,4 +21,5 @@ def in_own_words(text: str, options: Mapping[str, str]) -> str:
 
     value = r'=(?:\{"(?P<limit>\w+)": (?P<number>[\w.]+)\}|(?P<mark>["\']?)(?P<value>[\w.+-]+)(?P=mark))'
     # the value may stand within the backquotes or behind them
-    return re.sub(rf"(?:`(?P<quoted>\w+)`(?!=)|`?\b(?P<plain>\w+)`?{value}`?)", renamed, text)
+    argument = rf"(?:`(?P<quoted>\w+)`(?!=)|(?<![/\\])`?\b(?P<plain>\w+)`?{value}(?![\w.+-]*[/\\])`?)"
+    return re.sub(rf"(?<!\]`: ){argument}", renamed, text)

@@ -39,6 +39,7 @@ import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
 from ..content_parts_omnivinci import PLACES, MediaPart, read_part, read_source, shown
+from ..prompt_omnivinci import is_text
 from ..released_config_omnivinci import MEDIA_TOKENS
 
 
@@ -109,7 +110,7 @@ class _RowReader:
         name = row.get("id")
         if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
             self.problems.append(f"`id` must be a string, got {shown(name)}.")
-        elif not _is_text(str(name)):
+        elif not is_text(str(name)):
             self.problems.append(f"`id` is {shown(name)}, which is no text: it holds half of a character.")
             name = None
         return {"id": None if name is None else str(name), "conversations": conversations}
@@ -189,7 +190,7 @@ class _RowReader:
         words = "".join(texts)
         if role == "assistant" and not words.strip():
             self.problems.append("An assistant turn is empty; write the answer, or leave the row out.")
-        if not _is_text(words):
+        if not is_text(words):
             self.problems.append(f"The words of `{place}` are no text: they hold half of a character (a surrogate).")
         for token in MEDIA_TOKENS.values():
             if token in words:
@@ -223,7 +224,7 @@ class _RowReader:
             if number >= len(entries):
                 return None  # how many are missing is told once
             source = read_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
-        if isinstance(source, str) and not _is_text(source):
+        if isinstance(source, str) and not is_text(source):
             raise ValueError(f"`{place}` has the path {shown(source)}, which is no text: it holds half of a character.")
         options = dict(part.options)
         if "audio" in options:
@@ -288,11 +289,6 @@ def _is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _is_text(words: str) -> bool:
-    """Whether it can be written as UTF-8: JSON may hold halves of characters, which no tokenizer takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in words)
-
-
 def _without_none(mapping: Mapping) -> dict:
     return {key: value for key, value in mapping.items() if value is not None}
 
@@ -325,7 +321,7 @@ class RowDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # also from the end; IndexError outside
         try:
-            return _usable(self.raw(index), self.media_root, self.on_bad_row)
+            return normalize_row(self.raw(index), self.media_root)
         except RowError as error:
             error.place = error.place or self.place(index)
             if self.on_bad_row == "return":
