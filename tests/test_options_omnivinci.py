@@ -7,7 +7,14 @@ import torch
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoVideoProcessor
 
-from omnivinci_hf import OmniVinciProcessor, processing_omnivinci
+from omnivinci_hf import (
+    OmniVinciProcessor,
+    load_audio,
+    load_image,
+    load_video,
+    media_inputs_omnivinci,
+    processing_omnivinci,
+)
 from omnivinci_hf.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from omnivinci_hf.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
 from omnivinci_hf.options_omnivinci import CALL_OPTIONS, STORED_OPTIONS
@@ -72,6 +79,34 @@ def test_options_of_a_part_come_before_those_of_the_call(processor):
     assert number_of_frames(inputs) == [3, 5]
 
 
+def test_numbers_of_numpy_are_as_good_as_pythons(processor, saved, tmp_path):
+    assert number_of_frames(watch(processor, num_frames=np.int64(3), load_audio_from_video=np.False_)) == [3]
+    assert number_of_frames(watch(processor, do_sample_frames=np.False_)) == [12]
+    assert number_of_frames(watch(processor, media_limits={"max_frames": np.int64(8)})) == [8]
+    options = {"num_frames": np.int64(4), "max_audio_sec": np.float32(3), "load_audio_from_video": np.False_}
+    own = OmniVinciProcessor.from_pretrained(saved, image_mean=np.full(3, 0.5), image_std=(0.5, 0.5, 0.5), **options)
+    own.save_pretrained(tmp_path)
+    again = OmniVinciProcessor.from_pretrained(tmp_path)
+    for part in ("image_processor", "video_processor", "feature_extractor"):
+        assert getattr(again, part).to_dict() == getattr(own, part).to_dict()
+    assert (again.video_processor.num_frames, again.max_audio_sec) == (4, 3)
+    assert own.load_audio_from_video is again.load_audio_from_video is False
+
+
+def test_part_that_contradicts_the_call_is_told_before_a_medium_is_read(processor, monkeypatch):
+    monkeypatch.setattr(media_inputs_omnivinci, "load_medium", lambda *_, **__: pytest.fail("a medium was read"))
+    with pytest.raises(ValueError, match="got start_sec=4 and end_sec=2"):
+        chat = [{"role": "user", "content": [{**PART, "start_sec": 4}]}]
+        processor.apply_chat_template(chat, tokenize=True, end_sec=2)
+
+
+def test_variable_of_a_template_is_none_that_it_sets_itself(processor):
+    template = "{% for message in messages %}{{ style }}{{ message.role }}{% endfor %}"
+    assert processor.apply_chat_template(CHAT, chat_template=template, style="short ") == "short user"
+    with pytest.raises(TypeError, match=r"has no option \['message'\]"):
+        processor.apply_chat_template(CHAT, chat_template=template, message="Hi")
+
+
 def test_names_of_other_models_that_change_nothing_are_taken(processor):
     plain = processor(text="<image>", images=PICTURE, return_tensors="pt")
     same = {"do_resize": True, "do_normalize": True, "do_convert_rgb": None, "return_metadata": False}
@@ -111,6 +146,16 @@ def test_names_of_other_models_that_change_nothing_are_taken(processor):
         ({"on_damage": "ignore"}, ValueError, "`on_damage` must be 'raise' or 'warn' or None, got 'ignore'"),
         ({"padding": "longst"}, ValueError, "`padding` must be True or False or 'longest'"),
         ({"padding_side": "top"}, ValueError, "`padding_side` must be 'left' or 'right'"),
+        ({"num_frames": 10**400}, ValueError, "`num_frames` must be a whole number or None"),
+        ({"frame_indices": [[1], [1, 2]]}, ValueError, "`frame_indices` must be a list of whole numbers"),
+        ({"frame_times": [3, 1]}, ValueError, "`frame_times` must be finite, not negative and ascending"),
+        ({"frame_indices": [1], "num_frames": 2}, ValueError, "Give either `frame_indices`"),
+        ({"start_sec": 4, "end_sec": 2}, ValueError, "must fit 0 <= start_sec < end_sec"),
+        ({"media_limits": {"max_pixel": 3}}, ValueError, r"`media_limits` has no \['max_pixel'\]"),
+        ({"video_kwargs": {"fps": 2}}, TypeError, r"\['video_kwargs'\] \(did you mean videos_kwargs\?\)"),
+        ({"do_resiz": True}, TypeError, r"\(did you mean do_resize\?\)"),
+        ({"audios": 3}, TypeError, r"\(did you mean audio\?\)"),
+        ({"content": 3}, TypeError, r"has no option \['content'\]"),
         ({"return_attention_mask": 3}, ValueError, "`return_attention_mask` must be True or False"),
     ],
 )  # fmt: skip
@@ -171,6 +216,26 @@ def test_options_of_transformers_loader_are_none_of_the_processors(released_fold
         assert AutoProcessor.from_pretrained(folder, do_resize=True, **options).video_processor.num_frames == 8
 
 
+@pytest.mark.parametrize(
+    ("load", "options", "error", "message"),
+    [
+        (load_image, {"allow_url": True}, TypeError,
+         r"load_image has no option \['allow_url'\] \(did you mean allow_urls\?\)"),
+        (load_audio, {"downmx": "sum"}, TypeError,
+         r"load_audio has no option \['downmx'\] \(did you mean downmix\?\)"),
+        (load_video, {"num_frame": 2}, TypeError, r"\(did you mean num_frames\?\)"),
+        (load_image, {"allow_urls": "no"}, ValueError, "`allow_urls` must be True or False or None, got 'no'"),
+        (load_audio, {"timeout_sec": True}, ValueError, "`timeout_sec` must be a finite number or None, got True"),
+        (load_video, {"with_audio": "no"}, ValueError, "`with_audio` must be True or False, got 'no'"),
+        (load_video, {"fps": True}, ValueError, "`fps` must be a positive number, got True"),
+        (load_video, {"start_sec": True}, ValueError, "got start_sec=True"),
+    ],
+)  # fmt: skip
+def test_wrong_options_of_loaders_are_told_before_the_medium_is_looked_for(load, options, error, message):
+    with pytest.raises(error, match=message):
+        load("missing", **options)
+
+
 @pytest.mark.parametrize("auto_class", [AutoImageProcessor, AutoVideoProcessor, AutoFeatureExtractor])
 def test_parts_alone_are_as_strict(saved, auto_class):
     try:
@@ -212,6 +277,8 @@ def test_files_of_older_versions_and_of_transformers_load(saved, tmp_path):
     entries = json.loads((saved / "processor_config.json").read_text())
     entries["feature_extractor"].update(padding_side="right", padding_value=0.0, return_attention_mask=True)
     entries["image_processor"].update(do_normalize=True, processor_class="OmniVinciProcessor")
+    entries["image_processor"].update(crop_size=None, data_format="channels_first", disable_grouping=None, _noted=3)
+    entries.update(do_normalize=None, _noted=3, something_new=None)
     copy_of(saved, tmp_path, entries)
     processor = AutoProcessor.from_pretrained(tmp_path)
     expected = processor.to_dict()
@@ -278,6 +345,12 @@ BOUNDS = [
     (None, {"s2_output_scale_index": 3}, "`s2_output_scale_index`=3 is none of 3 `s2_scales`"),
     (None, {"still_threshold": 1000}, "`still_threshold` must be at most 255"),
     (None, {"align_audio_start": "yes"}, "`align_audio_start` must be True or False"),
+    ("image_processor", {"max_tiles": 10**400}, "`max_tiles` must be a whole number"),
+    (None, {"num_frames": 3}, r"The processor's file has no option \['num_frames'\]"),
+    (None, {"image_processor": [1]}, "holds no options of `image_processor`"),
+    (None, {"feature_extractor": None}, "holds no options of `feature_extractor`"),
+    (None, {"boundary_tokens": "x"}, "`boundary_tokens` must be a dictionary or None, got 'x'"),
+    (None, {"boundary_tokens": {"video_sep": "x" * 10**6}}, r"\['video_sep'\] are longer than 1000 characters"),
     (None, {"group_duration": 3}, r"file has no option \['group_duration'\] \(did you mean group_duration_sec\?\)"),
 ]
 

@@ -71,7 +71,7 @@ def load_audio(
         start_sec, end_sec: take this range only, counted from the first sample.
         reading: fields of [`ReadOptions`].
     """
-    reading = ReadOptions(**reading)
+    reading = ReadOptions.of(load_audio, reading)
     options = SoundOptions(sampling_rate, downmix, max_sec, TimeRange(start_sec, end_sec))
     source = plain_source("audio", source)
     if isinstance(source, AudioClip):

@@ -39,6 +39,7 @@ MEDIA_INPUTS = (
 # which videos have their own sound, and which sounds are those of videos, in the same order: OmniAlignNet's pairs
 PAIR_INPUTS = ("video_has_audio", "audio_from_video")
 AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
+MAX_BOUNDARY_CHARACTERS = 1000
 BOUNDARY_TOKENS = {
     "image_start": None,
     "image_end": "\n",
@@ -70,6 +71,8 @@ def check_number(name: str, value: Any, whole: bool = False, least: float = 0) -
 
 def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_sec: float | None) -> dict:
     """Fill in the defaults and refuse what cannot be laid out; shared by the model config and the processor."""
+    if not isinstance(tokens, (dict, type(None))):
+        raise ValueError(f"`boundary_tokens` must be a dictionary or None, got {tokens!r:.100}.")
     tokens = {**BOUNDARY_TOKENS, **(tokens or {})}
     unknown = sorted(set(tokens) - set(BOUNDARY_TOKENS))
     if unknown:
@@ -77,6 +80,8 @@ def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_s
     wrong = {name: text for name, text in tokens.items() if text is not None and not isinstance(text, str)}
     if wrong:
         raise ValueError(f"`boundary_tokens` must be strings or None, got {wrong}.")
+    if long := sorted(name for name, text in tokens.items() if text and len(text) > MAX_BOUNDARY_CHARACTERS):
+        raise ValueError(f"`boundary_tokens` {long} are longer than {MAX_BOUNDARY_CHARACTERS} characters.")
     if group_duration_sec is not None:
         check_number("group_duration_sec", group_duration_sec)
     if group_duration_sec is not None and tokens["video_end"]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .media_forms_omnivinci import base64_url, plain_source
+from .frame_sampling_omnivinci import check_choice
+from .media_forms_omnivinci import ENTRIES, SOUND_ENTRIES, plain_source
 from .media_limits_omnivinci import MediaError
 from .options_omnivinci import CALL_OPTIONS, FRAME_OPTIONS, RANGE_OPTIONS, Anything, check_options, refuse_unknown
 from .released_config_omnivinci import MEDIA_TOKENS
@@ -75,18 +76,15 @@ def read_part(part: Any, place: str = "A part of a message", needs_medium: bool 
 
 def _flattened(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
     """What a nested part holds: `{"image_url": {"url": ...}, ...}`, options inside and beside it in one dictionary."""
-    inside = given.get(name)
-    if not isinstance(inside, Mapping):
-        return {"url" if one == name else one: value for one, value in given.items()}
+    beside, kind = dict(given), NESTED_TYPES[name]
+    inside = beside.pop(name, {})
+    inside = inside if isinstance(inside, Mapping) else {"url": inside}
     inside = {one: value for one, value in inside.items() if value is not None}
-    beside = {one: value for one, value in given.items() if one != name}
+    if inside.keys() & {"bytes", "array", "data", "format"}:  # a medium as `datasets` has it, or of `input_audio`
+        entries = ENTRIES | SOUND_ENTRIES if kind == "audio" else ENTRIES
+        inside[kind] = {one: inside.pop(one) for one in entries & inside.keys()}
     if twice := sorted(inside.keys() & beside.keys()):
         raise ValueError(f"{place} has {twice} twice, in `{name}` and beside it: give it once.")
-    if name == "input_audio" and "data" in inside:
-        if not isinstance(inside["data"], str):
-            raise ValueError(f"{place}: `data` must be a string in base64, got {shown(inside['data'])}.")
-        inside.pop("format", None)  # the sound itself tells its format
-        inside["base64"] = inside.pop("data")
     if inside.get("detail") == "auto":  # of OpenAI's images: as the model sees fit
         del inside["detail"]
     return {**inside, **beside}
@@ -106,7 +104,8 @@ def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: boo
     known = PART_OPTIONS[kind]
     refuse_unknown(f"{place} of type {kind!r}", options, [kind, *PLACES, *known], ValueError)
     try:
-        check_options(options, known)
+        options = check_options(options, known)
+        check_choice(options)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
     if kind == "video" and "sampling_rate" in options and "audio" not in options:
@@ -118,9 +117,10 @@ def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: boo
                 "of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
             )
         return MediaPart(kind, None, options)
-    source = read_source(f"{place}: `{keys[0]}`", kind, given[keys[0]])
-    if keys[0] == "base64" and isinstance(source, str):
-        source = base64_url(source)
+    source = given[keys[0]]
+    if keys == ["base64"]:
+        source = {"data": source}
+    source = read_source(f"{place}: `{keys[0]}`", kind, source)
     if "audio" in options:
         options["audio"] = read_source(f"{place}: `audio`", "audio", options["audio"])
     return MediaPart(kind, source, options)

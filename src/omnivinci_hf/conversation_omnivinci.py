@@ -1,5 +1,7 @@
 """Conversations: the prompt that they become and the media that they hold."""
 
+from transformers.utils.chat_template_utils import _get_template_variables
+
 from .content_parts_omnivinci import clean_words, read_part
 
 
@@ -41,6 +43,11 @@ CHAT_TEMPLATE = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
+
+
+def template_variables(template: str) -> set[str]:
+    """Names for which a template has a place, but for those that every rendering fills."""
+    return _get_template_variables(template) - {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
 
 
 def collect_media(message: dict, media: dict[str, list]) -> dict:

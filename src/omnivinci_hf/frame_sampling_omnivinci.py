@@ -1,13 +1,16 @@
 """Which frames of a video are taken: by number, rate, index or time, of all of it or of a range."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 from .media_limits_omnivinci import MediaError
 from .media_reading_omnivinci import TimeRange
+from .options_omnivinci import FRAME_OPTIONS
 
 
 def sample_indices(
@@ -49,13 +52,8 @@ class FrameChoice:
         if given and (len(given) > 1 or self.num_frames is not None or self.fps is not None):
             raise ValueError("Give either `frame_indices`, or `frame_times`, or `num_frames` and `fps`.")
         for name in given:
-            values = np.asarray(getattr(self, name))
-            wanted = "iu" if name == "frame_indices" else "iuf"
-            if values.ndim != 1 or values.dtype.kind not in wanted or not len(values):
-                raise ValueError(f"`{name}` must be a list of {'whole ' * (wanted == 'iu')}numbers, got {values!r}.")
-            if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values).all()):
-                raise ValueError(f"`{name}` must be finite, not negative and ascending, got {values.tolist()}.")
-            object.__setattr__(self, name, values)
+            FRAME_OPTIONS[name].check(name, getattr(self, name))
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
 
     @property
     def is_explicit(self) -> bool:
@@ -95,9 +93,15 @@ class FrameChoice:
         return first, max(first + 1, stop), end_sec
 
 
+def check_choice(options: Mapping[str, Any]) -> None:
+    """Refuse options of a call or a part whose choice of frames, or whose range, contradicts itself."""
+    chosen = {name: options.get(name) for name in ("num_frames", "fps", *FRAME_OPTIONS)}
+    FrameChoice(**chosen, range=TimeRange(options.get("start_sec") or 0.0, options.get("end_sec")))
+
+
 def _check_sampling(num_frames: int | None, fps: float | None) -> None:
     is_whole = isinstance(num_frames, Integral) and not isinstance(num_frames, bool)
     if num_frames is not None and not (is_whole and num_frames > 0):
         raise ValueError(f"`num_frames` must be a positive whole number, got {num_frames!r}.")
-    if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
+    if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and 0 < fps < math.inf):
         raise ValueError(f"`fps` must be a positive number, got {fps!r}.")

@@ -64,13 +64,15 @@ def _from_mapping(kind: str, given: Mapping) -> Any:
     for name in ("path", "url"):
         if name in held:
             return held[name]
-    if isinstance(held.get("data"), str):  # OpenAI's `input_audio`, with its "format" beside
+    if "data" in held:  # OpenAI's `input_audio`, with its "format" beside; the sound itself tells it
         return base64_url(held["data"])
     raise MediaError(refusal)
 
 
-def base64_url(data: str) -> str:
+def base64_url(data: Any) -> str:
     """A `data:` URL of what may be one already, or bare base64."""
+    if not isinstance(data, str):
+        raise MediaError(f"`data` must be a string in base64, got a {type(data).__name__}.")
     return data if data[:5].lower() == "data:" else f"data:application/octet-stream;base64,{data}"
 
 
@@ -169,7 +171,7 @@ def flatten(kind: str, items: Any) -> list:
 def _is_one_sound(items: Sequence) -> bool:
     if isinstance(items, tuple):
         return len(items) == 2 and isinstance(items[1], Real)
-    return len(items) > 0 and isinstance(items[0], (int, float))
+    return len(items) > 0 and isinstance(items[0], Real)
 
 
 def _is_picture(item: Any) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, load_audio
 from .content_parts_omnivinci import KINDS, MediaPart
+from .frame_sampling_omnivinci import check_choice
 from .media_forms_omnivinci import flatten
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import load_image
@@ -51,6 +52,9 @@ def load_media(
     metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
     if len(metadata) != len(videos):
         raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
+    for part in (*images, *videos, *audio):
+        if isinstance(part, MediaPart):
+            check_choice(own_options(part, options))
     num_threads, cancelled = available_processors(), threading.Event()
     # One video is decoded by all processors, several are decoded side by side.
     shared = {"cancelled": cancelled, "num_threads": max(1, num_threads // max(1, len(videos)))}
@@ -70,6 +74,13 @@ def load_media(
     return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
 
 
+def own_options(part: MediaPart, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a part before those of the call."""
+    if any(name in part.options for name in _CHOICE_OPTIONS):
+        options = {**options, **dict.fromkeys(_CHOICE_OPTIONS)}
+    return {**options, **part.options}
+
+
 def load_medium(
     part: MediaPart, options: Mapping[str, Any], sampling_rate: int = 16000, **arguments: Any
 ) -> Image.Image | VideoClip | AudioClip:
@@ -79,10 +90,7 @@ def load_medium(
         sampling_rate: of the sound that is returned.
         arguments: more of those of the loader.
     """
-    own = dict(part.options)
-    if any(name in own for name in _CHOICE_OPTIONS):
-        options = {**options, **dict.fromkeys(_CHOICE_OPTIONS)}
-    options = {**options, **own}
+    options = own_options(part, options)
     given = {
         argument or name: options[name]
         for name, argument in _ARGUMENTS[part.kind].items()

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 
 
 class MediaError(ValueError):
@@ -55,7 +56,7 @@ class MediaLimits:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
                 raise ValueError(f"`{field.name}` must be a positive number (math.inf: no limit), got {value!r}.")
 
     @classmethod

@@ -288,7 +288,7 @@ def load_image(source, **reading) -> Image.Image:
     object, a PIL image, or an array or tensor `(height, width)`, `(height, width, 3 or 4)` or `(3, height, width)`,
     uint8 or float in [0, 1]; an http(s) URL, if `allow_urls` is given. `reading`: fields of [`ReadOptions`].
     """
-    reading, source = ReadOptions(**reading), plain_source("image", source)
+    reading, source = ReadOptions.of(load_image, reading), plain_source("image", source)
     if is_array(source):
         return _image_from_array(to_numpy(source))
     name, image = "image", source

@@ -1,20 +1,23 @@
 """How media are read: options, time limits, threads that stop together, progress."""
 
+import inspect
 import math
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
+from typing import Any
 
 from tqdm import tqdm
 
 from .media_limits_omnivinci import MediaError, MediaLimits
+from .options_omnivinci import READ_OPTIONS, check_options, refuse_unknown
 
 
 MIN_BYTES_PER_SEC = 100_000  # slower sources of bytes are given up
@@ -59,6 +62,16 @@ class ReadOptions:
         object.__setattr__(self, "media_limits", MediaLimits.of(self.media_limits))
         object.__setattr__(self, "num_threads", self.num_threads or available_processors())
 
+    @classmethod
+    def of(cls, loader: Callable, given: Mapping[str, Any]) -> "ReadOptions":
+        """From the arguments that a loader has no parameter for."""
+        parameters = inspect.signature(loader).parameters.keys() - {"source", "reading"}
+        names = {field.name for field in fields(cls)}
+        refuse_unknown(loader.__name__, given, names, also=parameters)
+        reading = cls(**given)
+        check_options(given, READ_OPTIONS)
+        return reading
+
     def check_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise CancelledError("reading was cancelled")
@@ -91,7 +104,8 @@ class TimeRange:
 
     def __post_init__(self):
         end_sec = math.inf if self.end_sec is None else self.end_sec
-        if not (isinstance(self.start_sec, Real) and isinstance(end_sec, Real) and 0 <= self.start_sec < end_sec):
+        are_numbers = all(isinstance(sec, Real) and not isinstance(sec, bool) for sec in (self.start_sec, end_sec))
+        if not (are_numbers and 0 <= self.start_sec < end_sec):
             raise ValueError(
                 f"The range must fit 0 <= start_sec < end_sec, got start_sec={self.start_sec!r} and "
                 f"end_sec={self.end_sec!r}."

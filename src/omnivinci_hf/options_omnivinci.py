@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
@@ -87,6 +88,33 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Ascending:
+    """A list of numbers that do not get smaller, as places or times in a video are given."""
+
+    whole: bool = False
+
+    def check(self, name: str, value: Any, stored: bool = False) -> None:
+        if value is None:
+            return
+        try:
+            values = np.asarray(value)
+        except (ValueError, TypeError):  # ragged, or no numbers
+            values = np.array(None)
+        if values.ndim != 1 or values.dtype.kind not in ("iu" if self.whole else "iuf") or not len(values):
+            raise ValueError(f"`{name}` must be a list of {'whole ' * self.whole}numbers, got {value!r:.100}.")
+        if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values).all()):
+            raise ValueError(f"`{name}` must be finite, not negative and ascending, got {values.tolist()}.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What [`MediaLimits`] takes."""
+
+    def check(self, name: str, value: Any, stored: bool = False) -> None:
+        MediaLimits.of(value)
+
+
+@dataclass(frozen=True)
 class Anything:
     """What is checked where it is used, as a table or a medium, and before any medium is decoded."""
 
@@ -129,12 +157,12 @@ STORED_OPTIONS = {
     "patch_size": Number(least=1, most=1024, whole=True),
 }
 # of a call that decide what is read of a medium; a content part may have them for its own
-FRAME_OPTIONS = {"frame_indices": Anything(), "frame_times": Anything()}
+FRAME_OPTIONS = {"frame_indices": Ascending(whole=True), "frame_times": Ascending()}
 RANGE_OPTIONS = {"start_sec": Number(least=0, optional=True), "end_sec": _SECONDS}
 # of a call alone: no configuration that was downloaded can open connections or lift limits
 READ_OPTIONS = {
     "timeout_sec": _SECONDS,
-    "media_limits": Anything(),
+    "media_limits": Limits(),
     "on_damage": Choice(("raise", "warn"), optional=True),
     "progress": _MAYBE,
     "allow_urls": _MAYBE,
@@ -169,6 +197,7 @@ CALL_OPTIONS = {
     "sampling_rate": Number(above=0, optional=True),
     "do_sample_frames": _MAYBE,
 }
+MEDIA = ("images", "videos", "audio")  # arguments of a call
 GROUPS = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
 MEDIA_DOORS = ("in `images_kwargs`", "in `videos_kwargs`", "in `audio_kwargs`")
 # what callers and files of other models set, and what alone is true of this one
@@ -191,6 +220,8 @@ FILE_ENTRIES = (
     *("auto_map", "processor_class", "_processor_class", "image_processor_type", "video_processor_type"),
     *("feature_extractor_type", "transformers_version", "_commit_hash", "name_or_path"),
     *("padding_side", "return_attention_mask"),  # feature extractors of this package had them, and used neither
+    *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "backend"),
+    "model_input_names",
 )
 # what Transformers passes on to every part of a checkpoint that it loads, options of the model among it
 LOADER_OPTIONS = (
@@ -212,20 +243,42 @@ LOADER_OPTIONS = (
 )
 
 
-def check_options(given: Mapping[str, Any], table: Mapping[str, Any] = CALL_OPTIONS, stored: bool = False) -> None:
-    """Refuse values that an option of the table cannot have; other names are left alone."""
-    for name, value in given.items():
-        if name in table:
-            table[name].check(name, value, stored)
+def check_options(
+    given: Mapping[str, Any], table: Mapping[str, Any] = CALL_OPTIONS, stored: bool = False
+) -> dict[str, Any]:
+    """The options with NumPy's scalars as Python's; a value that an option of the table cannot have is an error.
+
+    Names that are not in the table are left alone.
+    """
+    checked = dict(given)
+    for name in given.keys() & table.keys():
+        checked[name] = _plain(given[name], table[name])
+        table[name].check(name, checked[name], stored)
+    return checked
+
+
+def _plain(value: Any, option: Any) -> Any:
+    """Numbers of NumPy as Python's, as they are written to JSON and compared with `is`; the same for lists of them."""
+    if isinstance(option, Numbers) and isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(entry, option.entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def refuse_unknown(
-    owner: str, given: Iterable[str], known: Iterable[str], error: Callable[[str], Exception] = TypeError
+    owner: str,
+    given: Iterable[str],
+    known: Iterable[str],
+    error: Callable[[str], Exception] = TypeError,
+    also: Iterable[str] = (),
 ) -> None:
-    """An error for names that are not among the known ones, with the nearest of these, or all if none is near."""
+    """An error for names that are not among the known ones, with the nearest of these, or all if none is near.
+
+    Args:
+        also: more names for the hint, of what is given in another way.
+    """
     known = sorted(name for name in map(str, known) if not name.startswith("_"))
     if unknown := sorted(str(name) for name in given if name not in known):
-        near = [difflib.get_close_matches(name, known, n=1) for name in unknown]
+        near = [difflib.get_close_matches(name, [*known, *also], n=1) for name in unknown]
         hint = f" (did you mean {', '.join(match[0] for match in near if match)}?)" if any(near) else ""
         rest = "" if all(near) else f"; it has {', '.join(known)}"
         raise error(f"{owner} has no option {unknown}{hint}{rest}.")
@@ -238,10 +291,16 @@ def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
             raise ValueError(f"{owner} cannot do `{name}`={value!r}: it is always {FIXED_OPTIONS[name]!r}.")
 
 
+def asking_entries(given: Mapping[str, Any]) -> set[str]:
+    """The entries of a file that ask for something: not what Transformers notes for itself, or leaves empty."""
+    named = {name for name, value in given.items() if value is not None and not name.startswith("_")}
+    return named - set(FILE_ENTRIES)
+
+
 def take_arguments(owner: str, known: Iterable[str], given: Mapping[str, Any], of_a_file: bool = False) -> None:
     """Refuse arguments that a part of the processor has no parameter for, but for those that change nothing."""
-    idle = {*FIXED_OPTIONS, *(FILE_ENTRIES if of_a_file else ())}
-    refuse_unknown(owner, given.keys() - idle, known)
+    asked = asking_entries(given) if of_a_file else given.keys()
+    refuse_unknown(owner, asked - FIXED_OPTIONS.keys(), known, also=FIXED_OPTIONS)
     refuse_fixed(owner, given)
 
 
@@ -264,11 +323,10 @@ def flat_options(owner: str, *doors: tuple[str, Mapping[str, Any]]) -> dict[str,
                 if name in flat:
                     raise ValueError(f"`{name}` is given twice, {found[name]} and {place}: give it once.")
                 flat[name], found[name] = value, place
-    refuse_unknown(owner, flat.keys() - FIXED_OPTIONS.keys(), CALL_OPTIONS)
+    refuse_unknown(owner, flat.keys() - FIXED_OPTIONS.keys(), CALL_OPTIONS, also=(*GROUPS, *FIXED_OPTIONS, *MEDIA))
     given = {name: value for name, value in flat.items() if name in CALL_OPTIONS}
     refuse_fixed(owner, {name: value for name, value in flat.items() if name not in given})
-    check_options(given)
-    return given
+    return check_options(given)
 
 
 class StrictArguments:
@@ -296,4 +354,4 @@ class StrictArguments:
 
     def _check(self) -> None:
         """Check all options once they are set."""
-        check_options(vars(self), STORED_OPTIONS, stored=True)
+        vars(self).update(check_options(vars(self), STORED_OPTIONS, stored=True))

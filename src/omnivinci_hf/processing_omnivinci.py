@@ -1,7 +1,6 @@
 """The processor: conversations, images, videos and sounds to the tensors that the model reads."""
 
 import math
-import re
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,8 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, check_boundary_tokens
-from .conversation_omnivinci import CHAT_TEMPLATE, collect_media
+from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, template_variables
+from .frame_sampling_omnivinci import check_choice
 from .layout_omnivinci import LayoutRules, MediumLayout
 from .media_inputs_omnivinci import load_media
 from .model_card_omnivinci import ModelCardMixin
@@ -100,11 +100,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         self.s2_output_scale_index = s2_output_scale_index
         self.patch_size = patch_size
         self.still_threshold = still_threshold
-        check_options(
-            {name: getattr(self, name) for name in vars(self).keys() & STORED_OPTIONS.keys()},
-            STORED_OPTIONS,
-            stored=True,
-        )
+        vars(self).update(check_options(vars(self), STORED_OPTIONS, stored=True))
         self._check_sizes()
         if use_modality_boundary_tokens:
             words = {word for pair in MODALITY_BOUNDARIES.values() for word in pair}
@@ -205,9 +201,10 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         media = {"image": [], "video": [], "audio": []}
         conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
         template = self._template(chat_template)
-        if tools and "tools" not in template:
+        names = template_variables(template)
+        if tools and "tools" not in names:
             logger.warning_once("The chat template has no place for `tools`: the model will not see them.")
-        variables = {name: kwargs.pop(name) for name in list(kwargs) if re.search(rf"\b{re.escape(name)}\b", template)}
+        variables = {name: kwargs.pop(name) for name in kwargs.keys() & names - CALL_OPTIONS.keys()}
         named = {"load_audio_from_video": load_audio_from_video, "return_tensors": return_tensors}
         kwargs.update({name: value for name, value in named.items() if value is not None})
         options = self.resolve_options(("as an argument", kwargs), ("in `processor_kwargs`", processor_kwargs or {}))
@@ -269,6 +266,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
                 )
             options["num_frames"] = options["fps"] = None
         options.update(given)
+        check_choice(options)
         check_boundary_tokens(self.boundary_tokens, options["group_duration_sec"])
         return options
 

@@ -19,6 +19,7 @@ from .options_omnivinci import (
     FIXED_OPTIONS,
     LOADER_OPTIONS,
     TEXT_OPTIONS,
+    asking_entries,
     refuse_fixed,
     refuse_unknown,
 )
@@ -117,8 +118,17 @@ class ProcessorLoadingMixin(ProcessorMixin):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         # the Auto classes of images and videos demand torchvision in some Transformers versions
         stored = processor_dict or {}
-        refuse_unknown("The processor's file", stored.keys() - set(PROCESSOR_ENTRIES), _option_names(cls), ValueError)
-        parts = [part(**{**(stored.get(name) or {}), **_arguments_of(part, kwargs)}) for name, part in PARTS.items()]
+        own = inspect.signature(cls.__init__).parameters
+        asked = asking_entries(stored) - set(PROCESSOR_ENTRIES) - FIXED_OPTIONS.keys()
+        refuse_unknown("The processor's file", asked, own, ValueError, also=_option_names(cls))
+        refuse_fixed("The processor's file", stored)
+        for name in PARTS:
+            if not isinstance(stored.get(name), Mapping):
+                raise ValueError(
+                    f"{PROCESSOR_NAME} of {pretrained_model_name_or_path} holds no options of `{name}`: save the whole "
+                    "processor with `save_pretrained`."
+                )
+        parts = [part(**{**stored[name], **_arguments_of(part, kwargs)}) for name, part in PARTS.items()]
         own = _option_names(cls) | FIXED_OPTIONS.keys()
         hub_options = {name: value for name, value in kwargs.items() if name not in own}
         return [*parts, cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **hub_options)]
@@ -140,7 +150,8 @@ def _loading_options(processor: type, given: Mapping[str, Any]) -> dict[str, Any
         if name not in (*HUB_OPTIONS, *LOADER_OPTIONS) and not name.startswith("_")
     }
     known = {*_option_names(processor), *TOKENIZER_OPTIONS}
-    refuse_unknown(processor.__name__, options.keys() - FIXED_OPTIONS.keys(), known)
+    also = (*FIXED_OPTIONS, *HUB_OPTIONS, *LOADER_OPTIONS)
+    refuse_unknown(processor.__name__, options.keys() - FIXED_OPTIONS.keys(), known, also=also)
     refuse_fixed(processor.__name__, options)
     return options
 

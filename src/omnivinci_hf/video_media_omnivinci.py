@@ -20,6 +20,7 @@ from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, is_array, load_image, to_numpy
 from .media_reading_omnivinci import ReadOptions, TimeRange
 from .moving_picture_omnivinci import MovingPicture, moving_picture
+from .options_omnivinci import CALL_OPTIONS
 from .video_decoding_omnivinci import decode_frames
 from .video_table_omnivinci import FrameTable, recount, scan_video
 
@@ -95,7 +96,9 @@ def load_video(
         reading: fields of [`ReadOptions`].
     """
     choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
-    reading, source = ReadOptions(**reading), plain_source("video", source)
+    for name, flag in (("with_audio", with_audio), ("align_audio_start", align_audio_start)):
+        CALL_OPTIONS["load_audio_from_video"].check(name, flag)
+    reading, source = ReadOptions.of(load_video, reading), plain_source("video", source)
     if is_video_decoder(source):
         source, metadata = frames_of(source, with_audio)
     if is_array(source) or isinstance(source, (list, tuple, DecoderFrames)):

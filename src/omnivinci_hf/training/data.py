@@ -49,7 +49,7 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 # what reading a row and its media may raise when the row is bad
 ROW_ERRORS = (ValueError, TypeError, OSError)
 
-_URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"data:|file:/|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class RowError(ValueError):
