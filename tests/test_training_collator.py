@@ -119,21 +119,30 @@ def test_options_of_the_processor_are_passed_on(loaded):
         OmniVinciDataCollator(loaded[1], frames=3)
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("packing", [False, True])
-def test_only_needed_logits_alone_give_the_same_loss_and_gradients(loaded, packing):
+def test_only_needed_logits_give_the_same_loss_and_gradients(loaded, packing, training):
     model, processor = loaded
     rows = [row("video"), row("image", 1, answer="red red red"), branched(None, [("What?", "bell"), ("Which?", "no")])]
     found = []
     for option in (True, False):
         batch = OmniVinciDataCollator(processor, packing=packing, only_needed_logits=option)(rows)
         model.zero_grad()
-        output = model(**batch)
+        model.train(training)
+        try:
+            output = model(**batch)
+        finally:
+            model.eval()
         output.loss.backward()
         found.append((output, model.lm_head.weight.grad.clone()))
     (few, few_gradient), (all_of_them, gradient) = found
     labels = batch["labels"]
-    assert few.logits.shape == ((labels != -100).sum(), len(processor.tokenizer))
-    torch.testing.assert_close(few.logits, all_of_them.logits[:, :-1][labels[:, 1:] != -100])
+    assert all_of_them.logits.shape == (*labels.shape, len(processor.tokenizer))
+    if training:
+        assert few.logits.shape == ((labels != -100).sum(), len(processor.tokenizer))
+        torch.testing.assert_close(few.logits, all_of_them.logits[:, :-1][labels[:, 1:] != -100])
+    else:
+        torch.testing.assert_close(few.logits, all_of_them.logits)
     torch.testing.assert_close(few.loss, all_of_them.loss)
     torch.testing.assert_close(few_gradient, gradient, rtol=1e-4, atol=1e-6)
 
