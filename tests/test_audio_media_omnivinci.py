@@ -124,7 +124,7 @@ def test_a_long_array_is_read_in_blocks():
         ((np.array([0, -1e13]), 16000), r"some above 1e\+12 where full scale is 1"),
         (([[1.0], [1.0, 2.0]], 16000), "must be numbers"),
         ((np.zeros(10), 16000, 1), "got 3 items"),
-        ({"raw": np.zeros(10)}, r'needs "array" and "sampling_rate", got \[\'raw\'\]'),
+        ({"raw": np.zeros(10)}, r'with \[\'raw\'\] cannot be read; it needs .* "array" and "sampling_rate"'),
         (3.5, "Cannot take a float as audio"),
     ],
 )

@@ -318,3 +318,20 @@ def test_lost_sound_of_a_transport_stream(tmp_path):
     middle = len(parts) // 2
     with pytest.raises(MediaError, match=r"is damaged.*(does not decode at|of its sound are missing at)"):
         load_audio(b"".join(parts[:middle] + parts[middle + 15 :]))
+
+
+@pytest.mark.parametrize("suffix, codec", [("mpg", "mpeg2video"), ("vob", "mpeg2video"), ("mpg", "mpeg1video")])
+def test_the_last_part_of_a_programme_stream_must_be_whole(suffix, codec, tmp_path):
+    path = write_video(tmp_path / f"clip.{suffix}", time_base=Fraction(1, 25), codec=codec)
+    data = path.read_bytes()
+    assert damage(data) == damage(data + b"\0\0\1\xb9") == damage(data + b"\0") == (None, True)
+    for missing in (1, 700, 2040):
+        assert damage(data[:-missing])[0].startswith("is cut short")
+    with pytest.raises(MediaError, match="is cut short: 9 bytes are missing"):
+        load_video(data[:-9])
+
+
+def test_a_tail_behind_a_transport_stream_is_no_packet(tmp_path):
+    data = write_video(tmp_path / "clip.ts").read_bytes()
+    assert damage(data + bytes(100)) == damage(data + b"\xff" * 1000) == (None, True)
+    assert damage(data[:-9]) == ("is cut short: 9 bytes are missing at its end", True)

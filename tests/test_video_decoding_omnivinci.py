@@ -125,3 +125,37 @@ def test_side_data_is_read_once_since_it_would_keep_the_frames_in_memory(tmp_pat
     monkeypatch.setattr(video_decoding_omnivinci, "_display_matrix", lambda frame: frames.append(frame) or read(frame))
     assert len(load_video(write_video(tmp_path / "clip.mp4"), num_threads=1).frames) == 50
     assert len(frames) == 1
+
+
+@pytest.mark.skipif("libx264" not in av.codecs_available, reason="this PyAV has no H.264 encoder")
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_recording_that_begins_in_the_middle_of_a_stream_is_whole(suffix, tmp_path):
+    """Its pictures forget others that it never had, which a strict decoder takes for damage."""
+    params = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-pyramid=normal:repeat-headers=1"
+    whole = moving_stripes(tmp_path / "whole.ts", {"x264-params": params})
+    path = tmp_path / f"middle.{suffix}"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as container:
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        start = [number for number, packet in enumerate(packets) if packet.is_keyframe][1]
+        num_before = sum(packet.pts < packets[start].pts for packet in packets)
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in packets[start:]:
+            packet.stream = stream
+            container.mux(packet)
+    right = decode_all(whole)[num_before:]
+    clip = load_video(path)
+    assert len(right) > 24 and clip.total_frames == len(right)
+    for image, frame in zip(right, clip.frames, strict=True):
+        np.testing.assert_array_equal(np.asarray(frame), np.asarray(image))
+
+
+def moving_stripes(path, options):
+    stripes = np.random.default_rng(0).integers(0, 255, (48, 160, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(60):
+            picture = np.ascontiguousarray(stripes[:, number : number + 64])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path

@@ -14,11 +14,11 @@ from transformers.utils import logging
 
 from .downmix_omnivinci import BLOCK_SAMPLES, MAX_CHANNELS, Downmixer, pcm_to_float, take_channel_names
 from .media_forms_omnivinci import plain_source
+from .media_frames_omnivinci import BARE_FORMATS, whole_frames
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import MediaSource, PacketReader, is_array, to_numpy, to_seconds
 from .media_reading_omnivinci import ReadOptions, TimeRange
 from .media_streams_omnivinci import choose_stream
-from .media_structure_omnivinci import id3_length
 
 
 logger = logging.get_logger(__name__)
@@ -176,6 +176,7 @@ def _audio_frames(
         duration_sec = container.duration / av.time_base if container.duration else 0.0
         track = _Track(take_channel_names(name, decoder), duration_sec)
         packets, num_frames, num_broken = PacketReader(source, container, stream), 0, 0
+        missing, foreign_sec = 0, None  # bytes of the newest frame; where something else than sound was
         skip_until, is_new_start, due_sec = -math.inf, True, math.inf  # a stamp; where the next frame should be
         # Recorders may leave gaps, so a jump alone tells of a loss in FLAC only, which has no stamps but its samples.
         is_damaged = {
@@ -188,8 +189,16 @@ def _audio_frames(
                 if num_frames and packet is not None and packet.pts is not None and packet.pts < skip_until:
                     is_new_start = True
                     continue
+                if packet is not None:
+                    sound, missing = _sound_of(container.format.name, packet)
+                    if sound is None:  # tags, zeros
+                        foreign_sec = packets.end_sec
+                        continue
+                    if foreign_sec is not None:
+                        source.report(f"is damaged: at {foreign_sec:.2f} s there is something else than sound")
+                    packet = sound
                 try:
-                    frames = decoder.decode(_without_tag(packet) if container.format.name == "mp3" else packet)
+                    frames = decoder.decode(packet)
                 except av.error.EOFError:
                     break
                 except av.error.FFmpegError as error:
@@ -214,6 +223,10 @@ def _audio_frames(
                 if packets.count % PROGRESS_PACKETS == 0:
                     bar.update(max(0, int(packets.end_sec) - bar.n))
         source.check_complete(container, stream, packets)
+        if missing:
+            what = f"is cut short: {missing} bytes of its last frame are missing"
+            # Recordings of radio stations in MP3 end anywhere.
+            (source.note if decoder.codec.canonical_name == "mp3" else source.report)(what)
         if num_broken:
             source.report(
                 f"is damaged: {num_broken} of {packets.count} audio packets do not decode, silence is in place"
@@ -222,14 +235,18 @@ def _audio_frames(
             raise MediaError(f"{name}: its {packets.count} audio packets hold no sound; get the file again.")
 
 
-def _without_tag(packet: av.Packet | None) -> av.Packet | None:
-    """Where MP3 files were joined, FFmpeg leaves the tag of the next one before its first frame."""
-    data = b"" if packet is None else bytes(packet)
-    if not (length := id3_length(data)) or length >= len(data):
-        return packet
-    frame = av.Packet(data[length:])
-    frame.pts, frame.dts, frame.time_base = packet.pts, packet.dts, packet.time_base
-    return frame
+def _sound_of(format_name: str, packet: av.Packet) -> tuple[av.Packet | None, int]:
+    """The whole frames of a packet, or None without any, and how many bytes the frame behind them lacks."""
+    if format_name not in BARE_FORMATS:
+        return packet, 0
+    first, last, missing = whole_frames(format_name, bytes(packet))
+    if last - first == packet.size:
+        return packet, 0
+    if first == last:
+        return None, missing
+    part = av.Packet(bytes(packet)[first:last])
+    part.pts, part.dts, part.time_base = packet.pts, packet.dts, packet.time_base
+    return part, missing
 
 
 class _SoundBuffer:

@@ -6,12 +6,13 @@ import zlib
 from typing import BinaryIO
 
 from .media_chunks_omnivinci import NO_END, check_chunks
+from .media_frames_omnivinci import ID3V1_BYTES, id3_length
 
 
 MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
+PACK_BYTES = 1 << 16  # at most
 OGG_PAGE = b"OggS\0"  # each begins so
 OGG_PAGE_BYTES = 65307  # at most
-ID3V1_BYTES = 128
 
 _MP3_COUNTS = re.compile(rb"(?:Xing|Info)\0\0\0(.)....(....)", re.DOTALL)  # which there are, of frames, of bytes
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # each byte with its bits the other way round
@@ -22,6 +23,7 @@ _ELEMENTS = {
     *map(bytes.fromhex, ("114d9b74", "1549a966", "1654ae6b", "1c53bb6b", "1941a469", "1043a770", "1254c367")),
     *map(bytes.fromhex, ("e7", "5854", "a7", "ab", "a3", "a0", "af")),
 }
+_PACK = b"\0\0\1\xba"
 _MXF_KEY = bytes.fromhex("060e2b34")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -52,21 +54,31 @@ def _check_transport(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     head = file.read(205)
     for first, length in ((0, 188), (4, 192), (0, 204)):
         if head[first : first + 1] == head[first + length : first + length + 1] == b"G":
-            return _cut(-size % length)
+            file.seek(size - size % length + first)
+            return _cut(-size % length if file.read(1) in (b"G", b"") else 0)  # else a tail of something else
     return None, True
+
+
+def _check_programme(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """Packs consist of a head and of parts that say how long they are; the last one begins in the last 64 kB."""
+    start = file.seek(-min(size, PACK_BYTES), os.SEEK_END)
+    tail = file.read()
+    place = tail.rfind(_PACK)
+    while place >= 0 and tail[place : place + 3] == _PACK[:3]:
+        kind = tail[place + 3 : place + 14].ljust(11, b"\0")
+        if kind[:1] == b"\xb9":  # the end
+            break
+        if kind[:1] == b"\xba":
+            place += 14 + (kind[10] & 7) if kind[1] >> 6 == 1 else 12  # MPEG-2, MPEG-1
+        else:
+            place += 6 + int.from_bytes(kind[1:3], "big")
+    return _cut(start + place - size)
 
 
 def _check_dv(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     """All frames have one size, which the first says: that of 50 or that of 60 fields per second."""
     file.seek(3)
     return _cut(-size % (144_000 if file.read(1) >= b"\x80" else 120_000))
-
-
-def id3_length(data: bytes) -> int:
-    """Length of the tag that `data` begins with; 0 without one. It is written with 7 bits in a byte."""
-    if data[:3] != b"ID3":
-        return 0
-    return 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
 
 
 def _check_mp3(file: BinaryIO, size: int) -> tuple[str | None, bool]:
@@ -299,6 +311,7 @@ _CHECKS = {
     "matroska": _check_matroska,
     "mov": _check_fragments,
     "mp3": _check_mp3,
+    "mpeg": _check_programme,
     "mpegts": _check_transport,
     "mxf": _check_mxf,
     "ogg": _check_ogg_end,

@@ -5,6 +5,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 import av
@@ -14,6 +15,7 @@ from PIL import Image
 
 from .media_omnivinci import MediaSource, PacketReader, check_pixels
 from .media_reading_omnivinci import run_all
+from .video_packets_omnivinci import begins_anew
 from .video_table_omnivinci import FrameTable, open_decoder
 
 
@@ -70,6 +72,8 @@ def decode_frames(source: MediaSource, table: FrameTable, frames: Frames, listen
             # No choice, some key frame was none (an intra refresh point), or damage: decode from the start.
             for index in _decode_in_order(source, table, set(frames.missing), deliver):
                 frames.forget(index)
+        if frames.missing:
+            _decode_first_group(source, table, set(frames.missing), deliver)
     return audio
 
 
@@ -159,6 +163,36 @@ def _decode_in_order(source: MediaSource, table: FrameTable, wanted: set[int], d
             if packet is None:
                 break
     return unsure
+
+
+def _decode_first_group(source: MediaSource, table: FrameTable, wanted: set[int], deliver: Callable) -> None:
+    """A recording that begins in the middle of a stream refers to what it does not have, up to its second key frame.
+
+    That is no damage: the decoder itself marks the frames that it cannot make.
+    """
+    recogniser, num_keys, stop = _Recogniser(table), 0, math.inf
+    with source.container() as container:
+        stream, decoder = open_decoder(container, source, is_strict=False)
+        for position, packet in enumerate(chain(PacketReader(source, container, stream), [None])):
+            if packet is not None and packet.is_keyframe:
+                num_keys += 1
+                if num_keys == 1 and begins_anew(decoder, packet):
+                    return
+                stop = table.order[position] if num_keys == 2 else stop
+            if num_keys == 3:  # nothing that is shown before the second one comes as late
+                packet = None
+            if packet is not None:
+                packet.pts = position
+            try:
+                frames = decoder.decode(packet)
+            except av.error.InvalidDataError:  # its frame stays missing
+                frames = []
+            for frame in frames:
+                index = recogniser.index_of(frame)
+                if index in wanted and not frame.is_corrupt and table.order[frame.pts] < stop:
+                    deliver(index, frame)
+            if packet is None:
+                return
 
 
 def _upright_image(

@@ -1,5 +1,6 @@
 """How many frames a packet shows, as far as its first bytes tell: some codecs have frames that others only refer to."""
 
+import re
 from collections.abc import Callable
 
 import av
@@ -71,6 +72,21 @@ def _mpeg4(packet: av.Packet) -> int | None:
     """One, but for packets that hold two pictures or none, as encoders of AVI files write them."""
     pictures = bytes(packet).count(b"\0\0\1\xb6")
     return 1 if pictures == 1 and packet.size > MPEG4_NO_PICTURE_BYTES else None
+
+
+def begins_anew(context: av.VideoCodecContext, packet: av.Packet) -> bool:
+    """Whether nothing refers to what was before; recordings of broadcasts often begin elsewhere (H.264, 7.4.1.2.4)."""
+    if context.codec.canonical_name != "h264":
+        return True
+    data, extradata, place = bytes(packet), context.extradata or b"", 0
+    if extradata[:1] != b"\1":
+        return any(found[1][0] & 31 == 5 for found in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL))
+    width = (extradata[4] & 3) + 1  # of the length before each unit
+    while place + width < len(data):
+        if data[place + width] & 31 == 5:
+            return True
+        place += width + int.from_bytes(data[place : place + width], "big")
+    return False
 
 
 def _may_have_fields(extradata: bytes) -> bool:

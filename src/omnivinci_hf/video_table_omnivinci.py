@@ -101,11 +101,13 @@ def recount(source: MediaSource, table: FrameTable) -> FrameTable | None:
     return None if truth is None or truth.positions == table.positions else truth
 
 
-def open_decoder(container, source: MediaSource, frame_threads: int = 1) -> tuple[av.VideoStream, av.VideoCodecContext]:
+def open_decoder(
+    container, source: MediaSource, frame_threads: int = 1, is_strict: bool = True
+) -> tuple[av.VideoStream, av.VideoCodecContext]:
+    """If strict, a damaged frame is an error; else FFmpeg patches it up and says nothing."""
     stream = video_stream(container, source)
     decoder = stream.codec_context
-    # A damaged frame is an error; FFmpeg would patch it up and say nothing.
-    decoder.options = {"err_detect": "explode", **source.decoder_options}
+    decoder.options = {**({"err_detect": "explode"} if is_strict else {}), **source.decoder_options}
     if frame_threads > 1:
         decoder.thread_type, decoder.thread_count = "AUTO", frame_threads
     return stream, decoder
