@@ -62,6 +62,21 @@ def test_the_first_module_of_the_auto_classes_is_enough():
     )
 
 
+def test_threads_may_import_at_once():
+    run(
+        "import threading, omnivinci_hf",
+        "lines = ['from transformers import AutoModel', 'from omnivinci_hf import OmniVinciProcessor']",
+        "done = []",
+        "def work(line):",
+        "    exec(line)",
+        "    done.append(line)",
+        "threads = [threading.Thread(target=work, args=(line,)) for line in lines]",
+        "[thread.start() for thread in threads], [thread.join() for thread in threads]",
+        "assert len(done) == 2",
+        KNOWN,
+    )
+
+
 def test_registering_again_changes_nothing():
     from transformers import CONFIG_MAPPING
 

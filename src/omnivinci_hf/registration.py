@@ -2,8 +2,6 @@
 
 Auto classes take classes, not names, and importing ours costs seconds, as importing the Auto classes does. So the
 package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow.
-(Threads that import for the first time, one from Transformers and one from here, may find modules half made: import
-both before starting threads.)
 """
 
 import sys
@@ -21,7 +19,7 @@ TRIGGERS = {
     "omnivinci_hf.image_processing_omnivinci",
 }
 WATCHED_PACKAGES = ("transformers", "omnivinci_hf")
-_nesting = threading.local()
+_importing_threads: set[int] = set()
 
 
 def register(imported: str | None = None) -> None:
@@ -58,11 +56,18 @@ class _TellingLoader(SourceFileLoader):
     """Registers after the outermost import: in the midst of one, some of the modules that are needed are half made."""
 
     def exec_module(self, module) -> None:
-        depth = getattr(_nesting, "depth", 0)
-        _nesting.depth = depth + 1
+        thread = threading.get_ident()
+        if thread in _importing_threads:
+            super().exec_module(module)
+            return
+        _importing_threads.add(thread)
         try:
             super().exec_module(module)
+            try:
+                register(module.__name__)
+            except ImportError:
+                # another thread is in the midst of importing what this needs, and registers afterwards
+                if _importing_threads == {thread}:
+                    register(module.__name__)
         finally:
-            _nesting.depth = depth
-        if not depth:
-            register(module.__name__)
+            _importing_threads.discard(thread)
