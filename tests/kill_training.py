@@ -90,14 +90,16 @@ def in_a_process(function, *arguments) -> int:
     """Runs a function in a fork of this process; returns its exit code, negative for a signal."""
     process = os.fork()
     if process == 0:
+        code = 1
         try:
             function(*arguments)
-            os._exit(0)
+            code = 0
         except KeyboardInterrupt:
-            os._exit(130)
+            code = 130
         except Exception:
             traceback.print_exc()
-            os._exit(1)
+        finally:
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
