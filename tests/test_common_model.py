@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_model import AUDIO_ENCODERS, LENGTH, row, small_config, small_inputs, small_model
-from transformers import AutoConfig, PreTrainedModel, dynamic_module_utils, modeling_utils
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, dynamic_module_utils, modeling_utils
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
 from omnivinci_hf.outputs_omnivinci import CACHE
@@ -86,8 +86,8 @@ def test_parts_of_a_saved_config_load_by_their_own_classes(tmp_path):
 
 def test_the_attention_implementation_reaches_every_sub_config():
     config = small_config(attn_implementation="eager")
-    assert set(config.sub_configs) == set(TOWERS)  # of what has attention
-    parts = [getattr(config, name) for name in TOWERS]
+    parts = [part for part in vars(config).values() if isinstance(part, PreTrainedConfig)]
+    assert len(parts) >= 5
     assert {part._attn_implementation for part in parts} == {"eager"}
     config._attn_implementation = "sdpa"
     assert {part._attn_implementation for part in parts} == {"sdpa"}

@@ -184,7 +184,7 @@ def test_revision_token_and_cache_dir_reach_every_file_of_the_released_layout(se
     assert {request.file for request in with_token} >= {"llm/model-00002-of-00002.safetensors", "llm/tokenizer.json"}
     v2 = sessions.hub.repos["released/private"].branches["v2"]
     elsewhere = [request.file for request in with_token if request.path.split("/")[4] not in ("v2", v2)]
-    assert set(elsewhere) <= {"adapter_config.json"}  # which Transformers 5.17 seeks on main
+    assert set(elsewhere) <= {"adapter_config.json"}  # which Transformers seeks on main
     cached = [path.name for path in (sessions.folder / "elsewhere").iterdir()]
     assert "models--released--private" in cached
     default = sessions.folder / "installed" / "hub" / "models--released--private"

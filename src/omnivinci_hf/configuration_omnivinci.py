@@ -352,6 +352,14 @@ class OmniVinciConfig(PreTrainedConfig):
             self.__dict__.pop(name, None)
         self.__dict__.update(before)
 
+    @PreTrainedConfig._attn_implementation.setter
+    def _attn_implementation(self, value):
+        PreTrainedConfig._attn_implementation.fset(self, value)
+        # no models belong to these: as `sub_configs`, Transformers would warn of them
+        for part in (self.video_time_embedding, self.audio_time_embedding, self.omni_align_config):
+            if isinstance(part, PreTrainedConfig):
+                part._attn_implementation = self._attn_implementation
+
     @property
     def vision_feature_size(self) -> int:
         """Width of what the vision projector reads before patches are merged: one copy per scale."""
