@@ -64,6 +64,11 @@ def test_parts_say_which_medium_they_hold_with_which_options(part, expected):
         ({"type": "audio_url", "audio_url": {"data": "AAAA"}, "audio": "a"}, r"has \['audio'\] twice"),
         ({"type": "image", "base64": b"AAAA"}, "`data` must be a string in base64, got a bytes"),
         ({"type": "video", "video": "a", "start_sec": 4, "end_sec": 2}, "must fit 0 <= start_sec < end_sec"),
+        ({"type": "audio", "audio": ([0.5], 16000), "sampling_rate": 8000}, "=8000 beside samples at 16000"),
+        (
+            {"type": "video", "video": "a", "audio": {"array": [0.5], "sampling_rate": 16000}, "sampling_rate": 8000},
+            "=8000 beside samples at 16000",
+        ),
         ({"type": "video", "video": "a", "frame_indices": [2, 1]}, "`frame_indices` must be finite, not neg"),
         ({"type": "video", "video": "a", "frame_indices": [1], "num_frames": 2}, "Give either `frame_indices`"),
         ({"type": "image", "path": "a", "url": "b"}, "holds several media, under path and url"),

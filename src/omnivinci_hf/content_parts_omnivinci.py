@@ -123,7 +123,18 @@ def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: boo
     source = read_source(f"{place}: `{keys[0]}`", kind, source)
     if "audio" in options:
         options["audio"] = read_source(f"{place}: `audio`", "audio", options["audio"])
+    if "sampling_rate" in options:
+        _check_rate(place, options.get("audio", source), options["sampling_rate"])
     return MediaPart(kind, source, options)
+
+
+def _check_rate(place: str, sound: Any, given: Any) -> None:
+    """Refuse a rate beside samples that come with another one, of which the loader would hear theirs."""
+    if isinstance(sound, tuple) and len(sound) == 2:
+        sound = {"sampling_rate": sound[1]}
+    own = sound.get("sampling_rate") if isinstance(sound, Mapping) else getattr(sound, "sampling_rate", None)
+    if own is not None and own != given:
+        raise ValueError(f"{place}: `sampling_rate`={given} beside samples at {own}; leave one out.")
 
 
 def read_source(place: str, kind: str, source: Any) -> Any:
