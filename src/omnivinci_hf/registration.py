@@ -65,7 +65,7 @@ class _TellingLoader(SourceFileLoader):
             super().exec_module(module)
             try:
                 register(module.__name__)
-            except ImportError:
+            except (ImportError, RuntimeError):  # also that two wait for each other
                 # another thread is in the midst of importing what this needs, and registers afterwards
                 if _importing_threads == {thread}:
                     register(module.__name__)
