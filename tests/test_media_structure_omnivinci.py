@@ -335,3 +335,21 @@ def test_a_tail_behind_a_transport_stream_is_no_packet(tmp_path):
     data = write_video(tmp_path / "clip.ts").read_bytes()
     assert damage(data + bytes(100)) == damage(data + b"\xff" * 1000) == (None, True)
     assert damage(data[:-9]) == ("is cut short: 9 bytes are missing at its end", True)
+
+
+def test_tags_behind_a_wavpack_sound_are_no_damage(tmp_path):
+    path = tmp_path / "sound.wv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("wavpack", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(1)[:1].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        resampler = av.AudioResampler(stream.codec_context.format, "mono", 16000)
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            container.mux(stream.encode(part))
+    data = path.read_bytes()
+    right = load_audio(data).samples
+    for tail in (b"TAG" + bytes(125), bytes(500), b"text " * 40):
+        np.testing.assert_array_equal(load_audio(data + tail).samples, right)
+    place = data.index(b"wvpk", len(data) // 3)
+    with pytest.raises(MediaError):
+        load_audio(data[:place] + bytes(16) + data[place + 16 :])

@@ -161,6 +161,11 @@ class MediaSource:
             (self.report if is_certain else self.note)(what)
         return what is None or "damaged" not in what
 
+    def is_whole(self, format_name: str) -> bool:
+        """Whether the structure of the file, of FFmpeg's format `format_name`, shows no damage."""
+        with self.open() as file:
+            return find_damage(format_name, file) == (None, True)
+
     @property
     def path_or_file(self) -> str | io.BytesIO:
         """For Pillow, which closes what it has opened itself."""
@@ -247,6 +252,8 @@ def _read_packets(source: MediaSource, container, streams: list, break_off: Call
         except IndexError:  # at the end PyAV 18 stumbles over a stream that began in the middle of the file
             return
         except av.error.FFmpegError as error:
+            if container.format.name == "wv" and source.is_whole("wv"):  # FFmpeg stumbles over tags behind the sound
+                return
             if source.reading.on_damage == "raise" or isinstance(error, (av.error.ExitError, TimeoutError)):
                 raise
             return break_off(error)

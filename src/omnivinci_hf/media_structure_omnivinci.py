@@ -114,7 +114,7 @@ def _check_wavpack(file: BinaryIO, size: int) -> tuple[str | None, bool]:
         if head[:4] != b"wvpk":
             break
         place += 8 + int.from_bytes(head[4:], "little")
-    return _cut(place - size)
+    return _broken(place) if _holds(file, place, b"wvpk") else _cut(place - size)
 
 
 def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
