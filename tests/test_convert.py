@@ -185,9 +185,9 @@ def test_other_sources_are_refused(released, converted, tmp_path):
 def test_missing_tensor_is_told(tmp_path):
     # the llm's config speaks of a layer more than its weights have
     released = write_tiny_checkpoint(tmp_path / "released")
-    config = json.loads((released / "config.json").read_text())
-    config["llm_cfg"]["num_hidden_layers"] = config["llm_cfg"]["max_window_layers"] = 3
-    (released / "config.json").write_text(json.dumps(config))
+    config = json.loads((released / "llm" / "config.json").read_text())
+    config["num_hidden_layers"] = config["max_window_layers"] = 3
+    (released / "llm" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="missing: model.language_model.layers.2"):
         convert_checkpoint(released, tmp_path / "out")
     assert os.listdir(tmp_path) == ["released"]

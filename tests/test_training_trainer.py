@@ -514,7 +514,7 @@ def test_going_on_from_the_last_checkpoint(workplace, single, tmp_path):
         (["--max_steps", "many"], "max_steps"),
         (["--recipe", "mine"], "There is no recipe 'mine'"),
         (["--data", "no/such.jsonl"], "no/such.jsonl"),
-        (["--merge"], "`merge` is for adapters"),
+        (["--merge"], "--merge is for adapters"),
         (["--resume_from_checkpoint", "true"], "no checkpoint to resume from"),
     ],
 )
