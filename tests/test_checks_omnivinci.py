@@ -62,6 +62,8 @@ def test_generation_ends_at_the_context(narrow, options):
     assert longest.shape == (1, 40)
     with pytest.raises(ValueError, match=f"{40 - room} tokens and {room + 1} new ones are asked for.* room for 40"):
         model.generate(**inputs, max_new_tokens=room + 1, **options)
+    with pytest.raises(ValueError, match="room for 40: lower `max_length`, "):
+        model.generate(**inputs, max_length=41, **options)
 
 
 def test_padding_takes_no_room(narrow):
@@ -166,6 +168,23 @@ def test_shifted_labels_are_the_targets(loaded, needed):
         output = model(**inputs, **given)
         torch.testing.assert_close(output.loss, expected.loss)
         assert torch.equal(output.logits, expected.logits)
+
+
+@pytest.mark.parametrize("kept", [3, torch.tensor([20, -3])], ids=str)
+def test_learning_from_the_kept_positions_alone(loaded, kept):
+    model, processor = loaded
+    inputs = encode(processor, "image")
+    labels = inputs["input_ids"].clone()
+    labels[:, -2] = -100
+    whole = model(**inputs, labels=labels, logits_to_keep=kept)
+    model.train()
+    needed = model(**inputs, labels=labels, logits_to_keep=kept, only_needed_logits=True)
+    model.eval()
+    targets = shifted(labels)[0, slice(-kept, None) if isinstance(kept, int) else kept]
+    assert needed.logits.shape[0] == (targets != -100).sum() < whole.logits.shape[1]
+    torch.testing.assert_close(needed.logits, whole.logits[0, targets != -100])
+    torch.testing.assert_close(needed.loss, F.cross_entropy(whole.logits[0], targets))
+    torch.testing.assert_close(needed.loss, whole.loss)
 
 
 @torch.inference_mode()

@@ -93,6 +93,16 @@ def test_an_exported_model_hears_no_more_than_is_kept(model):
         torch.testing.assert_close(program(**inputs, use_cache=False).logits, model(**inputs).logits)
 
 
+def test_pairs_of_sound_and_picture_take_no_part_in_export():
+    model, inputs = small_model(omni_align_config={}), small_inputs()
+    for name in ("video_has_audio", "audio_from_video"):
+        inputs[name] = torch.ones(3, dtype=torch.bool)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        program = torch.export.export(model, (), {**inputs, "use_cache": False}).module()
+        torch.testing.assert_close(program(**inputs, use_cache=False).logits, expected)
+
+
 def test_what_shapes_do_not_tell_is_given_to_export_as_a_list(model):
     """Videos of one and of five frames, an image of several tiles."""
     inputs = small_inputs(rows=2)

@@ -24,8 +24,8 @@ def context_length(text_config: PreTrainedConfig) -> int:
     return max(limit, int(original * rope.get("factor", 1.0)))
 
 
-def check_context(num_tokens: int, limit: int, num_new: int = 0) -> None:
-    """Sees to it that a sequence, and the new tokens that are asked for, have room in the context.
+def check_context(num_tokens: int, limit: int, num_new: int = 0, asked_by: str = "max_new_tokens") -> None:
+    """Sees to it that a sequence, and the new tokens that an option asks for, have room in the context.
 
     Raises:
         ValueError: with both numbers, and what can be lowered.
@@ -33,7 +33,7 @@ def check_context(num_tokens: int, limit: int, num_new: int = 0) -> None:
     if num_tokens + num_new <= limit:
         return
     asked = f" and {num_new} new ones are asked for" if num_new else ""
-    lower = "`max_new_tokens`, " if num_new else ""
+    lower = f"`{asked_by}`, " if num_new else ""
     raise ValueError(
         f"The sequence has {num_tokens} tokens{asked}, but the model's context (`max_position_embeddings`) has room "
         f"for {limit}: lower {lower}`num_frames`, `fps` or `max_audio_sec`, or take a shorter range (`start_sec`, "

@@ -9,7 +9,7 @@ from .outputs_omnivinci import CACHE, the_cache
 
 
 class OmniVinciGenerationMixin(GenerationMixin):
-    """Of a model whose `model.embed_inputs` puts media into the word embeddings."""
+    """A model with it generates; its `model.embed_inputs` puts media into the word embeddings."""
 
     def prepare_inputs_for_generation(
         self,
@@ -72,7 +72,8 @@ class OmniVinciGenerationMixin(GenerationMixin):
         length = max(length, prompt + num_new)  # the new ids alone may have been given, after a kept cache
         # padding takes no position
         padding = prompt - int(mask.sum(-1).max()) if mask is not None and length > limit else 0
-        check_context(prompt - padding, limit, length - prompt)
+        asked_by = "max_length" if generation_config.max_new_tokens is None else "max_new_tokens"
+        check_context(prompt - padding, limit, length - prompt, asked_by)
         return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )

@@ -44,8 +44,11 @@ BATCHES = 'Pipelines of Transformers batch images alone: set `batch_size=1`, or 
 
 @dataclass
 class Encoding:
-    """What becomes of the media of a kind: how many embeddings each has, and all of them chunk by chunk, each chunk
-    with its first row.
+    """It encodes all media of one kind, chunk by chunk.
+
+    Args:
+        counts: how many embeddings each medium has.
+        blocks: the chunks of all embeddings, each with the number of its first row.
     """
 
     counts: list[int]
@@ -56,7 +59,7 @@ class Encoding:
         return sum(self.counts)
 
     def only(self, kept: torch.Tensor) -> "Encoding":
-        """Of the embeddings those where `kept (num_embeds,)` is True."""
+        """It then has only the embeddings where `kept (num_embeds,)` is True."""
         if len(kept) != self.num_embeds:
             raise ValueError(
                 f"`video_kept_embeds` speaks of {len(kept)} embeddings but the videos give {self.num_embeds}; pass on "
@@ -76,7 +79,7 @@ class Encoding:
 
 
 class OmniVinciMediaMixin:
-    """Of a model with towers, projectors and time embeddings: its media, and where they stand among the words."""
+    """A model with towers, projectors and time embeddings encodes media with it and puts them among the words."""
 
     @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, image_grids: torch.Tensor | None = None, **kwargs):
@@ -338,7 +341,7 @@ class OmniVinciMediaMixin:
         projected: dict[str, list[torch.Tensor]] | None = None,
         **kwargs,
     ) -> Encoding:
-        """Of the media of a kind, which are checked; nothing runs before the blocks are asked for.
+        """Checks the media of a kind and says how they are encoded; nothing runs before the blocks are asked for.
 
         Then the tower's outputs are put into `outputs`, and what OmniAlignNet reads into `projected[kind]`, where these
         are given.

@@ -176,7 +176,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         align_net, projected = self.omni_align_net, None
         # in training, all processes must take part or none; a net that does not learn has no part in what others learn
         learns = align_net is not None and align_net.logit_scale.requires_grad
-        if learns and (self.training or video_has_audio is not None):
+        if learns and (self.training or video_has_audio is not None) and not is_torchdynamo_exporting():
             projected = {}
         tensors = (
             *(pixel_values, image_grids),
@@ -254,7 +254,13 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
-    """OmniVinci with its language-model head: what answers."""
+    """
+    This is OmniVinci with its language-model head, which answers.
+
+    `torch.compile` makes one graph of the language model; media are encoded before it, outside of any graph, so that
+    `fullgraph=True` takes words alone. `torch.export` takes media, but not OmniAlignNet's pairs; `image_grids` of
+    images of several tiles, and counts that differ from medium to medium, are given to it as lists.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -373,13 +379,12 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden_states = hidden_states[:, kept]
+        targets = None if targets is None else targets[:, kept].contiguous()
         if only_needed_logits and self.training and targets is not None:
             counts = targets != NO_LABEL
             hidden_states, targets = hidden_states[counts.to(hidden_states.device)], targets[counts]
-        else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            hidden_states = hidden_states[:, kept]
-            targets = None if targets is None else targets[:, kept].contiguous()
         logits = self.lm_head(hidden_states)
         losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(

@@ -21,7 +21,9 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 def the_cache(cache: Cache | None, past_key_values: Cache | None) -> dict[str, Cache | None]:
     """The one cache that was given, under either name, as the name that this version of Transformers takes."""
     if cache is not None and past_key_values is not None:
-        raise ValueError(f"`cache` and `past_key_values` are two names for the same; this Transformers has `{CACHE}`.")
+        raise ValueError(
+            f"`cache` and `past_key_values` are two names for the same: give `{CACHE}`, as this Transformers calls it."
+        )
     if past_key_values is not None and CACHE == "cache" and not is_torchdynamo_compiling():
         warnings.warn(
             "`past_key_values` is deprecated from Transformers 5.24 on: use `cache`.", FutureWarning, stacklevel=2
