@@ -144,6 +144,18 @@ def test_nothing_is_learned_without_the_media(loaded, kind):
     model.eval()
 
 
+@pytest.mark.parametrize("name", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_nothing_is_learned_without_the_media_behind_virtual_tokens(name):
+    peft = pytest.importorskip("peft")
+    model, processor = load()
+    tuned = peft.get_peft_model(model, getattr(peft, name)(task_type="CAUSAL_LM", num_virtual_tokens=3)).train()
+    inputs = encode(processor, "image")
+    assert tuned(**inputs, labels=inputs["input_ids"]).loss > 0
+    del inputs["pixel_values"]
+    with pytest.raises(ValueError, match=r"placeholders of \['image'\] but no media"):
+        tuned(**inputs, labels=inputs["input_ids"])
+
+
 def test_words_alone_are_learned(loaded):
     model, processor = loaded
     ids = encode(processor, None)["input_ids"]

@@ -232,12 +232,12 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         """
         length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
         check_rows(length, context_length(self.config.text_config), attention_mask, position_ids)
-        if has_media or input_ids is None:
+        if has_media:
             return
         if is_torchdynamo_compiling():
-            found = torch.stack([self._placeholders(kind, input_ids, None) for kind in KINDS]).any()
+            found = torch.stack([self._placeholders(kind, input_ids, inputs_embeds) for kind in KINDS]).any()
             refuse(found, "`input_ids` has placeholders of media but no media were given.")
-        elif missing := self._missing(input_ids):
+        elif missing := self._missing(input_ids, inputs_embeds):
             raise ValueError(
                 f"{missing}, so that the model would learn from words alone: they were lost between the processor and "
                 "the model. A trainer must pass on everything that the processor returns "
@@ -245,9 +245,9 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
                 "it an OmniVinciDataCollator."
             )
 
-    def _missing(self, input_ids: torch.Tensor) -> str:
+    def _missing(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None) -> str:
         """Says which media have placeholders; "" for none."""
-        masks = torch.stack([self._placeholders(kind, input_ids, None).any() for kind in KINDS])
+        masks = torch.stack([self._placeholders(kind, input_ids, inputs_embeds).any() for kind in KINDS])
         kinds = [kind for kind, found in zip(KINDS, masks.tolist(), strict=True) if found]
         lost = [TENSORS[kind] for kind in kinds]
         return f"`input_ids` has placeholders of {kinds} but no media were given ({lost})" if kinds else ""
@@ -352,9 +352,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         if targets is not None:
             if use_cache is None:
                 use_cache = False  # with one, packed rows would not be told apart
-            if not self.training:  # in training, the model looks itself
-                has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-                self.model.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
+            # the model looks in training alone, and not where a cache comes along, as in prefix tuning
+            has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
+            self.model.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
