@@ -123,6 +123,7 @@ def push_adapters(folder: Path, processor) -> list:
     """Of the released layout and of the ordinary one, by PEFT, by Transformers, by a trainer and by the pipeline."""
     import peft
     import torch
+    from adapter_support import transformers_manages_adapters
     from transformers import AutoModel, pipeline
 
     def config(random: bool):
@@ -137,9 +138,10 @@ def push_adapters(folder: Path, processor) -> list:
     pipe.push_to_hub("org/adapter-of-pipeline")
     ordinary = peft.get_peft_model(AutoModel.from_pretrained("org/plain"), config(random=True))
     ordinary.push_to_hub("org/adapter-of-plain")
-    model = AutoModel.from_pretrained("released/whole")
-    model.add_adapter(config(random=True))
-    model.push_to_hub("org/adapter-of-transformers")
+    if transformers_manages_adapters():
+        model = AutoModel.from_pretrained("released/whole")
+        model.add_adapter(config(random=True))
+        model.push_to_hub("org/adapter-of-transformers")
     trained = peft.get_peft_model(AutoModel.from_pretrained("released/whole"), config(random=False))
     train_and_save(trained, processor, folder / "adapter", "org/adapter-trained", "checkpoint")
     return results
@@ -230,6 +232,7 @@ def installed(folder: Path) -> dict:
 
 
 def load_adapters(folder: Path, processor) -> dict:
+    from adapter_support import transformers_manages_adapters
     from transformers import AutoModel, pipeline
 
     from omnivinci_hf import OmniVinciForConditionalGeneration
@@ -245,10 +248,11 @@ def load_adapters(folder: Path, processor) -> dict:
         "adapter on a model": base,
         "private adapter": own_class("org/private-adapter", **options),
         "private adapter from the cache": own_class("org/private-adapter", **here),
-        "adapter of transformers": own_class("org/adapter-of-transformers"),
         "adapter of the pipeline": own_class("org/adapter-of-pipeline"),
         "adapter of plain": own_class("org/adapter-of-plain"),
     }
+    if transformers_manages_adapters():
+        models["adapter of transformers"] = own_class("org/adapter-of-transformers")
     results = {name: [by_hand(model.eval(), processor, item) for item in INPUTS] for name, model in models.items()}
     results["adapter by pipeline"] = answers(pipeline("omni-qa", model="org/adapter", device="cpu", **LENGTH))
     for name, load in (("by class", own_class), ("on a model", base.load_adapter)):

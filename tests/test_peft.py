@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from adapter_support import transformers_manages_adapters
 from test_modeling_omnivinci import AUDIO, IMAGE, prepare
 from transformers import AutoModel, pipeline
 
@@ -89,8 +90,9 @@ def test_a_saved_adapter_loads_in_every_way(folders, inputs, tmp_path, layout):
     assert (logits(base, inputs) - expected).abs().max() > 0.1
     base.load_adapter(tmp_path)
     assert torch.equal(logits(base, inputs), expected)
-    base.disable_adapters()
-    assert not torch.equal(logits(base, inputs), expected)
+    if transformers_manages_adapters():
+        base.disable_adapters()
+        assert not torch.equal(logits(base, inputs), expected)
 
     for auto_class in (AutoModel, OmniVinciForConditionalGeneration):
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
@@ -154,4 +156,4 @@ def test_the_pipeline_takes_the_folder_of_an_adapter(folders, processor, inputs,
 def test_loading_an_adapter_reports_as_usual(released_folder, inputs, tmp_path):
     adapted(released_folder).save_pretrained(tmp_path)
     model, info = OmniVinciForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and model.active_adapters() == ["default"]
+    assert not info["missing_keys"] and list(model.peft_config) == ["default"]
