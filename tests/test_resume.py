@@ -15,8 +15,9 @@ from omnivinci_hf.resume import find_checkpoint, find_fault, last_whole_checkpoi
 
 
 KINDS = ["whole", "sharded", "adapter"]
-# what happens at a moment, and the exit codes that it may give (after the last write nothing can fail for want of room)
-WAYS = {"kill": {-9}, "interrupt": {130}, "full": {0, 1}}
+# What happens at a moment, and the exit codes that it may give: after the last write nothing can fail for want of room,
+# and Python drops an interrupt that comes within a destructor.
+WAYS = {"kill": {-9}, "interrupt": {0, 130}, "full": {0, 1}}
 
 
 def run_killed(folder: Path, kind: str, how: str, *moments: int) -> list[dict]:
@@ -48,9 +49,11 @@ def test_a_checkpoint_whose_saving_is_stopped_is_none(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_saving_is_stopped_at_every_moment(tmp_path, kind, how):
-    outcomes = run_killed(tmp_path, kind, how)
-    assert len(outcomes) == outcomes[0]["of"] >= 40
+def test_saving_is_stopped_at_many_moments(tmp_path, kind, how):
+    """Every sixth moment is tried; `kill_training.py` tries all of them, in an hour."""
+    moments = range(1, 40, 6)
+    outcomes = run_killed(tmp_path, kind, how, *moments)
+    assert [outcome["moment"] for outcome in outcomes] == [*moments] and outcomes[0]["of"] >= 40
     assert_nothing_lost(outcomes, how)
 
 
