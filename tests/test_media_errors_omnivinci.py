@@ -441,13 +441,15 @@ def test_lost_pages_and_frames_of_a_sound_are_noticed(codec, format, tmp_path, w
     data = bytearray(encoded_noise(tmp_path / "noise", codec, format))
     middle = len(data) // 2
     data[middle : middle + 200] = bytes(200)
-    # FFmpeg leaves broken FLAC frames out in some versions, and gives them to the decoder in others
-    lost = r"\d.\d\d s of its sound are missing at [123].\d\d s|its sound does not decode at [123].\d\d s"
-    with pytest.raises(MediaError, match=f"is damaged.*({lost})"):
+    lost = r"is damaged: \d.\d\d s of its sound are missing at [123].\d\d s"
+    if format == "flac" and int(av.__version__.partition(".")[0]) < 18:
+        # the FFmpeg of this PyAV gives broken frames to the decoder, newer ones leave them out
+        lost = r"is damaged or cut short: its sound does not decode at [123].\d\d s"
+    with pytest.raises(MediaError, match=lost):
         load_audio(bytes(data))
     clip = load_audio(bytes(data), on_damage="warn")
     assert clip.duration_sec == pytest.approx(6, abs=0.2)  # the rest keeps its time
-    assert re.search(lost, warnings[0])
+    assert "of its sound are missing" in warnings[0]
     silent = ~clip.samples[:80000].reshape(-1, 1000).any(axis=1)
     assert silent.any() and not silent[:24].any() and not silent[-8:].any()
 

@@ -15,9 +15,8 @@ from omnivinci_hf.resume import find_checkpoint, find_fault, last_whole_checkpoi
 
 
 KINDS = ["whole", "sharded", "adapter"]
-# What happens at a moment, and the exit codes that it may give: after the last write nothing can fail for want of room,
-# and Python drops an interrupt that comes within a destructor.
-WAYS = {"kill": {-9}, "interrupt": {0, 130}, "full": {0, 1}}
+# what happens at a moment, and the exit codes that it may give (after the last write nothing can fail for want of room)
+WAYS = {"kill": {-9}, "interrupt": {130}, "full": {0, 1}}
 
 
 def run_killed(folder: Path, kind: str, how: str, *moments: int) -> list[dict]:
