@@ -248,7 +248,7 @@ def test_json_gives_one_object_per_bad_row(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["none.jsonl"], "No such file"),
+        (["none.jsonl"], "none.jsonl does not exist"),
         (["empty.jsonl"], "has no rows"),
         (["rows.jsonl", "--media-root", "no"], "no is not a"),
     ],
