@@ -31,8 +31,8 @@ demo: .venv/.installed
 	.venv/bin/omnivinci-hf demo
 
 small: .venv/.installed
-	.venv/bin/python -m omnivinci_hf.small.train --output runs/small
-	.venv/bin/python -m omnivinci_hf.small.packaging runs/small
+	.venv/bin/python -m omnivinci_hf.world.small_training --output runs/small
+	.venv/bin/python -m omnivinci_hf.world.small_packaging runs/small
 
 test: .venv/.installed
 	.venv/bin/pytest $(PYTEST_ARGS)
@@ -44,10 +44,8 @@ test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/pytest $(PYTEST_ARGS)
 
 # What a new version of a dependency can break; all tests with CORE_TESTS=tests.
-CORE_TESTS ?= $(addprefix tests/test_,$(addsuffix .py,registration tested_versions packaging auto_classes common_model \
-	configuration_omnivinci feature_extraction_omnivinci generation goldens media_omnivinci modeling_omnivinci peft \
-	pipeline_omnivinci processing_omnivinci quantization released_checkpoint_omnivinci training_collator \
-	training_trainer))
+CORE_TESTS ?= $(addprefix tests/,modeling original_layout registration processing media/test_media.py \
+	training/test_collator.py training/test_trainer.py project/test_packaging.py)
 
 # Renewed at each run. PyTorch alone stays as tested: the newest one comes with gigabytes for GPUs.
 test-newest:

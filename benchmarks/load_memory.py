@@ -50,8 +50,8 @@ def load(way: str, folder: str) -> dict:
 
 def measure(gigabytes: float, repeats: int = 1) -> tuple[int, int, dict[str, dict]]:
     """Bytes and files of a random checkpoint, and of each way the medians of "peak" in bytes and of "seconds"."""
-    from omnivinci_hf.checkpoints.convert import convert_checkpoint
-    from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
+    from omnivinci_hf.original_layout.convert import convert_checkpoint
+    from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
     with tempfile.TemporaryDirectory() as scratch:
         released, converted = Path(scratch) / "released", Path(scratch) / "converted"

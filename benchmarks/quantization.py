@@ -17,7 +17,7 @@ import transformers
 from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
-from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
+from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 
 TOWERS_TOO = ["lm_head", "model.vision_projector", "model.audio_projector", "model.vision_tower.head"]

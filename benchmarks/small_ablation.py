@@ -31,11 +31,15 @@ from transformers.utils import is_matplotlib_available
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.small import small_checkpoint
-from omnivinci_hf.small.evaluation import exact_matches, own_questions
-from omnivinci_hf.small.model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
-from omnivinci_hf.small.optimizer import MUON_RATE
-from omnivinci_hf.small.tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
-from omnivinci_hf.small.train import (
+from omnivinci_hf.world import FAMILIES
+from omnivinci_hf.world.audit import audit
+from omnivinci_hf.world.dataset import seed_questions, split_seeds
+from omnivinci_hf.world.evaluation import neighbours
+from omnivinci_hf.world.small_evaluation import exact_matches, own_questions
+from omnivinci_hf.world.small_model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
+from omnivinci_hf.world.small_optimizer import MUON_RATE
+from omnivinci_hf.world.small_tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
+from omnivinci_hf.world.small_training import (
     BATCH_SIZE,
     HARDER,
     Plan,
@@ -45,10 +49,6 @@ from omnivinci_hf.small.train import (
     train_small,
     training_device,
 )
-from omnivinci_hf.world import FAMILIES
-from omnivinci_hf.world.audit import audit
-from omnivinci_hf.world.dataset import seed_questions, split_seeds
-from omnivinci_hf.world.evaluation import neighbours
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -60,7 +60,7 @@ TRAINED_SEC, ASKED_SEC = (6, 10), (8, 10)  # order is asked about in clips of 8 
 FIRST_SEED = 70_000  # of the test split, apart from what is asked about elsewhere
 DROPPED = 0.3  # of the frames
 PER_FAMILY = 2  # questions about a clip
-CARDS = Path(__file__).parent.parent / "src" / "omnivinci_hf" / "model_cards"
+CARDS = Path(__file__).parents[1] / "model_cards"
 
 
 def arm(time: dict[str, Any], group_sec: float | None = 1.0, align: bool = False) -> dict[str, Any]:

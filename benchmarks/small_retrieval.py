@@ -26,10 +26,10 @@ from transformers.utils import logging
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
 from omnivinci_hf.small import small_checkpoint
-from omnivinci_hf.small.tracks import scene_of
 from omnivinci_hf.world import PLACES, Scene, sample_scene, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.retrieval import recall_at_1
+from omnivinci_hf.world.small_tracks import scene_of
 
 
 sys.path.insert(0, str(Path(__file__).parent))

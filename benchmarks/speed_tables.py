@@ -13,8 +13,8 @@ from transformers import BitsAndBytesConfig, DynamicCache, pipeline
 from transformers.generation.streamers import BaseStreamer
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
-from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
-from omnivinci_hf.configuration_omnivinci import MEDIA_INPUTS
+from omnivinci_hf.omnivinci.configuration_omnivinci import MEDIA_INPUTS
+from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 
 @dataclass(frozen=True)

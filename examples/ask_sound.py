@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 import omnivinci_hf  # noqa: F401 (registers the classes)
-from omnivinci_hf.checkpoints.tiny import write_tiny_checkpoint
+from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -14,9 +14,9 @@ from pathlib import Path
 from transformers import pipeline
 
 import omnivinci_hf  # noqa: F401 (registers the task)
-from omnivinci_hf.demo import demo_scene, timeline
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import write_clip
+from omnivinci_hf.world.demo import demo_scene, timeline
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

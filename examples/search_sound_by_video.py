@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor, TrainingArguments
 
-from omnivinci_hf.small.model import build_config, build_model, build_processor, build_tokenizer
 from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe
+from omnivinci_hf.world.small_model import build_config, build_model, build_processor, build_tokenizer
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

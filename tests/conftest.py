@@ -1,20 +1,18 @@
-import sys
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import goldens  # noqa: E402
-
-from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor  # noqa: E402
+from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
+from tests.support import goldens
+from tests.support.paths import PYTHONPATH
 
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+os.environ["PYTHONPATH"] = PYTHONPATH  # for the processes that tests start
 GOLDEN_TABLE = pytest.StashKey[list]()
 
 

@@ -7,7 +7,7 @@ import lazy_loader
 
 from ._version import __version__ as __version__
 from .registration import register
-from .tested_versions import warn_if_untested
+from .registration.tested_versions import warn_if_untested
 
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,15 +1,15 @@
 from ._version import __version__
-from .audio_media_omnivinci import AudioClip, load_audio
-from .configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
-from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .media_limits_omnivinci import MediaError, MediaLimits
-from .media_omnivinci import load_image
-from .modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
-from .omni_align_omnivinci import OmniAlignNet
-from .pipeline_omnivinci import OmniQAPipeline
-from .processing_omnivinci import OmniVinciProcessor
-from .video_media_omnivinci import VideoClip, load_video, sample_indices
+from .omnivinci.audio_media_omnivinci import AudioClip, load_audio
+from .omnivinci.configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
+from .omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from .omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .omnivinci.media_limits_omnivinci import MediaError, MediaLimits
+from .omnivinci.media_omnivinci import load_image
+from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
+from .omnivinci.omni_align_omnivinci import OmniAlignNet
+from .omnivinci.pipeline_omnivinci import OmniQAPipeline
+from .omnivinci.processing_omnivinci import OmniVinciProcessor
+from .omnivinci.video_media_omnivinci import VideoClip, load_video, sample_indices
 
 __all__ = [
     "AudioClip",

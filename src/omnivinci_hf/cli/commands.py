@@ -15,14 +15,14 @@ from tqdm import tqdm
 from transformers import TextStreamer, set_seed
 from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
-from ..adapters_omnivinci import Adapted, find_adapter
-from ..checkpoints.convert import Progress, convert_checkpoint, push_checkpoint
-from ..configuration_omnivinci import OmniVinciConfig
-from ..inspection import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
-from ..modeling_omnivinci import OmniVinciForConditionalGeneration
-from ..pipeline_omnivinci import OmniQAPipeline, encode_conversations
-from ..processing_omnivinci import OmniVinciProcessor
-from ..released_config_omnivinci import component_file
+from ..inspection.report import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
+from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, encode_conversations
+from ..omnivinci.processing_omnivinci import OmniVinciProcessor
+from ..omnivinci.released_config_omnivinci import component_file
+from ..original_layout.convert import Progress, convert_checkpoint, push_checkpoint
 from .files import check_folder
 
 
@@ -131,7 +131,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     media = inspect_media(processor, arguments.media, **options)
     facts = report(processor, config, media, arguments.model or RELEASED_LAYOUT)
     if arguments.plot is not None:
-        from ..inspection_plot import plot_media
+        from ..inspection.plot import plot_media
 
         plot_media(processor.feature_extractor, media, facts, arguments.plot)
         note(f"drew {arguments.plot}")
@@ -172,7 +172,7 @@ def run_validate(arguments: argparse.Namespace) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
-    from ..demo import show_demo
+    from ..world.demo import show_demo
 
     logging.disable_progress_bar()
     if arguments.keep is None:

@@ -6,7 +6,7 @@ from dataclasses import fields
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..training.estimate import estimate_memory, format_estimate
 from ..training.recipe import load_recipe, recipe_names
 from ..training.run import StageOptions, train_stage

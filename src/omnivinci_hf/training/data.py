@@ -38,9 +38,9 @@ import numpy as np
 import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
-from ..content_parts_omnivinci import PLACES, MediaPart, read_part, read_source, shown
-from ..prompt_omnivinci import is_text
-from ..released_config_omnivinci import MEDIA_TOKENS
+from ..omnivinci.conversation_omnivinci import PLACES, MediaPart, read_part, read_source, shown
+from ..omnivinci.released_config_omnivinci import MEDIA_TOKENS
+from ..omnivinci.sequence_layout_omnivinci import is_text
 
 
 ROLES = ("system", "user", "assistant")

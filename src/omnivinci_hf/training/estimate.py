@@ -60,10 +60,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..configuration_omnivinci import OmniVinciConfig
-from ..media_encoding_omnivinci import CHUNK_POSITIONS
-from ..modeling_omnivinci import OmniVinciForConditionalGeneration
-from ..time_embedding_omnivinci import MAX_BLOCK_ELEMENTS
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.media_encoder_omnivinci import CHUNK_POSITIONS
+from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.time_embedding_omnivinci import MAX_BLOCK_ELEMENTS
 
 
 MODULES = (

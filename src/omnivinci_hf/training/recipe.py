@@ -9,8 +9,8 @@ import yaml
 from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..configuration_omnivinci import check_number
-from ..released_config_omnivinci import component_file
+from ..omnivinci.configuration_omnivinci import check_number
+from ..omnivinci.released_config_omnivinci import component_file
 
 
 # what a recipe may name, and where it lies in the model

@@ -10,12 +10,12 @@ from accelerate import PartialState
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available, is_peft_available, logging
 
-from ..adapters_omnivinci import find_adapter
-from ..checks_omnivinci import context_length
-from ..configuration_omnivinci import OmniVinciConfig
-from ..modeling_omnivinci import OmniVinciForConditionalGeneration
-from ..processing_omnivinci import OmniVinciProcessor
-from ..whole_folder import whole_folder
+from ..hub.folders import whole_folder
+from ..omnivinci.checkpoint_files_omnivinci import find_adapter
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.generation_omnivinci import context_length
+from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from .collator import OmniVinciDataCollator
 from .data import load_rows
 from .recipe import Recipe, apply_recipe, load_recipe, merge_saved_adapter

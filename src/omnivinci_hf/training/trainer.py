@@ -3,7 +3,7 @@
 import torch
 from transformers import Trainer
 
-from ..hub_trainer import HubTrainerMixin
+from ..hub.trainer import HubTrainerMixin
 from .collator import NO_LABEL, OmniVinciDataCollator
 from .recipe import Recipe, module_of
 

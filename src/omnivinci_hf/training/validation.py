@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..content_parts_omnivinci import KINDS, MediaPart, read_part
-from ..media_inputs_omnivinci import load_medium
-from ..media_limits_omnivinci import MediaError
-from ..options_omnivinci import FRAME_OPTIONS
+from ..omnivinci.conversation_omnivinci import KINDS, MediaPart, read_part
+from ..omnivinci.media_inputs_omnivinci import load_medium
+from ..omnivinci.media_limits_omnivinci import MediaError
+from ..omnivinci.options_omnivinci import FRAME_OPTIONS
 from .collator import OmniVinciDataCollator
 from .data import ROW_ERRORS, RowDataset, RowError, read_row
 

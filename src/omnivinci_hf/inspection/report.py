@@ -1,0 +1,244 @@
+"""What the model will see of some files: frames, time groups, windows of sound and tokens, as data and as a table."""
+
+import io
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.media_containers_omnivinci import choose_stream, photo_brand
+from ..omnivinci.media_omnivinci import MediaError, MediaSource, load_image
+from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
+from ..omnivinci.released_config_omnivinci import MEDIA_TOKENS
+from ..omnivinci.video_media_omnivinci import is_moving
+
+
+RELEASED_LAYOUT = "nvidia/omnivinci, its sizes as this package assumes them (nothing was downloaded)"
+MAX_SHOWN_FRAMES = 16
+
+
+@dataclass
+class InspectedMedium:
+    """A file and what becomes of it; `image` is only there for images."""
+
+    path: str
+    layout: MediumLayout
+    image: Image.Image | None = None
+
+
+def tell_kind(path: str) -> str:
+    """ "image", "video" or "audio", by what is in the file and not by its name."""
+    source = MediaSource.of("file", path)
+    try:
+        with Image.open(source.path or io.BytesIO(source.data)) as image:
+            if image.format != "MPEG":  # Pillow knows such streams but cannot read them
+                return "video" if is_moving(image) else "image"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if not isinstance(error, Image.UnidentifiedImageError):
+            return "image"  # and reading it will say what is wrong with it
+    with source.container() as container:
+        if photo_brand(container):
+            return "image"
+        for kind in ("video", "audio"):
+            if choose_stream(source, container, kind) is not None:
+                return kind
+    raise MediaError(f"{source.name} has neither picture nor sound; give an image, a video or a sound.")
+
+
+def released_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
+    """Processor and config with the released checkpoint's sizes, built without its files.
+
+    The tokenizer knows only what stands around media: placeholders and the line break, one token each as in Qwen2.5's.
+    """
+    words = ["<|endoftext|>", "\n", *MEDIA_TOKENS.values()]
+    model = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), unk_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    config = OmniVinciConfig()
+    # what `OmniVinciProcessor.from_pretrained` sets for the released layout
+    options = {"align_audio_start": False, "video_audio_downmix": "sum"}
+    return OmniVinciProcessor.from_model_config(config, tokenizer, **options), config
+
+
+def inspect_media(processor: OmniVinciProcessor, paths: list[str], **options) -> list[InspectedMedium]:
+    """The media of one prompt, in order; `options` are those of [`~OmniVinciProcessor.__call__`]."""
+    kinds = [tell_kind(path) for path in paths]
+    images = {path: load_image(path) for path, kind in zip(paths, kinds, strict=True) if kind == "image"}
+    sources = {
+        kind: [images.get(path, path) for path, own in zip(paths, kinds, strict=True) if own == kind]
+        for kind in ("image", "video", "audio")
+    }
+    layouts = processor.describe(images=sources["image"], videos=sources["video"], audio=sources["audio"], **options)
+    of_kind = {kind: iter([layout for layout in layouts if layout.kind == kind]) for kind in sources}
+    return [
+        InspectedMedium(path, next(of_kind[kind]), images.get(path)) for path, kind in zip(paths, kinds, strict=True)
+    ]
+
+
+def report(
+    processor: OmniVinciProcessor, config: OmniVinciConfig, media: list[InspectedMedium], layout_name: str
+) -> dict[str, Any]:
+    """Plain data about [`inspect_media`]'s result, as `omnivinci-hf inspect --json` prints it.
+
+    Token counts leave out the words of the prompt.
+    """
+    facts = [_describe(processor, medium) for medium in media]
+    around = 0
+    if processor.use_modality_boundary_tokens:
+        kinds = {medium.layout.kind for medium in media} | {"audio" for medium in media if medium.layout.audio}
+        marks = [mark for kind in kinds for mark in MODALITY_BOUNDARIES[kind]]
+        around = sum(_num_tokens(processor, mark) for mark in marks)
+    return {
+        "layout": layout_name,
+        "media": facts,
+        "num_tokens_around_media": around,
+        "num_tokens": around + sum(medium["tokens"]["total"] for medium in facts),
+        "context_tokens": config.text_config.max_position_embeddings,
+    }
+
+
+def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[str, Any]:
+    layout = medium.layout
+    facts = {"name": medium.path, "kind": layout.kind}
+    if layout.kind == "image":
+        facts["width"], facts["height"] = medium.image.size
+        facts["tile_rows"], facts["tile_columns"] = layout.grid if layout.grid[0] else (1, 1)
+    elif layout.kind == "video":
+        clip = layout.clip
+        facts["width"], facts["height"] = clip.size
+        facts.update(duration_sec=clip.duration_sec, fps=clip.fps, total_frames=clip.total_frames)
+        indices, times = clip.indices.tolist(), clip.times.tolist()
+        facts["frames"] = [{"index": index, "time_sec": time} for index, time in zip(indices, times, strict=True)]
+        facts["groups"] = _groups(processor, layout)
+    facts["sound"] = _sound(processor, layout)
+    facts["tokens"] = _tokens(processor, layout)
+    return facts
+
+
+def _sound(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, Any] | None:
+    if layout.audio is None:
+        return None
+    extractor = processor.feature_extractor
+    window_sec = extractor.window_frames * extractor.hop_length / extractor.sampling_rate
+    starts = [number * window_sec for number in range(layout.num_windows)]
+    return {
+        "duration_sec": layout.audio.duration_sec,
+        "sampling_rate": layout.audio.sampling_rate,
+        "windows": [{"start_sec": start, "end_sec": start + window_sec} for start in starts],
+    }
+
+
+def _groups(processor: OmniVinciProcessor, layout: MediumLayout) -> list[dict[str, Any]]:
+    """Counts of true embeddings; the ranges in `TimeGroup` also count the boundary tokens between them."""
+    end = _num_tokens(processor, processor.boundary_tokens["group_end"])
+    groups, first = [], 0
+    for group in layout.groups:
+        spans = [last - start for start, last in (group.video_embeds, group.audio_embeds)]
+        last = first + sum(spans) + 2 * end
+        ids = layout.ids[first:last]
+        groups.append(
+            {
+                "start_sec": group.start_sec,
+                "end_sec": group.end_sec,
+                "frames": list(group.frames),
+                "num_video_embeds": int((ids == processor.video_token_id).sum()),
+                "num_audio_embeds": int((ids == processor.audio_token_id).sum()),
+            }
+        )
+        first = last
+    return groups
+
+
+def _tokens(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, int]:
+    counts = {
+        kind: int((layout.ids == getattr(processor, f"{kind}_token_id")).sum()) for kind in ("image", "video", "audio")
+    }
+    total = len(layout.ids)
+    if layout.kind == "video" and layout.audio is not None and not layout.groups:
+        # without time groups the whole sound stands before the frames
+        before = processor.describe(audio=[layout.audio])[0]
+        counts["audio"] += before.num_audio_embeds
+        total += len(before.ids)
+    return {**counts, "boundary": total - sum(counts.values()), "total": total}
+
+
+def _num_tokens(processor: OmniVinciProcessor, text: str | None) -> int:
+    return len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+
+def format_report(facts: dict[str, Any]) -> str:
+    """[`report`]'s data for people to read."""
+    lines = [f"Layout: {facts['layout']}", ""]
+    for number, medium in enumerate(facts["media"], start=1):
+        lines += [f"{number}. {medium['name']} ({medium['kind']})"]
+        lines += [f"   {line}" for line in _format_medium(medium)] + [""]
+    if facts["num_tokens_around_media"]:
+        lines.append(f"Tokens around the media of each kind: {facts['num_tokens_around_media']}")
+    total, context = facts["num_tokens"], facts["context_tokens"]
+    lines.append(f"In all {total} tokens of media, beside the words of the prompt; context {context}")
+    if total > context:
+        lines.append("That is more than the context: take fewer frames (--num-frames, --fps) or less sound.")
+    return "\n".join(lines)
+
+
+def _format_medium(medium: dict[str, Any]) -> list[str]:
+    kind, sound = medium["kind"], medium["sound"]
+    if kind == "image":
+        tiles = f"{medium['tile_rows']} x {medium['tile_columns']} tiles in the largest scale"
+        lines = [f"size      {medium['width']} x {medium['height']}, {tiles}"]
+    elif kind == "video":
+        size = f"{medium['width']} x {medium['height']}, {medium['duration_sec']:.2f} s"
+        lines = [f"size      {size}, {medium['total_frames']} frames at {medium['fps']:.3g} a second"]
+        lines += _format_frames(medium["frames"])
+    else:
+        lines = []
+    if sound is not None:
+        lines.append(_format_sound(sound))
+    elif kind == "video":
+        lines.append("sound     none")
+    if medium.get("groups"):
+        lines += _format_groups(medium["groups"])
+    tokens = medium["tokens"]
+    parts = [f"{tokens[name]} {name}" for name in ("image", "video", "audio", "boundary") if tokens[name]]
+    return [*lines, f"tokens    {tokens['total']}: {' + '.join(parts)}"]
+
+
+def _format_frames(frames: list[dict[str, Any]]) -> list[str]:
+    times = [f"{frame['time_sec']:.2f}" for frame in frames]
+    different = len({frame["index"] for frame in frames})
+    head = f"frames    {len(frames)} sampled"
+    if different < len(frames):
+        head += f", {different} of them different"
+    if len(times) > MAX_SHOWN_FRAMES:
+        times = [*times[: MAX_SHOWN_FRAMES // 2], "...", *times[-MAX_SHOWN_FRAMES // 2 :]]
+    text = f"{head}; at seconds {' '.join(times)}"
+    return textwrap.wrap(text, 96, subsequent_indent=" " * 10)
+
+
+def _format_sound(sound: dict[str, Any]) -> str:
+    windows = sound["windows"]
+    length = windows[0]["end_sec"]
+    padding = windows[-1]["end_sec"] - sound["duration_sec"]
+    plural = "window" if len(windows) == 1 else "windows"
+    text = f"sound     {sound['duration_sec']:.2f} s in {len(windows)} {plural} of {length:g} s"
+    return text + (f", the last {padding:.2f} s of it padding" if padding > 0.005 else "")
+
+
+def _format_groups(groups: list[dict[str, Any]]) -> list[str]:
+    lines = ["groups      seconds            frames      video   audio embeddings"]
+    for number, group in enumerate(groups, start=1):
+        first, last = group["frames"]
+        frames = f"{first + 1}-{last}" if last > first else "none"
+        lines.append(
+            f"{number:>9} {group['start_sec']:>8.2f} -{group['end_sec']:>8.2f} {frames:>10} "
+            f"{group['num_video_embeds']:>10} {group['num_audio_embeds']:>7}"
+        )
+    return lines

@@ -1,0 +1,506 @@
+"""Configuration of OmniVinci: three encoders' worth of sub-configs and the options that join them."""
+
+import sys
+from typing import Any, ClassVar
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
+from transformers.utils import CONFIG_NAME, logging
+
+from .checkpoint_files_omnivinci import place_of
+from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_bare_config, map_released_config
+
+
+logger = logging.get_logger(__name__)
+TIME_EMBEDDINGS = (
+    "none",
+    "crte",
+    "rote",
+    "learned",
+    "pixel_periodic",
+    "pixel_seconds",
+    "lang_periodic",
+    "lang_seconds",
+    "mtct_shortest",
+    "mtct_longest",
+)
+# tensors of media, as the processor returns them and the model takes them: flat over the batch, in order
+MEDIA_INPUTS = (
+    "pixel_values",
+    "image_grids",
+    "pixel_values_videos",
+    "video_num_frames",
+    "video_frame_times_ns",
+    "video_kept_embeds",
+    "input_features",
+    "audio_num_windows",
+    "audio_durations_ns",
+    "audio_num_embeds",
+)
+# which videos have their own sound, and which sounds are those of videos, in the same order: OmniAlignNet's pairs
+PAIR_INPUTS = ("video_has_audio", "audio_from_video")
+AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
+MAX_BOUNDARY_CHARACTERS = 1000
+BOUNDARY_TOKENS = {
+    "image_start": None,
+    "image_end": "\n",
+    "video_start": None,
+    "video_end": None,
+    "video_sep": None,
+    "audio_start": None,
+    "audio_end": "\n",
+    "group_end": "\n",
+}
+
+
+# what Transformers itself puts into the dictionary of a config
+BASE_ENTRIES = {
+    *("model_type", "name_or_path", "_name_or_path", "torch_dtype", "architectures", "transformers_version"),
+    *("attn_implementation", "experts_implementation", "output_attentions", "_commit_hash", "auto_map"),
+}
+REMOTE_CODE_ENTRIES = ("auto_map", "custom_pipelines")
+
+
+def check_number(name: str, value: Any, whole: bool = False, least: float = 0) -> None:
+    """A finite number above `least`, or a whole one of at least that; booleans are none."""
+    wanted = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"`{name}` must be a {'whole' if whole else 'finite'} number, got {value!r}.")
+    if value < least or (not whole and value == least):
+        raise ValueError(f"`{name}` must be {'at least' if whole else 'more than'} {least}, got {value}.")
+
+
+def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_sec: float | None) -> dict:
+    """Fill in the defaults and refuse what cannot be laid out; shared by the model config and the processor."""
+    if not isinstance(tokens, (dict, type(None))):
+        raise ValueError(f"`boundary_tokens` must be a dictionary or None, got {tokens!r:.100}.")
+    tokens = {**BOUNDARY_TOKENS, **(tokens or {})}
+    unknown = sorted(set(tokens) - set(BOUNDARY_TOKENS))
+    if unknown:
+        raise ValueError(f"`boundary_tokens` has unknown keys {unknown}; known are {sorted(BOUNDARY_TOKENS)}.")
+    wrong = {name: text for name, text in tokens.items() if text is not None and not isinstance(text, str)}
+    if wrong:
+        raise ValueError(f"`boundary_tokens` must be strings or None, got {wrong}.")
+    if long := sorted(name for name, text in tokens.items() if text and len(text) > MAX_BOUNDARY_CHARACTERS):
+        raise ValueError(f"`boundary_tokens` {long} are longer than {MAX_BOUNDARY_CHARACTERS} characters.")
+    if group_duration_sec is not None:
+        check_number("group_duration_sec", group_duration_sec)
+    if group_duration_sec is not None and tokens["video_end"]:
+        raise ValueError(
+            f"`boundary_tokens['video_end']`={tokens['video_end']!r} cannot be combined with "
+            f"`group_duration_sec`={group_duration_sec}: frames inside a time group carry no end tokens. "
+            "Set one of the two to None."
+        )
+    return tokens
+
+
+class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
+    r"""
+    How the embeddings of one modality learn the moment that they stand for.
+
+    Args:
+        type (`str`, defaults to `"none"`):
+            - `"none"`: no time embedding.
+            - `"crte"`: Constrained Rotary Time Embedding as the paper defines it (arXiv 2510.15870):
+              frequencies `2 pi / (max_time * theta ** (i / C))` times the moment in seconds.
+            - `"rote"`: the same without `max_time`.
+            - `"learned"`: a table of `num_time_bins` vectors over `[0, max_time]` seconds, interpolated and added.
+            - `"pixel_periodic"`, `"pixel_seconds"`, `"lang_periodic"`, `"lang_seconds"`: rotations of the released
+              code. Frequencies are evenly spaced (`pixel`) or geometric (`lang`), multiplied by the position along
+              two axes, and then by the moment as a fraction of `max_time` (`periodic`) or in negated seconds
+              (`seconds`).
+            - `"mtct_shortest"`, `"mtct_longest"`: angles of the released code that depend on the moment alone, with
+              `max_time` as the shortest or the longest period. Channels of a pair get different angles.
+        dim (`int`, *optional*):
+            Width parameter of the rotation. `crte` and `rote` rotate `dim` channels, the `pixel` and `lang` modes
+            `2 * dim` (the released `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
+        max_time (`float`, *optional*): `T_max` in seconds. `crte`, `learned` and the `mtct` modes need it.
+        theta (`float`, *optional*):
+            Base of the geometric frequencies of `crte`, `rote` and, without `max_time`, the `lang` modes; 10000 if
+            None.
+        num_time_bins (`int`, defaults to 64): rows of the learned table.
+    """
+
+    model_type = "omnivinci_time_embedding"
+
+    type: str = "none"
+    dim: int | None = None
+    max_time: float | int | None = None
+    theta: float | int | None = None
+    num_time_bins: int = 64
+
+    def __post_init__(self, **kwargs):
+        unknown = sorted(set(kwargs) - BASE_ENTRIES)
+        if unknown:
+            raise ValueError(f"A time embedding has no {unknown}; it has type, dim, max_time, theta and num_time_bins.")
+        super().__post_init__(**kwargs)
+        if self.type not in TIME_EMBEDDINGS:
+            raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {TIME_EMBEDDINGS}.")
+        needs_max_time = ("crte", "learned", "mtct_shortest", "mtct_longest")
+        if self.type in needs_max_time and not self.max_time:
+            raise ValueError(f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}.")
+        for name in ("max_time", "theta"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        if self.dim is not None:
+            check_number("dim", self.dim, whole=True, least=2)
+            if self.dim % 2:
+                raise ValueError(f"`dim` must be even, got {self.dim}.")
+        if self.type == "learned":
+            check_number("num_time_bins", self.num_time_bins, whole=True, least=2)
+        if self.type.startswith("mtct") and self.dim is not None and self.dim % 4:
+            raise ValueError(f"`type`={self.type!r} needs a `dim` that is a multiple of 4, got `dim`={self.dim}.")
+        for name in self._unused():
+            logger.warning_once(f"A time embedding of `type`={self.type!r} ignores `{name}`={getattr(self, name)}.")
+
+    def _unused(self) -> list[str]:
+        uses_theta = self.type in ("crte", "rote") or (self.type.startswith("lang") and self.max_time is None)
+        uses = {
+            "theta": uses_theta,
+            "max_time": self.type not in ("none", "rote"),
+            "dim": self.type not in ("none", "learned"),
+        }
+        return [name for name, used in uses.items() if not used and getattr(self, name) is not None]
+
+    def num_channels(self, hidden_size: int) -> int:
+        """Number of leading channels that the rotation turns, out of `hidden_size`."""
+        if self.type in ("none", "learned"):
+            return 0
+        if self.type.startswith(("pixel", "lang")):
+            return 2 * (self.dim or hidden_size // 2)
+        if self.type.startswith("mtct"):
+            return self.dim // 2 if self.dim else hidden_size
+        return self.dim or hidden_size
+
+
+class OmniAlignNetConfig(PreTrainedConfig):
+    r"""
+    OmniAlignNet of the paper (arXiv 2510.15870): aligns the sound and the picture of clips while training.
+
+    Args:
+        embed_dim (`int`, defaults to 768): width of the network and of its vectors.
+        num_layers (`int`, defaults to 3): self-attention layers.
+        num_attention_heads (`int`, defaults to 12).
+        intermediate_size (`int`, *optional*): width of the feed-forward layers; four times `embed_dim` by default.
+        num_queries (`int`, defaults to 1): learned queries per modality. The paper has one.
+        temperature (`float`, defaults to 0.07): where the learnable temperature starts.
+        loss_weight (`float`, defaults to 1.0): the alignment loss is multiplied by it and added to the language loss.
+    """
+
+    model_type = "omnivinci_omni_align_net"
+
+    embed_dim: int = 768
+    num_layers: int = 3
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    num_queries: int = 1
+    temperature: float = 0.07
+    loss_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        if unknown := sorted(set(kwargs) - BASE_ENTRIES):
+            raise ValueError(f"`omni_align_config` has no {unknown}; it has {sorted(self.__dataclass_fields__)}.")
+        super().__post_init__(**kwargs)
+        for name in ("embed_dim", "num_layers", "num_attention_heads", "num_queries"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.embed_dim
+        check_number("intermediate_size", self.intermediate_size, whole=True, least=1)
+        check_number("temperature", self.temperature)
+        check_number("loss_weight", self.loss_weight)
+        if self.embed_dim % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads`={self.num_attention_heads} must divide `embed_dim`={self.embed_dim}."
+            )
+
+
+class OmniVinciConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`OmniVinciForConditionalGeneration`]. Sub-configs may be given as dictionaries or as objects. It
+    is plain data, checked once when it is built, and read-only after that.
+
+    Args:
+        vision_config ([`SiglipVisionConfig`]): the SigLIP tower.
+        audio_config: `qwen2_audio_encoder`, `audioflamingo3_encoder` or `qwen2_5_omni_audio_encoder` config.
+        text_config ([`Qwen2Config`]): the language model.
+        video_time_embedding, audio_time_embedding ([`OmniVinciTimeEmbeddingConfig`]): one per modality.
+        image_token_id, video_token_id, audio_token_id (`int`): placeholder ids in `input_ids`.
+        vision_feature_layer (`int`, defaults to -2):
+            Which hidden state of the tower is used, counted as Transformers counts them (0 is the output of the
+            patch embeddings, -1 that of the last layer). No layer norm is applied to it.
+        spatial_merge_size (`int`, defaults to 2): side of the square of patches that becomes one embedding.
+        s2_scales (`list[int]`): sides in pixels of the Dynamic-S2 scales, ascending; the first is the tile size. One
+            entry switches Dynamic-S2 off.
+        s2_output_scale_index (`int`, defaults to 0): the scale whose feature map size the image ends up with.
+        max_tiles (`int`, defaults to 12): most tiles in the largest scale.
+        video_pool_sizes (`list[list[int]]`): `[frames, rows, columns]` mean pooling windows; the results of several
+            are put one after the other.
+        audio_merge_size (`int`, defaults to 1): how many adjacent embeddings of a sound are joined before the sound
+            projector. The released checkpoint joins none.
+        group_duration_sec (`float`, *optional*, defaults to 30):
+            `T_G` of Temporal Embedding Grouping: frames and sound of the same window of so many seconds stand next to
+            each other. None puts the whole sound before the whole video (plain concatenation).
+        boundary_tokens (`dict[str, str | None]`): texts that stand around embeddings: `{image,video,audio}_start`,
+            `{image,video,audio}_end`, `video_sep` (after each pool size) and `group_end` (after each half of a time
+            group).
+        use_modality_boundary_tokens (`bool`, defaults to False): put `<|image_bos|>` ... `<|image_eos|>` around all
+            images of a conversation, and likewise for videos and sounds.
+        omni_align_config ([`OmniAlignNetConfig`], *optional*): adds OmniAlignNet, for training and for search across
+            sound and picture. An empty dictionary takes its defaults; None, the default, leaves it out.
+        vision_chunk_size (`int`, *optional*): how many tiles of images, or frames of videos, the vision tower and its
+            projector read at once. It bounds memory and never changes results. None: chosen from the sizes. This and
+            the next alone may be changed at any time: `model.config.vision_chunk_size = 4`.
+        audio_chunk_size (`int`, *optional*): likewise how many windows of sound.
+    """
+
+    model_type = "omnivinci"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "language_loss", "omni_align_loss"]
+    sub_configs: ClassVar[dict[str, type]] = {
+        "vision_config": AutoConfig,
+        "audio_config": AutoConfig,
+        "text_config": AutoConfig,
+    }
+    # where a machine without this package finds the classes of a folder; TRL also asks it of a config that is loaded
+    auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_omnivinci.OmniVinciConfig",
+        **dict.fromkeys(
+            ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText"),
+            "modeling_omnivinci.OmniVinciForConditionalGeneration",
+        ),
+    }
+
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        f"language_model.{name}": plan for name, plan in Qwen2Config.base_model_tp_plan.items()
+    }
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    audio_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    video_time_embedding: dict[str, Any] | PreTrainedConfig | None = None
+    audio_time_embedding: dict[str, Any] | PreTrainedConfig | None = None
+    image_token_id: int = 151665
+    video_token_id: int = 151666
+    audio_token_id: int = 151667
+    vision_feature_layer: int = -2
+    spatial_merge_size: int = 2
+    s2_scales: list[int] | None = None
+    s2_output_scale_index: int = 0
+    max_tiles: int = 12
+    video_pool_sizes: list[list[int]] | None = None
+    audio_merge_size: int = 1
+    group_duration_sec: float | int | None = 30.0
+    boundary_tokens: dict[str, str | None] | None = None
+    use_modality_boundary_tokens: bool = False
+    omni_align_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_chunk_size: int | None = None
+    audio_chunk_size: int | None = None
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        self.vision_config = _sub_config(self.vision_config, "siglip_vision_model", SIGLIP_SO400M_448)
+        self.audio_config = _sub_config(self.audio_config, "qwen2_audio_encoder", {})
+        self.text_config = _sub_config(self.text_config, "qwen2", QWEN2_5_7B)
+        self.video_time_embedding = _time_config(self.video_time_embedding)
+        self.audio_time_embedding = _time_config(self.audio_time_embedding)
+        if isinstance(self.omni_align_config, dict):
+            self.omni_align_config = OmniAlignNetConfig(**self.omni_align_config)
+        if self.s2_scales is None:
+            side = self.vision_config.image_size
+            self.s2_scales = [side, 2 * side, 3 * side]
+        self.s2_scales = list(self.s2_scales)
+        self.video_pool_sizes = [list(size) for size in self.video_pool_sizes or [[1, 1, 1]]]
+        self.boundary_tokens = check_boundary_tokens(self.boundary_tokens, self.group_duration_sec)
+        # either config may ask for it
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build from a dictionary of this class or of the released checkpoint (`model_type` "vila")."""
+        if is_released_config(config_dict):
+            name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
+            config_dict = map_bare_config(config_dict, name_or_path, config_dict.get("_commit_hash"))
+        if not cls.__module__.startswith("transformers_modules."):
+            # entries for machines without this package; with it, they would make `pipeline` demand remote code
+            config_dict = {name: value for name, value in config_dict.items() if name not in REMOTE_CODE_ENTRIES}
+        if "omni_align_config" in kwargs:
+            # so that a dictionary becomes a config and is checked
+            config_dict = {**config_dict, "omni_align_config": kwargs.pop("omni_align_config")}
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout, and adapters."""
+        # the base class warns of the released files' other `model_type`
+        config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:  # there is no such file
+            base, base_options = place_of(str(pretrained_model_name_or_path), CONFIG_NAME, kwargs)
+            if base != str(pretrained_model_name_or_path):
+                return cls.from_pretrained(base, **base_options)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        if is_released_config(config_dict):
+            config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
+        return cls.from_dict(config_dict, **options)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As [`PreTrainedConfig.save_pretrained`]; what the file says for remote code is not kept in the object."""
+        before = {name: self.__dict__[name] for name in REMOTE_CODE_ENTRIES if name in self.__dict__}
+        self.__dict__.setdefault("auto_map", {"AutoConfig": self.auto_map["AutoConfig"]})
+        super().save_pretrained(save_directory, **kwargs)
+        for name in REMOTE_CODE_ENTRIES:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(before)
+
+    @PreTrainedConfig._attn_implementation.setter
+    def _attn_implementation(self, value):
+        PreTrainedConfig._attn_implementation.fset(self, value)
+        # no models belong to these: as `sub_configs`, Transformers would warn of them
+        for part in (self.video_time_embedding, self.audio_time_embedding, self.omni_align_config):
+            if isinstance(part, PreTrainedConfig):
+                part._attn_implementation = self._attn_implementation
+
+    @property
+    def vision_feature_size(self) -> int:
+        """Width of what the vision projector reads before patches are merged: one copy per scale."""
+        return self.vision_config.hidden_size * len(self.s2_scales)
+
+    @property
+    def audio_feature_size(self) -> int:
+        """Width of the sound tower's output."""
+        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
+            return self.audio_config.output_dim
+        return self.audio_config.d_model
+
+    @property
+    def audio_window_frames(self) -> int:
+        """Mel frames that the sound tower reads at once."""
+        return 2 * self.audio_config.max_source_positions
+
+    @property
+    def audio_window_embeds(self) -> int:
+        """Embeddings of one window of sound after joining."""
+        return self.audio_window_frames // 4 // self.audio_merge_size
+
+    def _check(self) -> None:
+        if self.vision_config.model_type != "siglip_vision_model":
+            raise ValueError(
+                f"`vision_config.model_type`={self.vision_config.model_type!r} is not supported; "
+                "choose 'siglip_vision_model'."
+            )
+        if self.audio_config.model_type not in AUDIO_ENCODERS:
+            raise ValueError(
+                f"`audio_config.model_type`={self.audio_config.model_type!r} is not supported; "
+                f"choose one of {AUDIO_ENCODERS}."
+            )
+        if self.text_config.model_type != "qwen2":
+            raise ValueError(f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported.")
+        _check_divides("vision_config.num_attention_heads", "vision_config.hidden_size", self.vision_config)
+        _check_divides("text_config.num_attention_heads", "text_config.hidden_size", self.text_config)
+        _check_divides("text_config.num_key_value_heads", "text_config.num_attention_heads", self.text_config)
+        scales, side = self.s2_scales, self.vision_config.image_size
+        if not scales or scales[0] != side:
+            raise ValueError(
+                f"`s2_scales`={scales} must begin with `vision_config.image_size`={side}: it is the size of a tile."
+            )
+        if any(scale % side for scale in scales) or scales != sorted(set(scales)):
+            raise ValueError(f"`s2_scales`={scales} must be ascending multiples of `vision_config.image_size`={side}.")
+        if not -len(scales) <= self.s2_output_scale_index < len(scales):
+            raise ValueError(
+                f"`s2_output_scale_index`={self.s2_output_scale_index} is out of range for `s2_scales`={scales}."
+            )
+        if self.max_tiles < (scales[-1] // side) ** 2:
+            raise ValueError(
+                f"`max_tiles`={self.max_tiles} is less than the {(scales[-1] // side) ** 2} tiles that the largest of "
+                f"`s2_scales`={scales} needs."
+            )
+        layers = self.vision_config.num_hidden_layers
+        if not -layers - 1 <= self.vision_feature_layer <= layers:
+            raise ValueError(
+                f"`vision_feature_layer`={self.vision_feature_layer} does not exist: "
+                f"`vision_config.num_hidden_layers`={layers}."
+            )
+        if any(len(size) != 3 for size in self.video_pool_sizes):
+            raise ValueError(f"`video_pool_sizes`={self.video_pool_sizes} must hold triples of whole numbers.")
+        for window in (number for size in self.video_pool_sizes for number in size):
+            check_number("video_pool_sizes", window, whole=True, least=1)
+        for name in ("spatial_merge_size", "audio_merge_size", "max_tiles"):
+            check_number(name, getattr(self, name), whole=True, least=1)
+        for name in ("image_token_id", "video_token_id", "audio_token_id"):
+            check_number(name, getattr(self, name), whole=True)
+        for name in ("vision_chunk_size", "audio_chunk_size"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), whole=True, least=1)
+        if not isinstance(self.use_modality_boundary_tokens, bool):
+            raise ValueError(
+                f"`use_modality_boundary_tokens` must be True or False, got {self.use_modality_boundary_tokens!r}."
+            )
+        window = self.audio_window_frames // 4
+        if window % self.audio_merge_size:
+            raise ValueError(
+                f"`audio_merge_size`={self.audio_merge_size} must divide the {window} embeddings of a window "
+                f"(`audio_config.max_source_positions`={self.audio_config.max_source_positions})."
+            )
+        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
+            chunk = 2 * self.audio_config.n_window
+            if self.audio_window_frames % chunk:
+                raise ValueError(
+                    f"`audio_config.max_source_positions`={self.audio_config.max_source_positions} must be a multiple "
+                    f"of `audio_config.n_window`={self.audio_config.n_window}."
+                )
+        for name in ("video_time_embedding", "audio_time_embedding"):
+            width = getattr(self, name).num_channels(self.text_config.hidden_size)
+            if width > self.text_config.hidden_size:
+                raise ValueError(
+                    f"`{name}.dim`={getattr(self, name).dim} with `{name}.type`={getattr(self, name).type!r} rotates "
+                    f"{width} channels, more than `text_config.hidden_size`={self.text_config.hidden_size}."
+                )
+        ids = {name: getattr(self, name) for name in ("image_token_id", "video_token_id", "audio_token_id")}
+        if len(set(ids.values())) < 3:
+            raise ValueError(f"The placeholder ids must differ, got {ids}.")
+
+
+# sizes of the released checkpoint's parts; the audio encoder's own defaults already are
+SIGLIP_SO400M_448 = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+QWEN2_5_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+
+
+def _check_divides(part: str, whole: str, config: PreTrainedConfig) -> None:
+    values = [getattr(config, name.split(".")[1]) for name in (part, whole)]
+    if values[1] % values[0]:
+        raise ValueError(f"`{part}`={values[0]} must divide `{whole}`={values[1]}.")
+
+
+def _sub_config(value, default_type: str, defaults: dict) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    if value is None:
+        return CONFIG_MAPPING[default_type](**defaults)
+    value = dict(value)
+    return CONFIG_MAPPING[value.pop("model_type", default_type)](**value)
+
+
+def _time_config(value) -> OmniVinciTimeEmbeddingConfig:
+    if isinstance(value, OmniVinciTimeEmbeddingConfig):
+        return value
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f'A time embedding must be a dictionary, such as {{"type": "crte"}}, got {value!r}.')
+    return OmniVinciTimeEmbeddingConfig(**(value if value is not None else {"type": "crte", "max_time": 3600.0}))

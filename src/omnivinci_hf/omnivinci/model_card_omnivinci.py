@@ -1,0 +1,182 @@
+"""Model cards: the README.md of a repository on the Hub.
+
+The templates in `model_cards/` stay with the package: code that was loaded from the Hub leaves cards alone.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+
+TEMPLATES = Path(__file__).parents[1] / "hub" / "model_cards"
+KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
+RELEASED = "nvidia/omnivinci"
+RELEASED_URL = f"https://huggingface.co/{RELEASED}"
+SMALL_LIMIT = 4e9  # parameters; the released model has 8.7 billion
+# what `push_to_hub` of Transformers puts into the empty card that it writes
+PLACEHOLDER = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
+UNTOLD_SOURCE = "a checkpoint that its author has not named"
+UNTOLD_SOURCES = {"converted": f"a checkpoint in the layout of [{RELEASED}]({RELEASED_URL})"}
+UNTOLD = "Its author has not described it yet: data, training and evaluation belong here."
+
+
+def render_model_card(
+    kind: str,
+    repo_id: str,
+    *,
+    base_model: str | None = None,
+    num_parameters: int | None = None,
+    license: str | None = None,
+    relation: str | None = None,
+    training: str | None = None,
+    tags: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> ModelCard:
+    """
+    Args:
+        kind (`str`): "converted" (the released weights in the ordinary layout), "small", "derived" (whatever was done
+            to the base model, if anything), "fine_tuned" or "adapter" (of PEFT).
+        repo_id (`str`): where the card will lie, for title and snippets.
+        base_model (`str`, *optional*): hub id of the model that this one was made from.
+        num_parameters (`int`, *optional*): of the model.
+        license (`str`, *optional*): of the weights, as the Hub spells it. By default that of `base_model`, by link;
+            without base model "unknown".
+        relation (`str`, *optional*): to the base model, as the Hub spells it, where it is no fine-tuned one.
+        training (`str`, *optional*): Markdown that says how the model was made (all but "converted").
+        tags, datasets (`Sequence[str]`): for the metadata, in addition to those that every card has.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {KINDS}, got {kind!r}.")
+    url = None if base_model is None else f"https://huggingface.co/{base_model}"
+    if license is not None:
+        terms = {"license": license}
+        licence = f"The weights are under the licence {license}. {CODE_LICENCE}"
+    elif url is not None:
+        terms = {"license": "other", "license_name": base_model.replace("/", "-").lower(), "license_link": url}
+        licence = f"The weights are under the licence of [{base_model}]({url}), see there. {CODE_LICENCE}"
+    else:
+        terms = {"license": "unknown"}
+        licence = f"No licence is stated for the weights. {CODE_LICENCE}"
+    if base_model != RELEASED and kind != "small":
+        licence += f" The weights of [{RELEASED}]({RELEASED_URL}) have a licence of their own: see its model card."
+    is_adapter = kind == "adapter"
+    code = [] if is_adapter else ["custom_code"]
+    data = ModelCardData(
+        **terms,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="any-to-any",
+        base_model=base_model,
+        base_model_relation="adapter" if is_adapter else relation,
+        tags=list(dict.fromkeys(["omnivinci", "omni-modal", "video", "audio", "omni-qa", *code, *tags])),
+        datasets=list(datasets) or None,
+    )
+    usage = _template("usage_adapter" if is_adapter else "usage").replace("{{ repo_id }}", repo_id)
+    return ModelCard.from_template(
+        data,
+        template_str=_template(kind),
+        title=repo_id.split("/")[-1],
+        source=f"[{base_model}]({url})" if base_model else UNTOLD_SOURCES.get(kind, UNTOLD_SOURCE),
+        size="" if num_parameters is None else f" {_in_words(num_parameters)} parameters.",
+        usage=usage.replace("{{ base_model }}", base_model or "path/to/the/model"),
+        training=training or UNTOLD,
+        limits=_template("limits"),
+        licence=licence,
+        citation=_template("citation"),
+    )
+
+
+def complete_model_card(
+    folder: str | os.PathLike, repo_id: str, model=None, revision: str | None = None, token: str | bool | None = None
+) -> None:
+    """Put the card of a model that is about to be pushed from `folder` in the place of Transformers' empty one.
+
+    A card that somebody wrote is left alone, also on another branch, where Transformers does not look for one. Without
+    `model` (a processor is pushed) nothing is better than an empty card.
+    """
+    path = Path(folder) / "README.md"
+    card = ModelCard.load(path, ignore_metadata_errors=True) if path.exists() else None
+    if card is not None and not is_placeholder(card):
+        return
+    if card is not None and (model is None or _has_own_card(repo_id, revision, token)):
+        path.unlink()
+    elif model is not None and TEMPLATES.is_dir():
+        card_of_model(model, repo_id, tags=card and card.data.tags or []).save(path)
+
+
+def card_of_model(model, repo_id: str, **options) -> ModelCard:
+    """The card that fits a model, also one with adapters; `options` as in [`render_model_card`]. Only with `training`
+    it says that the model was fine-tuned: weights do not tell whether they were changed since they were loaded.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    num_parameters = bare.num_parameters()
+    base_model = hub_id(bare.name_or_path)
+    if base_model == repo_id:  # pushed again to where it came from
+        base_model = None
+    found = {"base_model": base_model, "num_parameters": num_parameters}
+    if bare is not model or getattr(model, "_hf_peft_config_loaded", False):
+        found = {"kind": "adapter", "base_model": base_model}
+    elif options.get("training"):
+        found["kind"] = "fine_tuned"
+    elif base_model is None and num_parameters < SMALL_LIMIT:
+        found["kind"] = "small"
+    else:
+        found["kind"] = "derived"
+        if base_model and getattr(bare.config, "quantization_config", None) is not None:
+            found["relation"] = "quantized"
+    return render_model_card(repo_id=repo_id, **{**found, **options})
+
+
+def is_placeholder(card: ModelCard) -> bool:
+    """Whether this is the empty card that Transformers or PEFT writes, with nothing added."""
+    empty = [ModelCard.from_template(ModelCardData(), **more) for more in ({"model_description": PLACEHOLDER}, {})]
+    text = re.sub(r"### Framework versions\s+- PEFT \S+\s*$", "", card.text)
+    ours = {"tags", "library_name"}
+    if card.data.library_name == "peft":
+        ours |= {"base_model", "pipeline_tag"}
+    return card.data.to_dict().keys() <= ours and text.split() in [other.text.split() for other in empty]
+
+
+def hub_id(name_or_path: str | None) -> str | None:
+    """The name of a model on the Hub; None for a folder."""
+    name = str(name_or_path or "")
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not os.path.exists(name)
+    return name if is_id else None
+
+
+class ModelCardMixin:
+    """For models, processors and pipelines: what they push has a fitting card, not Transformers' empty one."""
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # the one place that every way of pushing passes after Transformers wrote its card
+        model = self if hasattr(self, "num_parameters") else getattr(self, "model", None)
+        complete_model_card(working_dir, repo_id, model, kwargs.get("revision"), kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+
+def _has_own_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
+    if revision is None:
+        return False  # Transformers has looked there
+    try:
+        file = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
+    except (EntryNotFoundError, RevisionNotFoundError):
+        return False
+    return not is_placeholder(ModelCard.load(file, ignore_metadata_errors=True))
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8").rstrip("\n") + "\n" * (name in KINDS)
+
+
+def _in_words(number: int) -> str:
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f} {letter}"
+    return str(number)

@@ -1,0 +1,194 @@
+"""Loading: the ordinary layout, the released one, quantized, with an adapter on top; safetensors alone."""
+
+import copy
+from functools import partial
+
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.quantizers import AutoQuantizationConfig
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
+
+from .checkpoint_files_omnivinci import Adapted, check_weight_files, find_adapter, hub_options_of
+from .configuration_omnivinci import OmniVinciConfig
+from .model_card_omnivinci import ModelCardMixin
+from .omni_align_omnivinci import OmniAlignNet
+from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
+from .released_config_omnivinci import HUB_OPTIONS, component_file
+
+
+# what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
+NOT_QUANTIZED = [
+    "model.vision_tower",
+    "model.audio_tower",
+    "model.vision_projector",
+    "model.audio_projector",
+    "model.omni_align_net",
+    "lm_head",
+]
+
+
+class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
+    config_class = OmniVinciConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = [
+        "SiglipEncoderLayer",
+        "SiglipVisionEmbeddings",
+        "SiglipMultiheadAttentionPoolingHead",
+        "Qwen2AudioEncoderLayer",
+        "AudioFlamingo3EncoderLayer",
+        "Qwen2_5OmniAudioEncoderLayer",
+        "Qwen2DecoderLayer",
+        # whole, because they use their positions, and marks of windows, outside of the modules that hold them
+        "OmniVinciQwen2AudioTower",
+        "OmniVinciAudioFlamingo3Tower",
+        "OmniVinciQwen2_5OmniAudioTower",
+        "OmniAlignNet",
+    ]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _auto_class = "AutoModel"  # Transformers saves the code of what has one
+
+    def add_remote_code_entries(self) -> None:
+        """Note in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
+        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = {"AutoConfig": type(self.config).auto_map["AutoConfig"], "AutoModel": own}
+        self.config.__dict__.pop("custom_pipelines", None)  # the pipeline answers, which needs a head
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As [`PreTrainedModel.save_pretrained`]; the code goes along, so that the folder also loads without this
+        package (`trust_remote_code=True`), `pipeline("omni-qa")` included.
+        """
+        self.add_remote_code_entries()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, OmniAlignNet):
+            module.reset_parameters()
+
+    def enable_input_require_grads(self) -> None:
+        """As [`PreTrainedModel.enable_input_require_grads`], but not for towers that learn nothing: they would keep
+        every activation for a gradient that nobody needs.
+        """
+        super().enable_input_require_grads()
+        for tower in self.modules():
+            if isinstance(tower, PreTrainedModel) and tower.main_input_name != "input_ids":
+                hooks = tower.get_input_embeddings()._forward_hooks
+                for hook in self._require_grads_hooks:
+                    if hook.id in hooks:
+                        hooks[hook.id] = partial(_if_it_learns, tower, hooks[hook.id])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
+
+        Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
+        `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
+        `llm_int8_skip_modules` is set. Weights are read from safetensors files only, never from pickles.
+
+        Raises:
+            ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
+            OSError: when there are no safetensors weights.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("`use_safetensors=False` is not supported: pickled weights are never read.")
+        kwargs["use_safetensors"] = True
+        quantization = kwargs.get("quantization_config")
+        if isinstance(quantization, dict):
+            quantization = AutoQuantizationConfig.from_dict(quantization)
+        if getattr(quantization, "llm_int8_skip_modules", False) is None:
+            quantization = copy.deepcopy(quantization)
+            # also as the model without head names them
+            quantization.llm_int8_skip_modules = [
+                *NOT_QUANTIZED,
+                *(name.removeprefix("model.") for name in NOT_QUANTIZED),
+            ]
+            kwargs["quantization_config"] = quantization
+        if pretrained_model_name_or_path is not None and state_dict is None:
+            adapted = find_adapter(str(pretrained_model_name_or_path), kwargs) if is_peft_available() else None
+            if adapted is not None and is_released_checkpoint(adapted.base, adapted.base_options):
+                return cls._load_adapted(adapted, config, kwargs)
+            base = (str(pretrained_model_name_or_path), hub_options_of(kwargs))
+            if adapted is not None:
+                base = (adapted.base, adapted.base_options)
+            check_weight_files(*base, variant=kwargs.get("variant"))
+        if (
+            pretrained_model_name_or_path is None
+            or state_dict is not None
+            or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
+        ):
+            try:
+                loaded = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
+                )
+            except OSError as error:
+                if "do not set `use_safetensors=True`" not in str(error):
+                    raise
+                raise OSError(
+                    f"{pretrained_model_name_or_path} has no safetensors weights, and pickled ones are never read: "
+                    "have them saved anew with `save_pretrained`."
+                ) from error
+            # Transformers makes every weight that it reads one that learns
+            for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+                if hasattr(module, "freeze_unused"):
+                    module.freeze_unused()
+            return loaded
+        return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+
+    @classmethod
+    def _load_adapted(cls, adapted: Adapted, config, options: dict):
+        """The released layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
+        options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
+        adapter_name = options.pop("adapter_name", "default")
+        loaded = load_released_checkpoint(cls, adapted.base, config, {**options, **adapted.base_options})
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.load_adapter(adapted.adapter, adapter_name=adapter_name, adapter_kwargs=adapted.adapter_options)
+        return loaded
+
+    def load_adapter(self, peft_model_id=None, *args, adapter_kwargs=None, load_config=None, **kwargs):
+        """As [`PreTrainedModel.load_adapter`], from safetensors only.
+
+        Raises:
+            OSError: when the adapter's weights are a pickle.
+        """
+        weights = kwargs.pop("adapter_state_dict", None)
+        if peft_model_id is not None and weights is None:
+            options = {**(load_config.download_kwargs if load_config else {}), **(adapter_kwargs or {})}
+            options = hub_options_of(options)
+            if kwargs.get("local_files_only"):
+                options["local_files_only"] = True
+            if "revision" in options:
+                options["revision"] = str(options["revision"])  # Transformers keeps the commit of the base model in it
+            file = component_file(peft_model_id, "", ADAPTER_SAFE_WEIGHTS_NAME, options)
+            if file is None:
+                raise OSError(
+                    f"{peft_model_id} has no {ADAPTER_SAFE_WEIGHTS_NAME}, and pickled adapters are never read: have it "
+                    "saved anew with `save_pretrained`."
+                )
+            weights = load_file(file)
+        if weights is not None:
+            # PEFT saves DoRA's magnitudes under a shorter name, which Transformers would leave out
+            weights = {
+                f"{name}.weight" if name.endswith("lora_magnitude_vector") else name: value
+                for name, value in weights.items()
+            }
+        return super().load_adapter(
+            peft_model_id,
+            *args,
+            adapter_kwargs=adapter_kwargs,
+            load_config=load_config,
+            adapter_state_dict=weights,
+            **kwargs,
+        )
+
+
+def _if_it_learns(tower: PreTrainedModel, hook, *args):
+    # asked when it runs: adapters may be put into the tower later
+    if any(value.requires_grad for value in tower.parameters()):
+        return hook(*args)
+    return None

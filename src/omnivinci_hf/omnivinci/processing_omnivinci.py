@@ -1,0 +1,401 @@
+"""The processor: conversations, images, videos and sounds to the tensors that the model reads."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import logging
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, check_boundary_tokens
+from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, template_variables
+from .frame_sampling_omnivinci import check_choice
+from .media_inputs_omnivinci import load_media
+from .model_card_omnivinci import ModelCardMixin
+from .options_omnivinci import (
+    CALL_OPTIONS,
+    FIXED_OPTIONS,
+    FRAME_OPTIONS,
+    GROUPS,
+    MAX_TILE_EMBEDS,
+    STORED_OPTIONS,
+    TEXT_OPTIONS,
+    check_options,
+    flat_options,
+)
+from .processor_loading_omnivinci import ProcessorLoadingMixin
+from .released_config_omnivinci import MEDIA_TOKENS
+from .sequence_layout_omnivinci import MODALITY_BOUNDARIES, LayoutRules, MediumLayout, PromptEncoder, span_mask
+from .video_pruning_omnivinci import moving_embeds
+
+
+logger = logging.get_logger(__name__)
+
+
+class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
+    r"""
+    Prepares text, images, videos and sounds for [`OmniVinciForConditionalGeneration`].
+
+    Every option can be set when the processor is built or loaded, and those marked with * for a single call.
+
+    Args:
+        image_processor ([`OmniVinciImageProcessor`]), video_processor ([`OmniVinciVideoProcessor`]),
+        feature_extractor ([`OmniVinciFeatureExtractor`]), tokenizer: the parts.
+        chat_template (`str`, *optional*): Jinja template; the default writes the released checkpoint's prompt.
+        load_audio_from_video* (`bool`, defaults to True): hear the sound track of videos that have one.
+        align_audio_start* (`bool`, defaults to True): put a sound track that starts later (or earlier) than the
+            picture at its true place. The released checkpoint takes its first sample as second 0.
+        video_audio_downmix* (`"mean"` or `"sum"`): how several channels of a video's sound become one. "sum" is the
+            unnormalised sum that the released checkpoint heard (stereo comes out `sqrt(2)` louder).
+        max_audio_sec* (`float`, *optional*): only so many seconds of a sound are heard.
+        group_duration_sec* (`float`, *optional*), boundary_tokens, use_modality_boundary_tokens, video_pool_sizes,
+        audio_merge_size, spatial_merge_size, s2_output_scale_index: as in [`OmniVinciConfig`]; they decide how many
+            placeholders stand where and must be the model's.
+        still_threshold* (`float`, *optional*): leave out embeddings of squares of a video that differ from what was
+            there before by less than so many of 255 levels on average, see [`moving_embeds`]. None, the default, keeps
+            all, as models were trained. Not with pooled frames (`video_pool_sizes`).
+        patch_size (`int`): side of a patch of the vision tower in pixels.
+    """
+
+    model_input_names = ["input_ids", "attention_mask", *MEDIA_INPUTS, *PAIR_INPUTS]
+
+    def __init__(
+        self,
+        image_processor=None,
+        video_processor=None,
+        feature_extractor=None,
+        tokenizer=None,
+        chat_template=None,
+        load_audio_from_video: bool = True,
+        align_audio_start: bool = True,
+        video_audio_downmix: str = "mean",
+        max_audio_sec: float | None = 3600.0,
+        group_duration_sec: float | None = 30.0,
+        boundary_tokens: dict[str, str | None] | None = None,
+        use_modality_boundary_tokens: bool = False,
+        video_pool_sizes: list[list[int]] | None = None,
+        audio_merge_size: int = 1,
+        spatial_merge_size: int = 2,
+        s2_output_scale_index: int = 0,
+        patch_size: int = 14,
+        still_threshold: float | None = None,
+    ):
+        super().__init__(
+            image_processor, video_processor, feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE
+        )
+        self.load_audio_from_video = load_audio_from_video
+        self.align_audio_start = align_audio_start
+        self.video_audio_downmix = video_audio_downmix
+        self.max_audio_sec = max_audio_sec
+        self.group_duration_sec = group_duration_sec
+        self.boundary_tokens = check_boundary_tokens(boundary_tokens, group_duration_sec)
+        self.use_modality_boundary_tokens = use_modality_boundary_tokens
+        self.video_pool_sizes = video_pool_sizes or [[1, 1, 1]]
+        self.audio_merge_size = audio_merge_size
+        self.spatial_merge_size = spatial_merge_size
+        self.s2_output_scale_index = s2_output_scale_index
+        self.patch_size = patch_size
+        self.still_threshold = still_threshold
+        vars(self).update(check_options(vars(self), STORED_OPTIONS, stored=True))
+        self._check_sizes()
+        if use_modality_boundary_tokens:
+            words = {word for pair in MODALITY_BOUNDARIES.values() for word in pair}
+            if missing := sorted(words - tokenizer.get_vocab().keys()):
+                raise ValueError(f"`use_modality_boundary_tokens`=True, but the tokenizer lacks the tokens {missing}.")
+        for name, token in MEDIA_TOKENS.items():
+            token_id = tokenizer.convert_tokens_to_ids(token)
+            if token_id is None or token_id == tokenizer.unk_token_id:
+                raise ValueError(f"The tokenizer lacks the placeholder {token!r}: add it as a special token.")
+            setattr(self, name.removesuffix("_id"), token)
+            setattr(self, name, token_id)
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes of the parts that do not fit together, or make a tile of too many embeddings."""
+        side, patch = self.image_processor.size, self.patch_size
+        if self.video_processor.size != side:
+            raise ValueError(
+                f"Images have `size`={side} but frames of videos {self.video_processor.size}; make them equal."
+            )
+        if patch > side:
+            raise ValueError(f"`patch_size`={patch} is more than `size`={side}.")
+        embeds = math.ceil(side // patch / self.spatial_merge_size) ** 2
+        if embeds > MAX_TILE_EMBEDS:
+            raise ValueError(
+                f"`patch_size`={patch} and `spatial_merge_size`={self.spatial_merge_size} make {embeds:,} embeddings "
+                f"of a tile of `size`={side}, more than {MAX_TILE_EMBEDS:,}."
+            )
+        num_scales = len(self.image_processor.s2_scales)
+        if not -num_scales <= self.s2_output_scale_index < num_scales:
+            raise ValueError(
+                f"`s2_output_scale_index`={self.s2_output_scale_index} is none of {num_scales} `s2_scales`."
+            )
+
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
+        """
+        Args:
+            images, videos, audio: one medium, a list, or a list per text; each what `load_image`, `load_video` or
+                `load_audio` takes (a path, file object, bytes, array, PIL image, ...), in the order of their
+                placeholders in `text`.
+            text (`str` or `list[str]`): prompts with `<image>`, `<vila/video>` and `<sound>` where media stand.
+            kwargs: options marked with * in the class, `num_frames`, `fps`, `video_metadata` (of arrays: frame rate
+                or times), `sampling_rate` (of sound arrays), `padding`, `padding_side`, `truncation`, `max_length`,
+                `return_tensors`, `return_attention_mask`, `return_mm_token_type_ids`; `start_sec`, `end_sec`,
+                `frame_indices`, `frame_times` as in [`load_video`], `do_sample_frames=False` (all frames are kept),
+                `resize_backend`; for this call only `media_limits`, `on_damage`, `timeout_sec`,
+                `progress`, `allow_urls`, `allow_redirects`, `allow_private_addresses` as in `ReadOptions`;
+                also grouped as `text_kwargs`, `videos_kwargs`, ... An option is given once.
+
+        Returns:
+            `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
+            appearance: `pixel_values`, `image_grids`, `pixel_values_videos`, `video_num_frames`,
+            `video_frame_times_ns`, `video_kept_embeds` (with `still_threshold`, which embeddings of all frames have a
+            placeholder), `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
+            (how many embeddings of each sound are kept), `video_has_audio`, `audio_from_video` (which videos and
+            sounds are clips of both).
+
+        Raises:
+            ValueError: when placeholders and media do not match, or truncation would cut a medium.
+            MediaError: when a medium cannot be read.
+        """
+        options = self.resolve_options(("as an argument", kwargs))
+        return self._process({"image": images, "video": videos, "audio": audio}, text, options)
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template=None,
+        tools=None,
+        documents=None,
+        add_generation_prompt=False,
+        continue_final_message=False,
+        return_assistant_tokens_mask=False,
+        tokenize=False,
+        return_tensors=None,
+        return_dict=False,
+        load_audio_from_video=None,
+        processor_kwargs=None,
+        **kwargs,
+    ):
+        """As [`ProcessorMixin.apply_chat_template`], for one conversation or a list of them.
+
+        A content part holds its medium under `path`, `url`, `base64` or its type's name (`{"type": "video", "video":
+        frames, "video_metadata": {"fps": 25}}`, `{"type": "audio", "audio": samples, "sampling_rate": 48000}`), with
+        options of its own beside it, see [`read_part`]. A video part may bring its sound along under `audio` (and
+        `sampling_rate`), as frames have none of their own. Options of [`~OmniVinciProcessor.__call__`] go into
+        `processor_kwargs` or stand beside the others. Placeholder strings in the words of a message are removed, so
+        that they cannot pass for media.
+        """
+        if not conversation:
+            raise ValueError("A conversation is a list of messages, got an empty one.")
+        batched = not isinstance(conversation[0], dict)
+        conversations = conversation if batched else [conversation]
+        if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
+            raise ValueError(
+                "`continue_final_message` cannot be combined with `add_generation_prompt` or "
+                "`return_assistant_tokens_mask`."
+            )
+        media = {"image": [], "video": [], "audio": []}
+        conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
+        template = self._template(chat_template)
+        names = template_variables(template)
+        if tools and "tools" not in names:
+            logger.warning_once("The chat template has no place for `tools`: the model will not see them.")
+        variables = {name: kwargs.pop(name) for name in kwargs.keys() & names - CALL_OPTIONS.keys()}
+        named = {"load_audio_from_video": load_audio_from_video, "return_tensors": return_tensors}
+        kwargs.update({name: value for name, value in named.items() if value is not None})
+        options = self.resolve_options(("as an argument", kwargs), ("in `processor_kwargs`", processor_kwargs or {}))
+        prompts, spans = render_jinja_template(
+            conversations=conversations,
+            tools=tools,
+            documents=documents,
+            chat_template=template,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
+            **{**self.tokenizer.special_tokens_map, **variables},
+        )
+        if not tokenize:
+            return prompts if batched else prompts[0]
+        output = self._process(media, prompts, options, spans if return_assistant_tokens_mask else None)
+        return output if return_dict else output["input_ids"]
+
+    def describe(self, images=None, videos=None, audio=None, **kwargs) -> list[MediumLayout]:
+        """What the model will see of each medium (images first, then videos, then sounds), without encoding it."""
+        options = self.resolve_options(("as an argument", kwargs))
+        given = {"image": images, "video": videos, "audio": audio}
+        images, videos, audio = self._load_media(given, options, self.video_processor.squash)
+        rules, layouts = self.layout_rules, []
+        for image in images:
+            tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
+            layouts.append(rules.image(self.image_processor.grid(image) if tiled else (0, 0)))
+        layouts.extend(self._video_layout(clip, rules, options) for clip in videos)
+        layouts.extend(rules.audio(clip) for clip in audio)
+        return layouts
+
+    @property
+    def call_option_names(self) -> set[str]:
+        """Names of the options that a call takes, and of their groups."""
+        return {*CALL_OPTIONS, *FIXED_OPTIONS, *GROUPS}
+
+    def resolve_options(self, *doors: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        """All options of a call: those that are stored, overridden by what is given.
+
+        Args:
+            doors: where options come from, in the words of an error ("as an argument"), and the options.
+
+        Raises:
+            TypeError: for an unknown name, with the nearest known one.
+            ValueError: for an option that is given twice, or that cannot have its value.
+        """
+        given = flat_options(type(self).__name__, *doors)
+        options = {name: getattr(self, name, None) for name in CALL_OPTIONS}
+        options.update(num_frames=self.video_processor.num_frames, fps=self.video_processor.fps)
+        options.update(self._text_defaults())
+        if given.get("fps") is not None and "num_frames" not in given:
+            options["num_frames"] = None
+        if any(given.get(name) is not None for name in FRAME_OPTIONS):
+            options["num_frames"] = options["fps"] = None
+        if given.get("do_sample_frames") is False:
+            if chosen := sorted(name for name in ("num_frames", "fps") if given.get(name) is not None):
+                raise ValueError(
+                    f"`do_sample_frames`=False keeps all frames, but {chosen} ask for some: leave one out."
+                )
+            options["num_frames"] = options["fps"] = None
+        options.update(given)
+        check_choice(options)
+        check_boundary_tokens(self.boundary_tokens, options["group_duration_sec"])
+        return options
+
+    def _text_defaults(self) -> dict[str, Any]:
+        """Options of the text with which the tokenizer was saved or built, as other processors take them, too."""
+        stored = self.tokenizer.init_kwargs
+        defaults = {name: getattr(self.tokenizer, name, stored[name]) for name in TEXT_OPTIONS if name in stored}
+        check_options(defaults)
+        return defaults
+
+    def encode_after_media(self, conversation: list[dict]) -> tuple[list[int], list[int]]:
+        """Ids of what follows the last medium of a conversation, all of it if there is none, and 1 for each of them
+        that the assistant speaks. The media are not read.
+        """
+        media = {"image": [], "video": [], "audio": []}
+        prompts, spans = render_jinja_template(
+            conversations=[[collect_media(message, media) for message in conversation]],
+            chat_template=self._template(None),
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        ids, offsets = self._prompts.tokenize(prompts[0])
+        first = self._prompts.end_of_media(ids)
+        return ids[first:].tolist(), span_mask(offsets, spans[0])[first:].tolist()
+
+    def words_after_media(self, prompt: str) -> list[int]:
+        """Ids of what follows the last placeholder of a prompt; of all of it if there is none."""
+        ids, _ = self._prompts.tokenize(prompt)
+        return ids[self._prompts.end_of_media(ids) :].tolist()
+
+    def join(self, inputs: list[BatchFeature], padding_side: str = "left") -> BatchFeature:
+        """Several outputs of this processor, made with `return_tensors="pt"`, as one batch."""
+        rows = [
+            row[mask.bool()].cpu().numpy()
+            for one in inputs
+            for row, mask in zip(one["input_ids"], one["attention_mask"], strict=True)
+        ]
+        data = self._prompts.pad(rows, None, {"padding": True, "padding_side": padding_side})
+        for name in self.model_input_names:
+            if name not in data and (parts := [one[name] for one in inputs if name in one]):
+                data[name] = torch.cat(parts)
+        return BatchFeature(data, tensor_type="pt")
+
+    # -- a call, step by step ------------------------------------------------------------------------------------
+
+    def _process(self, media: dict[str, Any], text, options: dict[str, Any], generation_spans=None) -> BatchFeature:
+        if text is None:
+            raise ValueError("`text` is needed: a prompt with a placeholder for every medium.")
+        prompts, words = self._prompts, {name: options[name] for name in TEXT_OPTIONS if options[name] is not None}
+        rows = [prompts.tokenize(prompt, words) for prompt in ([text] if isinstance(text, str) else list(text))]
+        prompts.check_counts(rows, media)
+        images, videos, audio = self._load_media(media, options, self.video_processor.frame_pixels)
+
+        rules, layouts, image_inputs = self.layout_rules, {"image": []}, {}
+        if images:
+            counts = [int((ids == self.image_token_id).sum()) for ids, _ in rows]
+            tile = [count == 1 for count in counts for _ in range(count)]
+            image_inputs = self.image_processor(images, tile=tile, resize_backend=options["resize_backend"])
+            layouts["image"] = [rules.image(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
+        video_inputs = self.video_processor(videos, resize_backend=options["resize_backend"]) if videos else {}
+        layouts["video"] = [self._video_layout(clip, rules, options) for clip in videos]
+        layouts["audio"] = [rules.audio(clip) for clip in audio]
+
+        remaining = {kind: iter(items) for kind, items in layouts.items()}
+        expanded, masks, sounds = [], [], []
+        for index, (ids, offsets) in enumerate(rows):
+            spans = None if generation_spans is None else generation_spans[index]
+            new_ids, mask = prompts.expand(ids, offsets, remaining, sounds, spans)
+            expanded.append(new_ids)
+            masks.append(mask)
+        data = prompts.pad(expanded, None if generation_spans is None else masks, words)
+        if options["return_mm_token_type_ids"]:
+            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
+        if options["return_attention_mask"] is False:
+            del data["attention_mask"]
+        data.update(image_inputs)
+        if videos:
+            data.update(video_inputs)
+            if options["still_threshold"] is not None:
+                kept = np.concatenate([layout.kept_embeds for layout in layouts["video"]])
+                data["video_kept_embeds"] = torch.from_numpy(kept)
+            data["video_has_audio"] = torch.tensor([layout.audio is not None for layout in layouts["video"]])
+        if sounds:
+            data.update(self.feature_extractor([layout.audio.samples for layout in sounds]))
+            data["audio_num_embeds"] = torch.tensor([layout.num_audio_embeds for layout in sounds])
+            data["audio_from_video"] = torch.tensor([layout.kind == "video" for layout in sounds])
+        return BatchFeature(data, tensor_type=options["return_tensors"])
+
+    def _load_media(self, media: dict[str, Any], options: dict[str, Any], transform):
+        transform = partial(transform, resize_backend=options["resize_backend"])
+        return load_media(*media.values(), options, transform, self.feature_extractor.sampling_rate)
+
+    def _video_layout(self, clip, rules: LayoutRules, options) -> MediumLayout:
+        kept, threshold = None, options["still_threshold"]
+        if threshold is not None:
+            if self.video_pool_sizes != [[1, 1, 1]]:
+                raise ValueError(
+                    f"`still_threshold`={threshold} needs embeddings of single frames, but `video_pool_sizes` is "
+                    f"{self.video_pool_sizes}."
+                )
+            levels = map(self.video_processor.levels, clip.frames)
+            kept = moving_embeds(levels, threshold, self.patch_size, self.spatial_merge_size).flatten().numpy()
+        return rules.video(clip, options["group_duration_sec"], kept)
+
+    @property
+    def _prompts(self) -> PromptEncoder:
+        placeholders = {
+            kind: (getattr(self, f"{kind}_token"), getattr(self, f"{kind}_token_id")) for kind in MODALITY_BOUNDARIES
+        }
+        return PromptEncoder(self.tokenizer, placeholders, self.use_modality_boundary_tokens)
+
+    @property
+    def layout_rules(self) -> LayoutRules:
+        """What decides which ids stand in place of a medium."""
+        patches = self.image_processor.size // self.patch_size
+        return LayoutRules(
+            image_token_id=self.image_token_id,
+            video_token_id=self.video_token_id,
+            audio_token_id=self.audio_token_id,
+            boundaries={name: self._prompts.text_ids(text) for name, text in self.boundary_tokens.items()},
+            tile_side=math.ceil(patches / self.spatial_merge_size),
+            s2_scales=self.image_processor.s2_scales,
+            s2_output_scale_index=self.s2_output_scale_index,
+            video_pool_sizes=self.video_pool_sizes,
+            audio_merge_size=self.audio_merge_size,
+            feature_extractor=self.feature_extractor,
+        )
+
+    def _template(self, chat_template: str | None) -> str:
+        templates = self.chat_template
+        if isinstance(templates, dict):
+            return templates.get(chat_template or "default", chat_template)
+        return chat_template or templates

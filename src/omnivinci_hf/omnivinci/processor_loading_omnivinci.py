@@ -1,0 +1,169 @@
+"""How the processor comes out of a checkpoint's files, a model's configuration or the released layout."""
+
+import copy
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PROCESSOR_NAME
+
+from .checkpoint_files_omnivinci import place_of
+from .configuration_omnivinci import OmniVinciConfig
+from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .options_omnivinci import (
+    FILE_ENTRIES,
+    FIXED_OPTIONS,
+    LOADER_OPTIONS,
+    TEXT_OPTIONS,
+    asking_entries,
+    refuse_fixed,
+    refuse_unknown,
+)
+from .released_config_omnivinci import (
+    HUB_OPTIONS,
+    component_file,
+    is_released_config,
+    load_released_tokenizer,
+    map_released_config,
+    map_released_processor_options,
+)
+
+
+PARTS = {
+    "image_processor": OmniVinciImageProcessor,
+    "video_processor": OmniVinciVideoProcessor,
+    "feature_extractor": OmniVinciFeatureExtractor,
+}
+TOKENIZER_OPTIONS = (
+    *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES,
+    *("additional_special_tokens", "extra_special_tokens", "add_bos_token", "add_eos_token", "add_prefix_space"),
+    *("clean_up_tokenization_spaces", "model_max_length", "split_special_tokens", "truncation_side"),
+    *TEXT_OPTIONS,
+)
+# what stands in a processor's file beside its options
+PROCESSOR_ENTRIES = (*FILE_ENTRIES, *PARTS, "tokenizer", "audio_tokenizer")
+
+
+class ProcessorLoadingMixin(ProcessorMixin):
+    """Loads the processor with its parts; an option that neither of them has is an error."""
+
+    @classmethod
+    def from_model_config(cls, config: OmniVinciConfig, tokenizer, **options):
+        """A processor that fits a model; `options` go to this class and its parts by name."""
+        refuse_unknown(cls.__name__, options, _option_names(cls))
+        shared = ("group_duration_sec", "boundary_tokens", "use_modality_boundary_tokens", "video_pool_sizes",
+                  "audio_merge_size", "spatial_merge_size", "s2_output_scale_index")  # fmt: skip
+        size = config.vision_config.image_size
+        arguments = {
+            **{name: copy.deepcopy(getattr(config, name)) for name in shared},
+            "patch_size": config.vision_config.patch_size,
+            "size": size,
+            "s2_scales": list(config.s2_scales),
+            "max_tiles": config.max_tiles,
+            "feature_size": config.audio_config.num_mel_bins,
+            "window_frames": config.audio_window_frames,
+            **options,
+        }
+        if "chunk_length" not in arguments:
+            probe = OmniVinciFeatureExtractor(**_arguments_of(OmniVinciFeatureExtractor, arguments))
+            arguments["chunk_length"] = config.audio_window_frames * probe.hop_length / probe.sampling_rate
+        parts = {name: part(**_arguments_of(part, arguments)) for name, part in PARTS.items()}
+        used = set().union(*(_arguments_of(part, arguments) for part in PARTS.values()))
+        rest = {name: value for name, value in arguments.items() if name not in used}
+        return cls(**parts, tokenizer=tokenizer, **rest)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`ProcessorMixin.from_pretrained`]; also takes the released five-folder layout, and for an adapter
+        without a processor that of its base model.
+
+        From the released layout, options that the checkpoint was trained with are on: the louder downmix of video
+        sound, and sound tracks taken from their first sample (`align_audio_start=False`).
+
+        Raises:
+            TypeError: for an option that neither the processor nor a part of it has.
+        """
+        options = _loading_options(cls, kwargs)
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        name_or_path = str(pretrained_model_name_or_path)
+        file = component_file(name_or_path, "", "config.json", hub_options)
+        if file is None:
+            base, base_options = place_of(name_or_path, PROCESSOR_NAME, kwargs)
+            if base != name_or_path:
+                return cls.from_pretrained(base, **base_options)
+        released = {}
+        if file is not None:
+            with open(file, encoding="utf-8") as stream:
+                released = json.load(stream)
+        if not is_released_config(released):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        known = _option_names(cls)
+        config = OmniVinciConfig(**map_released_config(released, name_or_path, **hub_options))
+        of_tokenizer = {name: value for name, value in options.items() if name in TOKENIZER_OPTIONS}
+        tokenizer = load_released_tokenizer(name_or_path, **hub_options, **of_tokenizer)
+        own = {
+            "align_audio_start": False,
+            "video_audio_downmix": "sum",
+            "chunk_length": 30,  # whatever the hop
+            **map_released_processor_options(released),
+            **{name: value for name, value in options.items() if name in known},
+        }
+        return cls.from_model_config(config, tokenizer, **own)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # the Auto classes of images and videos demand torchvision in some Transformers versions
+        stored = processor_dict or {}
+        own = inspect.signature(cls.__init__).parameters
+        asked = asking_entries(stored) - set(PROCESSOR_ENTRIES) - FIXED_OPTIONS.keys()
+        refuse_unknown("The processor's file", asked, own, ValueError, also=_option_names(cls))
+        refuse_fixed("The processor's file", stored)
+        for name in PARTS:
+            if not isinstance(stored.get(name), Mapping):
+                raise ValueError(
+                    f"{PROCESSOR_NAME} of {pretrained_model_name_or_path} holds no options of `{name}`: save the whole "
+                    "processor with `save_pretrained`."
+                )
+        parts = [part(**{**stored[name], **_arguments_of(part, kwargs)}) for name, part in PARTS.items()]
+        own = _option_names(cls) | FIXED_OPTIONS.keys()
+        hub_options = {name: value for name, value in kwargs.items() if name not in own}
+        return [*parts, cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **hub_options)]
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        # some Transformers versions demand a torchvision class for videos
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, OmniVinciVideoProcessor):
+            raise TypeError(f"Expected an OmniVinciVideoProcessor as `video_processor`, got {type(argument).__name__}.")
+        return OmniVinciVideoProcessor
+
+
+def _loading_options(processor: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not for Transformers' loader; unknown names are refused before anything is read or fetched."""
+    options = {
+        name: value
+        for name, value in given.items()
+        if name not in (*HUB_OPTIONS, *LOADER_OPTIONS) and not name.startswith("_")
+    }
+    known = {*_option_names(processor), *TOKENIZER_OPTIONS}
+    also = (*FIXED_OPTIONS, *HUB_OPTIONS, *LOADER_OPTIONS)
+    refuse_unknown(processor.__name__, options.keys() - FIXED_OPTIONS.keys(), known, also=also)
+    refuse_fixed(processor.__name__, options)
+    return options
+
+
+def _arguments_of(part: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(part.__init__).parameters
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _option_names(processor: type) -> set[str]:
+    named = (inspect.signature(part.__init__).parameters.values() for part in (processor, *PARTS.values()))
+    found = {
+        parameter.name for parameters in named for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD
+    }
+    return found - {"self", "tokenizer", *PARTS}

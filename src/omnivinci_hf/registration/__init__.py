@@ -1,0 +1,73 @@
+"""Registers the classes with Transformers' Auto classes when somebody imports these; nothing there is patched.
+
+Auto classes take classes, not names, and importing ours costs seconds, as importing the Auto classes does. So the
+package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow.
+"""
+
+import sys
+import threading
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder, SourceFileLoader
+
+
+# Whoever imports one of these needs the registration: all Auto classes import the first, and the others have classes
+# that write into a saved checkpoint which Auto class loads it.
+TRIGGERS = {
+    "transformers.models.auto.configuration_auto",
+    "omnivinci_hf.omnivinci.feature_extraction_omnivinci",
+    "omnivinci_hf.omnivinci.image_processing_omnivinci",
+}
+WATCHED_PACKAGES = ("transformers", "omnivinci_hf")
+_importing_threads: set[int] = set()
+
+
+def register(imported: str | None = None) -> None:
+    """Register the classes now if the Auto classes are there already, else as soon as they are; safe to call again.
+
+    `imported` is the module whose import ends with this.
+    """
+    if any(name == imported or _is_complete(sys.modules[name]) for name in TRIGGERS & sys.modules.keys()):
+        import_module("omnivinci_hf.registration.auto_classes")
+        # a new list, as other threads may go through this one
+        sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, _ImportWatch)]
+    elif not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _ImportWatch())
+
+
+def _is_complete(module) -> bool:
+    """False while it is being imported: by another thread, which registers afterwards."""
+    return not getattr(module.__spec__, "_initializing", False)
+
+
+class _ImportWatch(MetaPathFinder):
+    """Finds the modules of both packages as Python does, with a loader that tells when the outermost is complete."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in WATCHED_PACKAGES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _TellingLoader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _TellingLoader(SourceFileLoader):
+    """Registers after the outermost import: in the midst of one, some of the modules that are needed are half made."""
+
+    def exec_module(self, module) -> None:
+        thread = threading.get_ident()
+        if thread in _importing_threads:
+            super().exec_module(module)
+            return
+        _importing_threads.add(thread)
+        try:
+            super().exec_module(module)
+            try:
+                register(module.__name__)
+            except (ImportError, RuntimeError):  # also that two wait for each other
+                # another thread is in the midst of importing what this needs, and registers afterwards
+                if _importing_threads == {thread}:
+                    register(module.__name__)
+        finally:
+            _importing_threads.discard(thread)

@@ -1,0 +1,66 @@
+"""Registers the classes with Transformers' Auto classes, when it is imported (see registration.py)."""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+# not from the top: without torchvision, Transformers has stand-ins there that raise at any use
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from ..omnivinci.model_card_omnivinci import RELEASED
+from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.pipeline_omnivinci import OmniQAPipeline
+from ..omnivinci.processing_omnivinci import OmniVinciProcessor
+
+
+TASK = "omni-qa"
+
+
+class VILAConfig(OmniVinciConfig):
+    """Stands for the released checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
+
+    model_type = "vila"
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        return OmniVinciConfig.from_dict(config_dict, **kwargs)
+
+
+class VILAProcessor(OmniVinciProcessor):
+    """Stands for the processor class that the released checkpoint's files name."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        return OmniVinciProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+
+for config_class, processor_class in ((OmniVinciConfig, OmniVinciProcessor), (VILAConfig, VILAProcessor)):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoProcessor.register(config_class, processor_class, exist_ok=True)
+for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
+    auto_class.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
+parts = {
+    AutoImageProcessor: OmniVinciImageProcessor,
+    AutoVideoProcessor: OmniVinciVideoProcessor,
+    AutoFeatureExtractor: OmniVinciFeatureExtractor,
+}
+for auto_class, part in parts.items():
+    auto_class.register(OmniVinciConfig, part, exist_ok=True)
+OmniVinciConfig.register_for_auto_class()
+OmniVinciForConditionalGeneration.register_for_auto_class()
+OmniVinciProcessor.register_for_auto_class()
+for part in parts.values():
+    part.register_for_auto_class()
+if TASK not in PIPELINE_REGISTRY.supported_tasks:
+    default = {"model": (RELEASED, "main")}
+    PIPELINE_REGISTRY.register_pipeline(TASK, OmniQAPipeline, pt_model=AutoModel, default=default, type="multimodal")

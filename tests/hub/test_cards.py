@@ -1,0 +1,98 @@
+import copy
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+
+from omnivinci_hf.omnivinci import model_card_omnivinci as cards
+from tests.support import goldens
+
+
+CARD = "README.md"
+RELEASED = goldens.SMALL / "checkpoint"
+
+
+@pytest.mark.parametrize("kind", cards.KINDS)
+@pytest.mark.parametrize("base_model", [None, "nvidia/omnivinci", "me/other"])
+def test_every_template_renders(kind, base_model):
+    card = cards.render_model_card(
+        kind, "me/mine", base_model=base_model, num_parameters=8_700_000_000, tags=["mine"], datasets=["me/data"]
+    )
+    again = ModelCard(card.content).data
+    assert again.library_name == ("peft" if kind == "adapter" else "transformers")
+    assert again.pipeline_tag == "any-to-any"
+    assert again.base_model == base_model and again.datasets == ["me/data"] and "mine" in again.tags
+    assert again.license == ("other" if base_model else "unknown")
+    if base_model:
+        assert again.license_link == f"https://huggingface.co/{base_model}"
+    for part in (
+        "## Usage",
+        "## How it was made",
+        "## Limits",
+        "## Licence",
+        "## Citation",
+        "2510.15870",
+        "Apache-2.0",
+    ):
+        assert part in card.text
+    assert 'model="me/mine"' in card.text and ("8.7 B parameters" in card.text or kind == "adapter")
+    assert ("fine-tuned" in card.text) == (kind == "fine_tuned")
+    assert "{{" not in card.content and "None" not in card.content
+
+
+def test_a_licence_can_be_given():
+    card = cards.render_model_card("small", "me/mine", license="apache-2.0", training="On ten clips.")
+    assert card.data.license == "apache-2.0" and "On ten clips." in card.text
+
+
+def test_an_unknown_kind_of_card_is_refused():
+    with pytest.raises(ValueError, match="`kind` must be one of"):
+        cards.render_model_card("big", "me/mine")
+
+
+def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
+    placeholder = ModelCard.from_template(
+        ModelCardData(tags=["mine"], library_name="transformers"), model_description=cards.PLACEHOLDER
+    )
+    path = tmp_path / CARD
+    for own in (placeholder.content + "\nMy words.\n", placeholder.content.replace("tags:", "license: mit\ntags:")):
+        path.write_text(own)
+        cards.complete_model_card(tmp_path, "me/mine", model)
+        assert path.read_text() == own
+    placeholder.save(path)
+    cards.complete_model_card(tmp_path, "me/mine", model)
+    assert "A small checkpoint" in path.read_text() and "mine" in ModelCard.load(path).data.tags
+
+
+def test_only_an_untouched_placeholder_of_peft_is_replaced(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
+    tuned.create_or_update_model_card(tmp_path)
+    card = ModelCard.load(tmp_path / CARD)
+    assert cards.is_placeholder(card)
+    card.text += "\nMy words.\n"
+    assert not cards.is_placeholder(card)
+
+
+def test_the_base_model_is_named_where_it_is_on_the_hub(model, monkeypatch):
+    monkeypatch.setattr(model, "name_or_path", "me/base")
+    card = cards.card_of_model(model, "me/mine")
+    assert card.data.base_model == "me/base" and "loaded from [me/base]" in card.text
+    assert "A fine-tuned OmniVinci model" in cards.card_of_model(model, "me/mine", training="On ten clips.").text
+    assert cards.card_of_model(model, "me/base").data.base_model is None
+    assert cards.hub_id(str(RELEASED)) is None and cards.hub_id(None) is None
+
+
+def test_weights_that_were_only_pushed_are_not_called_fine_tuned(model, monkeypatch):
+    card = cards.card_of_model(model, "me/mine").text
+    assert "A small checkpoint" in card and "fine-tuned" not in card
+    monkeypatch.setattr(model, "num_parameters", lambda: 8_700_000_000)
+    for base in (str(RELEASED), "nvidia/omnivinci"):
+        monkeypatch.setattr(model, "name_or_path", base)
+        card = cards.card_of_model(model, "me/mine").text
+        assert "fine-tuned" not in card and "does not show whether its weights were changed" in card
+
+
+def test_a_quantized_model_says_so(model, monkeypatch):
+    monkeypatch.setattr(model, "name_or_path", "nvidia/omnivinci")
+    monkeypatch.setattr(model.config, "quantization_config", {"quant_method": "bitsandbytes"}, raising=False)
+    assert cards.card_of_model(model, "me/mine").data.base_model_relation == "quantized"

@@ -1,0 +1,110 @@
+"""Every format of the table that PyAV can write is read, and told where it was cut."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from omnivinci_hf import MediaError, load_audio, load_video
+from omnivinci_hf.omnivinci import media_omnivinci
+from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS, HAVE_DURATION
+from tests.media.test_downmix import write_channels
+
+
+SOUNDS = {  # by suffix: codec, FFmpeg's name where the suffix does not tell, rate
+    "aiff": ("pcm_s16be", None, 16000),
+    "caf": ("pcm_s16le", None, 16000),
+    "au": ("pcm_s16be", None, 16000),
+    "w64": ("pcm_s16le", None, 16000),
+    "voc": ("pcm_s16le", None, 16000),
+    "wv": ("wavpack", None, 16000),
+    "tta": ("tta", None, 16000),
+    "rm": ("ac3", None, 48000),
+    "ac3": ("ac3", None, 48000),
+    "eac3": ("eac3", None, 48000),
+    "aac": ("aac", None, 16000),
+    "loas": ("aac", "latm", 16000),
+    "mp2": ("mp2", None, 16000),
+    "amr": ("libopencore_amrnb", None, 8000),
+    "oga": ("flac", "ogg", 16000),
+    "opus": ("libopus", None, 16000),
+    "m4b": ("aac", "mp4", 16000),
+    "mka": ("pcm_s16le", None, 16000),
+    "webm": ("libopus", None, 16000),
+}
+WITHOUT_LENGTH = {"ac3", "eac3", "mp2"}  # bare frames: that some are missing cannot be told
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """Two seconds of 440 Hz in each format."""
+    folder, paths = tmp_path_factory.mktemp("sounds"), {}
+    for suffix, (codec, format, rate) in SOUNDS.items():
+        wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)
+        paths[suffix] = folder / f"tone.{suffix}"
+        write_channels(paths[suffix], "mono", codec, wave[None].astype(np.float32), rate, format)
+    return paths
+
+
+@pytest.mark.parametrize("suffix", SOUNDS)
+def test_sound_formats_are_read(suffix, sounds):
+    for source in (sounds[suffix], sounds[suffix].read_bytes()):
+        clip = load_audio(source)
+        assert clip.duration_sec == pytest.approx(2, abs=0.12)
+        assert np.abs(np.fft.rfft(clip.samples[8000:24000])).argmax() == 440
+
+
+@pytest.mark.parametrize("suffix", sorted(SOUNDS.keys() - WITHOUT_LENGTH))
+def test_sounds_that_were_cut_are_told(suffix, sounds):
+    data = sounds[suffix].read_bytes()
+    with pytest.raises(MediaError, match="cut short"):
+        load_audio(data[: len(data) * 6 // 10])
+
+
+@pytest.mark.parametrize("suffix, place, length", [("caf", b"data", 8), ("aiff", b"SSND", 4)])
+def test_sounds_of_a_stream_have_no_length(suffix, place, length, sounds, monkeypatch):
+    notes = []
+    monkeypatch.setattr(media_omnivinci.logger, "warning", notes.append)
+    data = bytearray(sounds[suffix].read_bytes())
+    start = data.index(place) + 4
+    data[start : start + length] = b"\xff" * length
+    assert load_audio(bytes(data)).duration_sec == pytest.approx(2, abs=0.01)
+    assert "has no mark of its end, so it may be cut short" in notes.pop()
+
+
+def write_pictures(path, codec, size=(64, 48), pixels="yuv420p"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = *size, pixels, Fraction(1, 25)
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), 40 * number + 20, np.uint8))
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "suffix, codec, size, pixels",
+    [
+        ("mxf", "mpeg2video", (64, 48), "yuv420p"),
+        ("ivf", "libvpx", (64, 48), "yuv420p"),
+        ("dv", "dvvideo", (720, 576), "yuv420p"),
+        ("rm", "rv10", (176, 144), "yuv420p"),
+    ],
+)
+def test_video_formats_are_read(suffix, codec, size, pixels, tmp_path):
+    path = write_pictures(tmp_path / f"clip.{suffix}", codec, size, pixels)
+    clip = load_video(path)
+    np.testing.assert_allclose(clip.times, np.arange(5) / 25, atol=2e-3)
+    greys = [np.asarray(frame).mean() for frame in clip.frames]
+    np.testing.assert_allclose(greys, 40 * np.arange(5) + 20, atol=8)
+    data = path.read_bytes()
+    with pytest.raises(MediaError, match="cut short|damaged"):
+        load_video(data[: len(data) * 65 // 100])
+
+
+def test_every_name_of_the_table_is_ffmpegs():
+    known = {name for format in av.formats_available for name in format.split(",")}
+    assert CONTAINERS.keys() <= known and set(HAVE_DURATION) <= CONTAINERS.keys()
