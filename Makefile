@@ -1,5 +1,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Several processes share the tests out, each with one thread: models this small gain nothing from more.
+PYTEST = OMP_NUM_THREADS=1 $(<D)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
 .PHONY: help env demo small test test-slow test-lowest test-newest style check
@@ -35,13 +37,13 @@ small: .venv/.installed
 	.venv/bin/python -m omnivinci_hf.world.small_packaging runs/small
 
 test: .venv/.installed
-	.venv/bin/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: .venv/.installed
-	.venv/bin/pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-lowest: .venv-lowest/.installed
-	.venv-lowest/bin/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # What a new version of a dependency can break; all tests with CORE_TESTS=tests.
 CORE_TESTS ?= $(addprefix tests/,modeling original_layout registration processing media/test_media.py \
@@ -54,7 +56,7 @@ test-newest:
 	.venv-newest/bin/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager $$(grep '^torch==' constraints.txt) \
 		-e '.[dev]'
 	.venv-newest/bin/python -m pip freeze --all --exclude-editable
-	.venv-newest/bin/pytest $(CORE_TESTS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 .venv-newest/bin/pytest -n auto --maxprocesses 4 --dist worksteal $(CORE_TESTS) $(PYTEST_ARGS)
 
 style: .venv/.installed
 	.venv/bin/ruff format

@@ -1,4 +1,4 @@
-"""Time and peak host memory of loading the released and the converted layout, against the checkpoint's bytes.
+"""Time and peak host memory of loading the original and the converted layout, against the checkpoint's bytes.
 
     python benchmarks/load_memory.py [--gigabytes 1.2] [--repeats 1]
 
@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).paren
 from measuring import reset_peak, resident  # noqa: E402
 
 
-WAYS = ("safetensors", "released", "released, meta device map", "converted")
+WAYS = ("safetensors", "original", "original, meta device map", "converted")
 
 
 def load(way: str, folder: str) -> dict:
@@ -54,18 +54,18 @@ def measure(gigabytes: float, repeats: int = 1) -> tuple[int, int, dict[str, dic
     from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
     with tempfile.TemporaryDirectory() as scratch:
-        released, converted = Path(scratch) / "released", Path(scratch) / "converted"
+        original, converted = Path(scratch) / "original", Path(scratch) / "converted"
         # an embedding row and a head row of 1024 float32 each
         llm = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 8}
         layers = 8 * (2 * 1024**2 + 2 * 1024 * 512 + 3 * 1024 * 4096) * 4
         llm["vocab_size"] = max(2048, int((gigabytes * 1e9 - layers) / (2 * 1024 * 4)))
-        write_tiny_checkpoint(released, shards=4, llm=llm)
-        convert_checkpoint(released, converted)
-        files = list(released.rglob("*.safetensors"))
+        write_tiny_checkpoint(original, shards=4, llm=llm)
+        convert_checkpoint(original, converted)
+        files = list(original.rglob("*.safetensors"))
         runs: dict[str, list[dict]] = {way: [] for way in WAYS}
         for number in range(repeats):
             for way in WAYS[:: -1 if number % 2 else 1]:
-                folder = converted if way == "converted" else released
+                folder = converted if way == "converted" else original
                 command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 runs[way].append(json.loads(done.stdout))

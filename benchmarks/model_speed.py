@@ -1,7 +1,7 @@
 """Speed and memory of the model against its bare parts and against what the machine can do.
 
     python benchmarks/model_speed.py                                      # CPU: 0.9 B, float32; under 15 minutes
-    python benchmarks/model_speed.py --device cuda                        # GPU: the released sizes, bfloat16
+    python benchmarks/model_speed.py --device cuda                        # GPU: the original sizes, bfloat16
     python benchmarks/model_speed.py --size tiny --tables glue decode     # a quick look, printed only
 
 Weights and media are random; nothing is downloaded. Sides take turns, and medians are shown. When all tables ran, they
@@ -199,7 +199,7 @@ class Report:
         columns = ["", "positions", "towers, s", "language model, s", "peak, MB", "embeddings and cache, MB"]
         last = {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("frames", "sound")}
         shares = {kind: row["language"] / (row["encode"] + row["language"]) for kind, row in last.items()}
-        released = ["released model", "positions", "of its context", "cache in bfloat16, GB", "TFLOP of a prefill"]
+        original = ["original model", "positions", "of its context", "cache in bfloat16, GB", "TFLOP of a prefill"]
         plot = self.plot(rows)
         return (
             "Slim size, 16 positions a frame (pooled 2 x 2), 75 in each window of 30 s of sound (10 joined); one run "
@@ -208,8 +208,8 @@ class Report:
             "What limits: towers cost the same for every frame and window, and their memory does not grow. The "
             "language model's attention grows with the square of the length (the language model takes "
             f"{shares['frames']:.0%} of the time at the most frames, {shares['sound']:.0%} at the longest sound), its "
-            "cache and embeddings with the length. The released model reaches the end of its context first, by "
-            "formula:\n\n" + markdown(released, speed_tables.released_rows())
+            "cache and embeddings with the length. The original model reaches the end of its context first, by "
+            "formula:\n\n" + markdown(original, speed_tables.original_rows())
         )
 
     def still(self) -> str:

@@ -2,8 +2,8 @@
 
     python benchmarks/quantization.py [--hidden 512] [--layers 6] [--device cpu]
 
-A random checkpoint of the released shape in small is written, loaded in each mode and asked about an image and a sound
-(noise both). Random weights have no outliers, so the changes say how the modes compare, not what the released weights
+A random checkpoint of the original shape in small is written, loaded in each mode and asked about an image and a sound
+(noise both). Random weights have no outliers, so the changes say how the modes compare, not what the original weights
 would show. 4-bit needs widths that are multiples of 64 on CPUs (bitsandbytes' kernel).
 """
 
@@ -76,16 +76,16 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        released = Path(scratch) / "released"
-        write_checkpoint(released, arguments.hidden, arguments.layers)
-        inputs = ask(AutoProcessor.from_pretrained(released)).to(arguments.device)
+        original = Path(scratch) / "original"
+        write_checkpoint(original, arguments.hidden, arguments.layers)
+        inputs = ask(AutoProcessor.from_pretrained(original)).to(arguments.device)
         exact = None
         print(f"{'mode':18} {'disk MB':>8} {'memory MB':>10} {'greatest':>9} {'mean':>8} {'same best':>10}")
         for number, (mode, options) in enumerate(MODES.items()):
             options = {"dtype": torch.float32, **options}
             if "quantization_config" in options:
                 options["quantization_config"] = options["quantization_config"]()
-            model = AutoModel.from_pretrained(released, device_map=arguments.device, **options).eval()
+            model = AutoModel.from_pretrained(original, device_map=arguments.device, **options).eval()
             saved = Path(scratch) / str(number)
             model.save_pretrained(saved)
             disk = sum(file.stat().st_size for file in saved.glob("*.safetensors"))

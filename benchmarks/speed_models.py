@@ -13,7 +13,7 @@ from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
 
 
 IDS = {"image_token_id": 3, "video_token_id": 4, "audio_token_id": 5}
-RELEASED_TIME = {"type": "pixel_periodic", "dim": 128, "max_time": 3600.0}
+ORIGINAL_TIME = {"type": "pixel_periodic", "dim": 128, "max_time": 3600.0}
 SIZES = {
     # nothing but overhead: to try the script out, and to see what calls cost
     "tiny": {
@@ -42,8 +42,8 @@ SIZES = {
             "tie_word_embeddings": True,
         },
     },
-    # the released one: so400m at 448 px, Qwen2-Audio's encoder, Qwen2.5-7B, its kind of time embedding
-    "real": {"video_time_embedding": RELEASED_TIME, "audio_time_embedding": RELEASED_TIME},
+    # the original one: so400m at 448 px, Qwen2-Audio's encoder, Qwen2.5-7B, its kind of time embedding
+    "real": {"video_time_embedding": ORIGINAL_TIME, "audio_time_embedding": ORIGINAL_TIME},
 }
 
 
@@ -138,8 +138,8 @@ def flops(parts: Parts, num_frames: int, num_windows: int, length: int) -> dict[
     }
 
 
-def released_cost(num_frames: int, audio_sec: float) -> tuple[int, float, float]:
-    """Of the released model, by formula: embeddings, GB of the cache in bfloat16, 1e12 operations of a prefill."""
+def original_cost(num_frames: int, audio_sec: float) -> tuple[int, float, float]:
+    """Of the original model, by formula: embeddings, GB of the cache in bfloat16, 1e12 operations of a prefill."""
     config = OmniVinciConfig()
     with torch.device("meta"):
         parts = Parts(OmniVinciForConditionalGeneration(config))

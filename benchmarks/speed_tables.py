@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from measuring import WaitCounter, count_operators, peak_growth, roofline, stopwatch, take_turns, wait_for
-from speed_models import Parts, build_config, build_model, flops, prompt, released_cost
+from speed_models import Parts, build_config, build_model, flops, original_cost, prompt
 from transformers import BitsAndBytesConfig, DynamicCache, pipeline
 from transformers.generation.streamers import BaseStreamer
 
@@ -228,12 +228,12 @@ def long_rows(
     return rows[1:]
 
 
-def released_rows() -> list[list]:
-    """The same amounts for the released model, by formula."""
+def original_rows() -> list[list]:
+    """The same amounts for the original model, by formula."""
     amounts = [(count, 0.0) for count in (16, 64, 128, 256, 1024)] + [(0, sec) for sec in (60.0, 600.0, 3600.0)]
     rows = []
     for num_frames, audio_sec in amounts:
-        length, cache, flops = released_cost(num_frames, audio_sec)
+        length, cache, flops = original_cost(num_frames, audio_sec)
         what = f"{num_frames:,} frames" if num_frames else f"{audio_sec / 60:g} min of sound"
         limit = build_config("real").text_config.max_position_embeddings
         rows.append([what, f"{length:,}", f"{length / limit:.0%}", f"{cache:.2f}", f"{flops:,.0f}"])

@@ -1,9 +1,9 @@
 """Ask several questions about a video, picture and sound.
 
     python examples/ask_video.py                                             # small checkpoint, made-up clip
-    python examples/ask_video.py --model nvidia/omnivinci --video clip.mp4   # the released weights
+    python examples/ask_video.py --model nvidia/omnivinci --video clip.mp4   # the original weights
 
-Run with the first line on 2 busy CPU cores in 14 seconds. The released weights need a GPU with 24 GB in bfloat16.
+Run with the first line on 2 busy CPU cores in 14 seconds. The original weights need a GPU with 24 GB in bfloat16.
 Needs: omnivinci-hf alone.
 """
 

@@ -1,10 +1,10 @@
 """Train a few steps on two made-up items, save, load again, ask.
 
     python examples/finetune_round_trip.py                                   # tiny random checkpoint
-    python examples/finetune_round_trip.py --model nvidia/omnivinci --lora   # the released weights, an adapter alone
+    python examples/finetune_round_trip.py --model nvidia/omnivinci --lora   # the original weights, an adapter alone
 
 Run with the first line on 2 CPU cores in 30 seconds; at its end the model has learned both answers by heart. With the
-released weights and an adapter, a GPU with 40 GB is needed. Needs: omnivinci-hf, and peft with --lora.
+original weights and an adapter, a GPU with 40 GB is needed. Needs: omnivinci-hf, and peft with --lora.
 """
 
 import argparse

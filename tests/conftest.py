@@ -17,19 +17,19 @@ GOLDEN_TABLE = pytest.StashKey[list]()
 
 
 @pytest.fixture(scope="session")
-def released_folder() -> Path:
-    """A tiny checkpoint in the released layout."""
+def original_folder() -> Path:
+    """A tiny checkpoint in the original layout."""
     return goldens.SMALL / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def model(released_folder):
-    return OmniVinciForConditionalGeneration.from_pretrained(released_folder, dtype=torch.float32).eval()
+def model(original_folder):
+    return OmniVinciForConditionalGeneration.from_pretrained(original_folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")
-def processor(released_folder):
-    return OmniVinciProcessor.from_pretrained(released_folder)
+def processor(original_folder):
+    return OmniVinciProcessor.from_pretrained(original_folder)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ peft = pytest.importorskip("peft")
 
 
 @pytest.fixture(scope="module")
-def adapter(released_folder, tmp_path_factory):
+def adapter(original_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters") / "adapter"
-    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder)
+    model = OmniVinciForConditionalGeneration.from_pretrained(original_folder)
     options = peft.LoraConfig(r=2, target_modules=r"model\.language_model\..*\.q_proj", init_lora_weights=False)
     peft.get_peft_model(model, options).save_pretrained(folder)
     return folder
@@ -36,19 +36,19 @@ def with_base(adapter, tmp_path):
     return copy
 
 
-def test_processor_and_config_are_those_of_the_base_model(adapter, released_folder):
+def test_processor_and_config_are_those_of_the_base_model(adapter, original_folder):
     found, expected = (
-        OmniVinciProcessor.from_pretrained(folder, num_frames=3) for folder in (adapter, released_folder)
+        OmniVinciProcessor.from_pretrained(folder, num_frames=3) for folder in (adapter, original_folder)
     )
     assert found.to_dict() == expected.to_dict() and found.video_processor.num_frames == 3
     assert found.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
     config = OmniVinciConfig.from_pretrained(adapter)
-    assert config.to_dict() == OmniVinciConfig.from_pretrained(released_folder).to_dict()
+    assert config.to_dict() == OmniVinciConfig.from_pretrained(original_folder).to_dict()
 
 
-def test_a_processor_of_its_own_comes_first(adapter, released_folder, tmp_path):
+def test_a_processor_of_its_own_comes_first(adapter, original_folder, tmp_path):
     folder = shutil.copytree(adapter, tmp_path / "own")
-    OmniVinciProcessor.from_pretrained(released_folder, num_frames=5).save_pretrained(folder)
+    OmniVinciProcessor.from_pretrained(original_folder, num_frames=5).save_pretrained(folder)
     assert OmniVinciProcessor.from_pretrained(folder).video_processor.num_frames == 5
 
 
@@ -68,9 +68,9 @@ def test_the_command_line_asks_and_inspects_an_adapter(adapter, tmp_path, capsys
     assert "tokens" in capsys.readouterr().out
 
 
-def test_an_adapter_is_not_converted(adapter, released_folder, tmp_path, capsys):
+def test_an_adapter_is_not_converted(adapter, original_folder, tmp_path, capsys):
     assert main(["convert", str(adapter), str(tmp_path / "out")]) == 2
-    assert f"is an adapter: convert {released_folder}, which it belongs to" in capsys.readouterr().err
+    assert f"is an adapter: convert {original_folder}, which it belongs to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tests.support import goldens
 
 
 CARD = "README.md"
-RELEASED = goldens.SMALL / "checkpoint"
+ORIGINAL = goldens.SMALL / "checkpoint"
 
 
 @pytest.mark.parametrize("kind", cards.KINDS)
@@ -79,14 +79,14 @@ def test_the_base_model_is_named_where_it_is_on_the_hub(model, monkeypatch):
     assert card.data.base_model == "me/base" and "loaded from [me/base]" in card.text
     assert "A fine-tuned OmniVinci model" in cards.card_of_model(model, "me/mine", training="On ten clips.").text
     assert cards.card_of_model(model, "me/base").data.base_model is None
-    assert cards.hub_id(str(RELEASED)) is None and cards.hub_id(None) is None
+    assert cards.hub_id(str(ORIGINAL)) is None and cards.hub_id(None) is None
 
 
 def test_weights_that_were_only_pushed_are_not_called_fine_tuned(model, monkeypatch):
     card = cards.card_of_model(model, "me/mine").text
     assert "A small checkpoint" in card and "fine-tuned" not in card
     monkeypatch.setattr(model, "num_parameters", lambda: 8_700_000_000)
-    for base in (str(RELEASED), "nvidia/omnivinci"):
+    for base in (str(ORIGINAL), "nvidia/omnivinci"):
         monkeypatch.setattr(model, "name_or_path", base)
         card = cards.card_of_model(model, "me/mine").text
         assert "fine-tuned" not in card and "does not show whether its weights were changed" in card

@@ -20,7 +20,7 @@ from tests.support.hub_server import TOKEN, HubServer
 from tests.support.paths import PYTHONPATH, SUPPORT
 
 
-RELEASED = goldens.SMALL / "checkpoint"
+ORIGINAL = goldens.SMALL / "checkpoint"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".h5", ".msgpack", ".npy")
 OWN_CARD = b"---\nlicense: mit\n---\n\nMy own words.\n"
 CARD = "README.md"
@@ -38,14 +38,14 @@ class Sessions:
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
-    released = {path.relative_to(RELEASED).as_posix(): path for path in RELEASED.rglob("*") if path.is_file()}
-    released = {name: path.read_bytes() for name, path in released.items()}
+    original = {path.relative_to(ORIGINAL).as_posix(): path for path in ORIGINAL.rglob("*") if path.is_file()}
+    original = {name: path.read_bytes() for name, path in original.items()}
     with HubServer() as hub:
         hub.add("org/kept", {CARD: OWN_CARD})
         hub.add("org/kept", {CARD: OWN_CARD}, revision="draft")
-        hub.add("released/whole", released)
-        hub.add("released/private", {"config.json": b"{}"}, private=True)
-        hub.add("released/private", sharded(released), private=True, revision="v2")
+        hub.add("original/whole", original)
+        hub.add("original/private", {"config.json": b"{}"}, private=True)
+        hub.add("original/private", sharded(original), private=True, revision="v2")
         results, requests = {}, {}
         start_and_wait(hub, folder, ["push"], results)
         requests["push"] = list(hub.requests)
@@ -56,7 +56,7 @@ def sessions(tmp_path_factory):
         if "org/adapter" in hub.repos:
             adapter = hub.repos["org/adapter"].files()
             config = json.loads(adapter["adapter_config.json"])
-            of_private = {**config, "base_model_name_or_path": "released/private", "revision": "v2"}
+            of_private = {**config, "base_model_name_or_path": "original/private", "revision": "v2"}
             hub.add("org/private-adapter", {}, private=True)
             files = {**adapter, "adapter_config.json": json.dumps(of_private).encode()}
             hub.add("org/private-adapter", files, private=True, revision="v2")
@@ -112,9 +112,9 @@ def environment(hub: HubServer, folder: Path, name: str) -> dict[str, str]:
     return kept
 
 
-def sharded(released: dict[str, bytes]) -> dict[str, bytes]:
-    """The released layout with the language model in two files."""
-    files = dict(released)
+def sharded(original: dict[str, bytes]) -> dict[str, bytes]:
+    """The original layout with the language model in two files."""
+    files = dict(original)
     tensors = load(files.pop(f"llm/{WEIGHTS}"))
     parts = {"model-00001-of-00002.safetensors": sorted(tensors)[::2], "model-00002-of-00002.safetensors": []}
     parts["model-00002-of-00002.safetensors"] = sorted(tensors)[1::2]
@@ -168,33 +168,33 @@ def test_with_the_package_its_own_classes_load(sessions):
     assert loaded["plain"] == loaded["by name"] == sessions.results["push"]["answers"]
 
 
-def test_the_released_layout_loads_by_its_id(sessions):
+def test_the_original_layout_loads_by_its_id(sessions):
     loaded, expected = sessions.results["installed"], sessions.results["push"]["answers"]
-    assert loaded["released"] == expected
+    assert loaded["original"] == expected
     code, words = loaded["ask"]
     assert code == 0 and words.strip()
     classes = ["OmniVinciConfig", "OmniVinciForConditionalGeneration", "OmniVinciProcessor"]
-    assert loaded["released classes"] == [f"omnivinci_hf.{name}" for name in classes]
-    assert len(set(loaded["released ids"])) == 1
+    assert loaded["original classes"] == [f"omnivinci_hf.{name}" for name in classes]
+    assert len(set(loaded["original ids"])) == 1
 
 
-def test_revision_token_and_cache_dir_reach_every_file_of_the_released_layout(sessions):
+def test_revision_token_and_cache_dir_reach_every_file_of_the_original_layout(sessions):
     # private, sharded and only on the branch v2
     assert sessions.results["installed"]["private"] == sessions.results["push"]["answers"]
-    asked = [request for request in sessions.requests["load"] if "/released/private/resolve/" in request.path]
+    asked = [request for request in sessions.requests["load"] if "/original/private/resolve/" in request.path]
     with_token = [request for request in asked if request.token == TOKEN]
     assert {request.file for request in with_token} >= {"llm/model-00002-of-00002.safetensors", "llm/tokenizer.json"}
-    v2 = sessions.hub.repos["released/private"].branches["v2"]
+    v2 = sessions.hub.repos["original/private"].branches["v2"]
     elsewhere = [request.file for request in with_token if request.path.split("/")[4] not in ("v2", v2)]
     assert set(elsewhere) <= {"adapter_config.json"}  # which Transformers seeks on main
     cached = [path.name for path in (sessions.folder / "elsewhere").iterdir()]
-    assert "models--released--private" in cached
-    default = sessions.folder / "installed" / "hub" / "models--released--private"
+    assert "models--original--private" in cached
+    default = sessions.folder / "installed" / "hub" / "models--original--private"
     assert not list(default.glob("snapshots/*/*"))
 
 
 def test_a_private_repository_is_refused_without_token(sessions):
-    assert "released/private" in sessions.results["installed"]["released/private refused"]
+    assert "original/private" in sessions.results["installed"]["original/private refused"]
 
 
 # -- adapters
@@ -213,7 +213,7 @@ def skip_what_transformers_refuses(name: str) -> None:
 @needs_peft
 @pytest.mark.parametrize("way", LOADED)
 def test_an_adapter_loads_by_its_id(sessions, way):
-    """Its model has the released layout, but for "plain"; revision, token and cache are passed on."""
+    """Its model has the original layout, but for "plain"; revision, token and cache are passed on."""
     skip_what_transformers_refuses(way)
     expected = sessions.results["push"]["adapted"]
     assert sessions.results["installed"][way] == expected != sessions.results["push"]["answers"]
@@ -236,9 +236,9 @@ def test_pickled_adapters_are_refused(sessions, way):
 def test_a_pushed_adapter_says_what_it_belongs_to(sessions, name):
     skip_what_transformers_refuses(name)
     card, files = card_of(sessions, f"org/adapter-{name}"), sessions.hub.repos[f"org/adapter-{name}"].files()
-    assert (card.data.library_name, card.data.base_model) == ("peft", "released/whole")
+    assert (card.data.library_name, card.data.base_model) == ("peft", "original/whole")
     assert card.data.base_model_relation == "adapter" and "custom_code" not in card.data.tags
-    assert f'"released/whole", dtype="auto"), "org/adapter-{name}")' in card.text
+    assert f'"original/whole", dtype="auto"), "org/adapter-{name}")' in card.text
     assert ("`HubTrainer`; steps: 2" in card.text) == (name == "trained")
     assert "adapter_model.safetensors" in files and WEIGHTS not in files
 

@@ -48,13 +48,13 @@ class Trap:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A checkpoint in several files, in this package's layout and in the released one, each with a trap beside it."""
+    """A checkpoint in several files, in this package's layout and in the original one, each with a trap beside it."""
     folder = tmp_path_factory.mktemp("weights")
     small_model().save_pretrained(folder / "ordinary", max_shard_size="20KB")
-    write_tiny_checkpoint(folder / "released", shards=2)
-    for inner in ("ordinary", "released/llm"):
+    write_tiny_checkpoint(folder / "original", shards=2)
+    for inner in ("ordinary", "original/llm"):
         (folder / inner / "weights.bin").write_bytes(pickle.dumps(Trap()))
-    return {"ordinary": folder / "ordinary", "released": folder / "released" / "llm"}
+    return {"ordinary": folder / "ordinary", "original": folder / "original" / "llm"}
 
 
 @pytest.mark.parametrize("text", NO_INDEX)
@@ -71,7 +71,7 @@ def test_only_safetensors_files_beside_it_are_named(tmp_path, name):
         read_weight_index(tmp_path / INDEX)
 
 
-@pytest.mark.parametrize("layout", ["ordinary", "released"])
+@pytest.mark.parametrize("layout", ["ordinary", "original"])
 @pytest.mark.parametrize("name", ["weights.bin", "../weights.bin", 3])
 def test_a_model_is_never_loaded_from_a_pickle_that_its_index_names(folders, layout, name):
     index = folders[layout] / INDEX

@@ -6,7 +6,7 @@ import soundfile
 from PIL import Image
 
 from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor
-from omnivinci_hf.inspection.report import format_report, inspect_media, released_layout, report, tell_kind
+from omnivinci_hf.inspection.report import format_report, inspect_media, original_layout, report, tell_kind
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support.world_scenes import write_plain_clip
 
@@ -24,7 +24,7 @@ def files(tmp_path_factory):
 
 
 def inspect(files, names, **options):
-    processor, config = released_layout()
+    processor, config = original_layout()
     media = inspect_media(processor, [str(files / name) for name in names], **options)
     return report(processor, config, media, "somewhere")
 
@@ -72,7 +72,7 @@ def test_files_that_are_no_media_are_refused(tmp_path):
         tell_kind(str(tmp_path / "nothing.mp4"))
 
 
-def test_released_layout_has_the_known_counts(files):
+def test_original_layout_has_the_known_counts(files):
     # 448 / 14 / 2 = 16 a side: 256 embeddings of a tile; 750 of a window of 30 s
     facts = inspect(files, ["picture.png", "sound.wav"])
     picture, sound = facts["media"]
@@ -140,7 +140,7 @@ def test_plot_is_a_picture(files, tmp_path, num_frames):
     pytest.importorskip("matplotlib", reason="matplotlib is optional")
     from omnivinci_hf.inspection.plot import plot_media
 
-    processor, config = released_layout()
+    processor, config = original_layout()
     paths = [str(files / name) for name in ("clip.mp4", "sound.wav", "picture.png")]
     media = inspect_media(processor, paths, num_frames=num_frames, group_duration_sec=1)
     silent = inspect_media(processor, paths[:1], num_frames=num_frames, load_audio_from_video=False)

@@ -268,16 +268,16 @@ class TestAutoConfig:
         tiny_config().save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is OmniVinciConfig
 
-    def test_released_folder_gives_our_class(self, tmp_path):
-        config = AutoConfig.from_pretrained(write_tiny_checkpoint(tmp_path / "released"))
+    def test_original_folder_gives_our_class(self, tmp_path):
+        config = AutoConfig.from_pretrained(write_tiny_checkpoint(tmp_path / "original"))
         assert type(config) is OmniVinciConfig
         assert config.model_type == "omnivinci"
         assert config.text_config.hidden_size == 64
 
-    @pytest.mark.parametrize("kind", ["released", "omnivinci"])
+    @pytest.mark.parametrize("kind", ["original", "omnivinci"])
     def test_remote_code_that_the_file_names_is_not_asked_for(self, tmp_path, kind):
         folder = tmp_path / kind
-        if kind == "released":
+        if kind == "original":
             write_tiny_checkpoint(folder)
         else:
             tiny_config().save_pretrained(folder)

@@ -313,7 +313,7 @@ def test_generation_decodes_by_compiled_kernels(small, inputs, greedy):
     assert counters["inductor"]
 
 
-# -- the released layout, with words ---------------------------------------------------------------------------------
+# -- the original layout, with words ---------------------------------------------------------------------------------
 
 
 def prepare(processor, conversation, **options):

@@ -88,7 +88,7 @@ def test_the_full_set_has_53_cases_that_the_reference_runs():
     assert statuses.count("ok") == 53
 
 
-def test_learned_embedding_of_the_released_code_is_refused(tmp_path):
+def test_learned_embedding_of_the_original_code_is_refused(tmp_path):
     if not (goldens.FOLDER / "t_learned").is_dir():
         pytest.skip("needs the full set")
     with pytest.raises(ValueError, match="time_embed_type='learned_embed' is not supported"):

@@ -127,8 +127,8 @@ def test_a_mixed_batch_equals_its_rows_run_alone(model, processor, singles, side
 
 
 @torch.inference_mode()
-def test_attention_implementations_agree(model, released_folder, batch):
-    eager = AutoModel.from_pretrained(released_folder, attn_implementation="eager").eval()
+def test_attention_implementations_agree(model, original_folder, batch):
+    eager = AutoModel.from_pretrained(original_folder, attn_implementation="eager").eval()
     assert eager.config._attn_implementation == "eager" and model.config._attn_implementation == "sdpa"
     assert eager.model.audio_tower.config._attn_implementation == "eager"
     seen = batch["attention_mask"].bool()
@@ -191,8 +191,8 @@ def test_media_need_placeholders_among_given_embeddings(model, singles):
 
 @pytest.mark.parametrize("dtype, bound", [(torch.bfloat16, 0.5), (torch.float16, 0.05)])
 @torch.inference_mode()
-def test_half_precision_stays_near(model, released_folder, batch, dtype, bound):
-    half = AutoModel.from_pretrained(released_folder, dtype=dtype).eval()
+def test_half_precision_stays_near(model, original_folder, batch, dtype, bound):
+    half = AutoModel.from_pretrained(original_folder, dtype=dtype).eval()
     assert {parameter.dtype for parameter in half.parameters()} == {dtype}
     seen = batch["attention_mask"].bool()
     inputs = batch.copy() if isinstance(batch, dict) else batch
@@ -203,8 +203,8 @@ def test_half_precision_stays_near(model, released_folder, batch, dtype, bound):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_every_part(released_folder, batch, checkpointing):
-    model = AutoModel.from_pretrained(released_folder).train()
+def test_gradients_reach_every_part(original_folder, batch, checkpointing):
+    model = AutoModel.from_pretrained(original_folder).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     model(**batch, labels=batch["input_ids"]).loss.backward()
@@ -275,8 +275,8 @@ def test_media_are_encoded_once_for_all_beams(model, singles, monkeypatch):
 
 
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText])
-def test_auto_classes_give_the_generating_class(released_folder, auto_class):
-    model = auto_class.from_pretrained(released_folder, dtype="auto", device_map="auto")
+def test_auto_classes_give_the_generating_class(original_folder, auto_class):
+    model = auto_class.from_pretrained(original_folder, dtype="auto", device_map="auto")
     assert type(model) is OmniVinciForConditionalGeneration and model.dtype == torch.float32
 
 
@@ -300,7 +300,7 @@ def test_saving_and_loading_keeps_every_bit(model, processor, batch, tmp_path):
 
 
 @torch.inference_mode()
-def test_parts_on_several_devices_and_on_disk_give_the_same(model, released_folder, batch, tmp_path):
+def test_parts_on_several_devices_and_on_disk_give_the_same(model, original_folder, batch, tmp_path):
     device_map = {
         "model": "cpu",
         "model.vision_tower": "disk",
@@ -312,17 +312,17 @@ def test_parts_on_several_devices_and_on_disk_give_the_same(model, released_fold
     device_map.update({"model.language_model.layers.0": "disk"})
     device_map.update({"model.video_time_embedding": "cpu", "model.audio_time_embedding": "cpu"})
     del device_map["model"]
-    split = AutoModel.from_pretrained(released_folder, device_map=device_map, offload_folder=tmp_path).eval()
+    split = AutoModel.from_pretrained(original_folder, device_map=device_map, offload_folder=tmp_path).eval()
     assert any(parameter.is_meta for parameter in split.parameters())
     assert torch.equal(split(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @torch.inference_mode()
-def test_quantization_takes_the_language_model_alone(model, released_folder, batch, bits):
+def test_quantization_takes_the_language_model_alone(model, original_folder, batch, bits):
     pytest.importorskip("bitsandbytes")
     options = BitsAndBytesConfig(**{f"load_in_{bits}bit": True}, bnb_4bit_compute_dtype=torch.float32)
-    small = AutoModel.from_pretrained(released_folder, quantization_config=options).eval()
+    small = AutoModel.from_pretrained(original_folder, quantization_config=options).eval()
     quantized = {name for name, module in small.named_modules() if "bit" in type(module).__name__}
     assert quantized and all(name.startswith("model.language_model.layers.") for name in quantized)
     assert options.llm_int8_skip_modules is None
@@ -487,8 +487,8 @@ def test_what_is_never_run_does_not_learn_however_the_model_came_about(model, tm
         assert {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad} == expected
 
 
-def test_frozen_towers_stay_in_evaluation_mode(released_folder):
-    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder)
+def test_frozen_towers_stay_in_evaluation_mode(original_folder):
+    model = OmniVinciForConditionalGeneration.from_pretrained(original_folder)
     model.model.audio_tower.requires_grad_(False)
     model.train()
     assert not model.model.audio_tower.training and not model.model.audio_tower.layers[0].training

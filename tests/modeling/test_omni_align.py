@@ -261,8 +261,8 @@ def test_a_checkpoint_that_lacks_it_gets_it(tmp_path):
         assert torch.isfinite(model(**pairs()).omni_align_loss)
 
 
-def test_the_released_layout_gets_it(released_folder):
-    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder, omni_align_config=SMALL_NET)
+def test_the_original_layout_gets_it(original_folder):
+    model = OmniVinciForConditionalGeneration.from_pretrained(original_folder, omni_align_config=SMALL_NET)
     assert model.model.omni_align_net.logit_scale.item() == pytest.approx(-math.log(0.07), abs=1e-6)
     assert model.model.omni_align_net.vision.query.std() > 0.5
 

@@ -27,10 +27,10 @@ def inputs(processor):
 
 
 @pytest.fixture(scope="module")
-def folders(released_folder, tmp_path_factory):
+def folders(original_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("peft")
-    AutoModel.from_pretrained(released_folder).save_pretrained(folder / "converted")
-    return {"released": released_folder, "converted": folder / "converted"}
+    AutoModel.from_pretrained(original_folder).save_pretrained(folder / "converted")
+    return {"original": original_folder, "converted": folder / "converted"}
 
 
 def adapted(folder, targets=EVERYWHERE, **options):
@@ -45,8 +45,8 @@ def logits(model, inputs):
 
 
 @pytest.mark.parametrize("part", TARGETS)
-def test_a_step_changes_the_adapter_of_the_part_alone(released_folder, inputs, part):
-    model = adapted(released_folder, TARGETS[part]).train()
+def test_a_step_changes_the_adapter_of_the_part_alone(original_folder, inputs, part):
+    model = adapted(original_folder, TARGETS[part]).train()
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     marks = {"language model": ("language_model",), "projectors": ("_projector",), "towers": ("_tower",)}[part]
     assert trained and all("lora_" in name and any(mark in name for mark in marks) for name in trained)
@@ -57,8 +57,8 @@ def test_a_step_changes_the_adapter_of_the_part_alone(released_folder, inputs, p
 
 
 @pytest.mark.parametrize("reentrant", [None, True, False])
-def test_adapters_of_towers_learn_after_preparation_for_quantized_training(released_folder, inputs, reentrant):
-    base = AutoModel.from_pretrained(released_folder, dtype=torch.float32)
+def test_adapters_of_towers_learn_after_preparation_for_quantized_training(original_folder, inputs, reentrant):
+    base = AutoModel.from_pretrained(original_folder, dtype=torch.float32)
     base.is_loaded_in_4bit = base.is_quantized = True  # as bitsandbytes does, which the preparation asks
     options = {} if reentrant is None else {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     base = peft.prepare_model_for_kbit_training(base, **options)
@@ -69,8 +69,8 @@ def test_adapters_of_towers_learn_after_preparation_for_quantized_training(relea
     assert all("lora_B" in name for name in reached)
 
 
-def test_an_adapter_merged_gives_the_same(released_folder, inputs, tmp_path):
-    model = adapted(released_folder, init_lora_weights=False)
+def test_an_adapter_merged_gives_the_same(original_folder, inputs, tmp_path):
+    model = adapted(original_folder, init_lora_weights=False)
     expected = logits(model, inputs)
     merged = model.merge_and_unload()
     assert type(merged) is OmniVinciForConditionalGeneration
@@ -79,7 +79,7 @@ def test_an_adapter_merged_gives_the_same(released_folder, inputs, tmp_path):
     torch.testing.assert_close(logits(AutoModel.from_pretrained(tmp_path), inputs), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 def test_a_saved_adapter_loads_in_every_way(folders, inputs, tmp_path, layout):
     model = adapted(folders[layout], init_lora_weights=False)
     expected = logits(model, inputs)
@@ -98,8 +98,8 @@ def test_a_saved_adapter_loads_in_every_way(folders, inputs, tmp_path, layout):
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
 
 
-def test_whole_modules_come_with_their_adapter(released_folder, inputs, tmp_path):
-    model = adapted(released_folder, TARGETS["language model"], modules_to_save=["vision_projector", "lm_head"])
+def test_whole_modules_come_with_their_adapter(original_folder, inputs, tmp_path):
+    model = adapted(original_folder, TARGETS["language model"], modules_to_save=["vision_projector", "lm_head"])
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "modules_to_save" in name:
@@ -110,8 +110,8 @@ def test_whole_modules_come_with_their_adapter(released_folder, inputs, tmp_path
         assert torch.equal(logits(auto_class.from_pretrained(tmp_path, dtype=torch.float32), inputs), expected)
 
 
-def test_magnitudes_of_dora_come_with_their_adapter(released_folder, inputs, tmp_path):
-    model = adapted(released_folder, TARGETS["language model"], use_dora=True, init_lora_weights=False)
+def test_magnitudes_of_dora_come_with_their_adapter(original_folder, inputs, tmp_path):
+    model = adapted(original_folder, TARGETS["language model"], use_dora=True, init_lora_weights=False)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "lora_magnitude_vector" in name:
@@ -122,7 +122,7 @@ def test_magnitudes_of_dora_come_with_their_adapter(released_folder, inputs, tmp
     torch.testing.assert_close(logits(again, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 def test_an_adapter_in_the_folder_of_its_model_is_put_on_it(folders, inputs, tmp_path, layout):
     shutil.copytree(folders[layout], tmp_path, dirs_exist_ok=True)
     model = adapted(folders[layout], init_lora_weights=False)
@@ -131,7 +131,7 @@ def test_an_adapter_in_the_folder_of_its_model_is_put_on_it(folders, inputs, tmp
     assert torch.equal(logits(again, inputs), logits(model, inputs))
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 def test_a_pickled_adapter_is_refused(folders, tmp_path, layout):
     adapted(folders[layout]).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
@@ -141,7 +141,7 @@ def test_a_pickled_adapter_is_refused(folders, tmp_path, layout):
         AutoModel.from_pretrained(folders[layout]).load_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 def test_the_pipeline_takes_the_folder_of_an_adapter(folders, processor, inputs, tmp_path, layout):
     if layout == "converted":
         processor.save_pretrained(folders[layout])
@@ -153,7 +153,7 @@ def test_the_pipeline_takes_the_folder_of_an_adapter(folders, processor, inputs,
     assert pipe(image=IMAGE["path"], question="What?", max_new_tokens=3)[0]["question"] == "What?"
 
 
-def test_loading_an_adapter_reports_as_usual(released_folder, inputs, tmp_path):
-    adapted(released_folder).save_pretrained(tmp_path)
+def test_loading_an_adapter_reports_as_usual(original_folder, inputs, tmp_path):
+    adapted(original_folder).save_pretrained(tmp_path)
     model, info = OmniVinciForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and list(model.peft_config) == ["default"]

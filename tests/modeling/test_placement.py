@@ -114,10 +114,10 @@ def test_any_part_may_be_left_on_the_disk(audio, share, inputs, tmp_path):
     assert torch.equal(logits(split, inputs), logits(model, inputs))
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 @pytest.mark.parametrize("on_disk", ["tower", "projector", "language_model", "lm_head"])
-def test_a_device_map_may_name_every_part(model, released_folder, processor, tmp_path, layout, on_disk):
-    folder = released_folder
+def test_a_device_map_may_name_every_part(model, original_folder, processor, tmp_path, layout, on_disk):
+    folder = original_folder
     if layout == "converted":
         folder = tmp_path / "converted"
         model.save_pretrained(folder)
@@ -130,11 +130,11 @@ def test_a_device_map_may_name_every_part(model, released_folder, processor, tmp
     assert torch.equal(logits(split, inputs), logits(model, inputs))
 
 
-def test_the_pipeline_answers_with_what_does_not_fit_on_the_disk(released_folder, tmp_path):
+def test_the_pipeline_answers_with_what_does_not_fit_on_the_disk(original_folder, tmp_path):
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "dtype": torch.float32}
-    whole = pipeline("omni-qa", model=str(released_folder), device="cpu", **options)
+    whole = pipeline("omni-qa", model=str(original_folder), device="cpu", **options)
     memory = {"max_memory": {"cpu": whole.model.get_memory_footprint() // 2}, "offload_folder": tmp_path}
-    split = pipeline("omni-qa", model=str(released_folder), device_map="auto", model_kwargs=memory, **options)
+    split = pipeline("omni-qa", model=str(original_folder), device_map="auto", model_kwargs=memory, **options)
     assert set(split.model.hf_device_map.values()) == {"cpu", "disk"}
     asked = {"image": IMAGE["path"], "audio": AUDIO["path"], "question": ["What?", "Who?"]}
     assert split(**asked) == whole(**asked)
@@ -143,9 +143,9 @@ def test_the_pipeline_answers_with_what_does_not_fit_on_the_disk(released_folder
 # measured on this prompt (logits of standard deviation 1.23): greatest 0.144 and mean 0.0146 in bfloat16, 0.016 and
 # 0.0016 in float16; the best token is the same at 96.2 and 99.3 % of the positions
 @pytest.mark.parametrize("dtype, greatest, mean", [(torch.bfloat16, 0.3, 0.03), (torch.float16, 0.04, 0.004)])
-def test_logits_in_half_precision_are_near_those_in_full(model, released_folder, processor, dtype, greatest, mean):
+def test_logits_in_half_precision_are_near_those_in_full(model, original_folder, processor, dtype, greatest, mean):
     inputs = prepare(processor, [IMAGE, VIDEO, AUDIO, "What?"])
-    half = OmniVinciForConditionalGeneration.from_pretrained(released_folder, dtype=dtype).eval()
+    half = OmniVinciForConditionalGeneration.from_pretrained(original_folder, dtype=dtype).eval()
     assert {parameter.dtype for parameter in half.parameters()} == {dtype}
     expected, found = logits(model, inputs), logits(half, inputs)
     change = (found.float() - expected).abs()

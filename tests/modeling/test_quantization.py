@@ -15,7 +15,7 @@ from tests.modeling.test_modeling import AUDIO, IMAGE, prepare
 pytest.importorskip("bitsandbytes")
 # SigLIP's attention pooling head takes its weights apart by itself, so it must stay as it is
 TOWERS_TOO = ["lm_head", "model.vision_projector", "model.audio_projector", "model.vision_tower.head"]
-LAYOUTS = ("released", "converted")
+LAYOUTS = ("original", "converted")
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +23,17 @@ def folders(tmp_path_factory):
     """Widths are multiples of 64, as bitsandbytes' 4-bit kernel for CPUs demands."""
     folder = tmp_path_factory.mktemp("quantization")
     write_tiny_checkpoint(
-        folder / "released",
+        folder / "original",
         vision_tower={"hidden_size": 64, "intermediate_size": 128, "vision_use_head": True},
         sound_tower={"d_model": 64, "encoder_ffn_dim": 128},
     )
-    AutoModel.from_pretrained(folder / "released").save_pretrained(folder / "converted")
+    AutoModel.from_pretrained(folder / "original").save_pretrained(folder / "converted")
     return folder
 
 
 @pytest.fixture(scope="module")
 def inputs(folders):
-    return prepare(AutoProcessor.from_pretrained(folders / "released"), [IMAGE, AUDIO, "What?"])
+    return prepare(AutoProcessor.from_pretrained(folders / "original"), [IMAGE, AUDIO, "What?"])
 
 
 def load(folder, bits, skipped=None, **options):
@@ -104,7 +104,7 @@ def test_a_quantized_model_saved_and_loaded_is_the_same(folders, inputs, tmp_pat
 
 def test_the_pipeline_takes_a_quantization_config(folders):
     options = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    pipe = pipeline("omni-qa", model=str(folders / "released"), device="cpu", model_kwargs=options, max_new_tokens=3)
+    pipe = pipeline("omni-qa", model=str(folders / "original"), device="cpu", model_kwargs=options, max_new_tokens=3)
     assert quantized(pipe.model, 8)
     answers = pipe(image=IMAGE["path"], question=["What?", "Where?"])
     assert [answer["question"] for answer in answers] == ["What?", "Where?"]
@@ -133,15 +133,15 @@ importlib.util.find_spec = lambda name, *rest: None if name.startswith("bitsandb
 sys.modules["bitsandbytes"] = None
 import omnivinci_hf
 from transformers import AutoModel, BitsAndBytesConfig
-AutoModel.from_pretrained({str(folders / "released")!r}, quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True))
+AutoModel.from_pretrained({str(folders / "original")!r}, quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode and "pip install" in done.stderr.splitlines()[-1] and "bitsandbytes" in done.stderr
 
 
-def test_the_default_holds_for_a_dictionary_and_for_the_model_without_head(released_folder):
+def test_the_default_holds_for_a_dictionary_and_for_the_model_without_head(original_folder):
     config = {"load_in_8bit": True, "quant_method": "bitsandbytes"}
     for model_class in (OmniVinciForConditionalGeneration, OmniVinciModel):
-        model = model_class.from_pretrained(released_folder, quantization_config=dict(config))
+        model = model_class.from_pretrained(original_folder, quantization_config=dict(config))
         quantized = [name for name, module in model.named_modules() if "8bit" in type(module).__name__]
         assert quantized and all("language_model.layers" in name for name in quantized)

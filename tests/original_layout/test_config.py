@@ -6,12 +6,12 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from omnivinci_hf import OmniVinciConfig
-from omnivinci_hf.omnivinci.released_config_omnivinci import (
+from omnivinci_hf.omnivinci.original_config_omnivinci import (
     COMPONENTS,
-    is_released_config,
-    load_released_tokenizer,
-    map_released_config,
-    map_released_processor_options,
+    is_original_config,
+    load_original_tokenizer,
+    map_original_config,
+    map_original_processor_options,
 )
 from omnivinci_hf.testing.tiny import SPECIAL_TOKENS, TOKENIZER_VOCAB_SIZE, write_tiny_checkpoint
 
@@ -23,11 +23,11 @@ DELETED = object()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("released") / "checkpoint")
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("original") / "checkpoint")
 
 
 @pytest.fixture
-def released(folder):
+def original(folder):
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
@@ -43,42 +43,42 @@ def patched(values, patch):
     return values
 
 
-def mapped(released, **patch):
+def mapped(original, **patch):
     """The config of the patched file, built, so that its checks have run."""
-    return OmniVinciConfig(**map_released_config(patched(released, patch)))
+    return OmniVinciConfig(**map_original_config(patched(original, patch)))
 
 
 @pytest.mark.parametrize("text", [str, lambda number: f"{number}.0"])
-def test_numbers_may_be_strings(released, text):
+def test_numbers_may_be_strings(original, text):
     encoder = {"embed_time": "True", "period_fix": "True", "time_embed_type": "pixel"}
     words = {"s2_resize_output_to_scale_idx": text(1), "max_tiles": text(20)}
     words["video_encoder"] = {**encoder, "max_time": text(3600), "trope_dim": text(32)}
-    config = mapped(released, interleaved_video_segment_duration=text(15), **words)
+    config = mapped(original, interleaved_video_segment_duration=text(15), **words)
     assert (config.s2_output_scale_index, config.max_tiles, config.group_duration_sec) == (1, 20, 15)
     assert (config.video_time_embedding.max_time, config.video_time_embedding.dim) == (3600, 32)
 
 
-def test_keys_that_are_absent_have_the_defaults_of_the_released_code(released):
+def test_keys_that_are_absent_have_the_defaults_of_the_original_code(original):
     groups = ("interleaved_vis_aud_in_video", "interleaved_video_segment_duration")
-    kept = {name: value for name, value in released.items() if name not in groups}
-    assert OmniVinciConfig(**map_released_config(kept)).group_duration_sec == 30
+    kept = {name: value for name, value in original.items() if name not in groups}
+    assert OmniVinciConfig(**map_original_config(kept)).group_duration_sec == 30
 
 
-def test_only_the_released_model_type_counts():
-    assert is_released_config({"model_type": "vila"})
-    assert not is_released_config({"model_type": "omnivinci"})
-    assert not is_released_config({})
+def test_only_the_original_model_type_counts():
+    assert is_original_config({"model_type": "vila"})
+    assert not is_original_config({"model_type": "omnivinci"})
+    assert not is_original_config({})
 
 
 class TestPlainOptions:
-    def test_components_become_sub_configs(self, released):
-        config = mapped(released)
+    def test_components_become_sub_configs(self, original):
+        config = mapped(original)
         assert (config.vision_config.model_type, config.vision_config.hidden_size) == ("siglip_vision_model", 32)
         assert (config.audio_config.model_type, config.audio_config.d_model) == ("qwen2_audio_encoder", 48)
         assert (config.text_config.model_type, config.text_config.hidden_size) == ("qwen2", 64)
 
-    def test_sizes_of_the_language_model_arrive(self, released):
-        text = mapped(released, llm_cfg={"rope_theta": 12345.0, "num_key_value_heads": 1}).text_config
+    def test_sizes_of_the_language_model_arrive(self, original):
+        text = mapped(original, llm_cfg={"rope_theta": 12345.0, "num_key_value_heads": 1}).text_config
         assert text.rope_parameters["rope_theta"] == 12345
         assert text.num_key_value_heads == 1
 
@@ -108,37 +108,37 @@ class TestPlainOptions:
             ({"llm_cfg": {"tie_word_embeddings": True}}, "tie_word_embeddings", True),
         ],
     )
-    def test_option(self, released, patch, name, value):
-        assert getattr(mapped(released, **patch), name) == value
+    def test_option(self, original, patch, name, value):
+        assert getattr(mapped(original, **patch), name) == value
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16"])
-    def test_dtype_has_one_spelling(self, released, dtype):
-        assert map_released_config(patched(released, {"torch_dtype": dtype}))["dtype"] == "bfloat16"
+    def test_dtype_has_one_spelling(self, original, dtype):
+        assert map_original_config(patched(original, {"torch_dtype": dtype}))["dtype"] == "bfloat16"
 
-    def test_architecture_is_ours_and_remote_code_is_forgotten(self, released):
-        values = map_released_config(released)
+    def test_architecture_is_ours_and_remote_code_is_forgotten(self, original):
+        values = map_original_config(original)
         assert values["architectures"] == ["OmniVinciForConditionalGeneration"]
         assert "auto_map" not in values
 
-    def test_quantization_is_kept(self, released):
+    def test_quantization_is_kept(self, original):
         quantization = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-        values = map_released_config(patched(released, {"quantization_config": quantization}))
+        values = map_original_config(patched(original, {"quantization_config": quantization}))
         assert values["quantization_config"] == quantization
 
-    def test_input_stays_as_it_was(self, folder, released):
-        before = copy.deepcopy(released)
-        OmniVinciConfig(**map_released_config(released, str(folder)))
-        map_released_processor_options(released)
-        assert released == before
+    def test_input_stays_as_it_was(self, folder, original):
+        before = copy.deepcopy(original)
+        OmniVinciConfig(**map_original_config(original, str(folder)))
+        map_original_processor_options(original)
+        assert original == before
 
-    def test_encoders_may_be_json_in_strings(self, released):
-        strings = {name: json.dumps(released[name]) for name in ("image_encoder", "video_encoder", "sound_encoder")}
-        assert map_released_config({**released, **strings}) == map_released_config(released)
+    def test_encoders_may_be_json_in_strings(self, original):
+        strings = {name: json.dumps(original[name]) for name in ("image_encoder", "video_encoder", "sound_encoder")}
+        assert map_original_config({**original, **strings}) == map_original_config(original)
 
 
 class TestBoundaryTokens:
-    def test_absent_keys_take_the_released_codes_defaults(self, released):
-        assert mapped(released).boundary_tokens == {
+    def test_absent_keys_take_the_original_codes_defaults(self, original):
+        assert mapped(original).boundary_tokens == {
             "image_start": None,
             "image_end": "\n",
             "video_start": None,
@@ -154,12 +154,12 @@ class TestBoundaryTokens:
         ("encoder", "name"),
         [("image_encoder", "image_end"), ("video_encoder", "video_end"), ("sound_encoder", "audio_end")],
     )
-    def test_every_spelling_of_none(self, released, encoder, name, nothing):
-        assert mapped(released, **{encoder: {"end_tokens": nothing}}).boundary_tokens[name] is None
+    def test_every_spelling_of_none(self, original, encoder, name, nothing):
+        assert mapped(original, **{encoder: {"end_tokens": nothing}}).boundary_tokens[name] is None
 
-    def test_texts_are_taken_as_they_are(self, released):
+    def test_texts_are_taken_as_they_are(self, original):
         tokens = mapped(
-            released,
+            original,
             image_encoder={"start_tokens": "i", "end_tokens": "j"},
             video_encoder={"start_tokens": "<|video_bos|>", "sep_tokens": "theend."},
             sound_encoder={"start_tokens": "<|sound_bos|>", "end_tokens": "None"},
@@ -169,11 +169,11 @@ class TestBoundaryTokens:
         assert (tokens["audio_start"], tokens["audio_end"]) == ("<|sound_bos|>", None)
 
     @pytest.mark.parametrize("end_tokens", ["\n", DELETED])
-    def test_frame_end_tokens_need_interleaving_off(self, released, end_tokens):
+    def test_frame_end_tokens_need_interleaving_off(self, original, end_tokens):
         patch = {"video_encoder": {"end_tokens": end_tokens}}
         with pytest.raises(ValueError, match="'video_end'.*cannot be combined with `group_duration_sec`=30"):
-            mapped(released, **patch)
-        assert mapped(released, **patch, interleaved_vis_aud_in_video=False).boundary_tokens["video_end"] == "\n"
+            mapped(original, **patch)
+        assert mapped(original, **patch, interleaved_vis_aud_in_video=False).boundary_tokens["video_end"] == "\n"
 
 
 class TestTimeEmbedding:
@@ -211,8 +211,8 @@ class TestTimeEmbedding:
             ({"embed_time": "False"}, None),  # t_false
         ],
     )
-    def test_every_spelling(self, released, patch, expected):
-        config = mapped(released, video_encoder=patch, sound_encoder=patch)
+    def test_every_spelling(self, original, patch, expected):
+        config = mapped(original, video_encoder=patch, sound_encoder=patch)
         for embedding in (config.video_time_embedding, config.audio_time_embedding):
             if expected is None:
                 assert embedding.type == "none"
@@ -229,13 +229,13 @@ class TestTimeEmbedding:
             (DELETED, "none", "pixel_periodic"),
         ],
     )
-    def test_switching_off_differs_between_video_and_sound(self, released, embed_time, video, audio):
+    def test_switching_off_differs_between_video_and_sound(self, original, embed_time, video, audio):
         patch = {"embed_time": embed_time}
-        config = mapped(released, video_encoder=patch, sound_encoder=patch)
+        config = mapped(original, video_encoder=patch, sound_encoder=patch)
         assert (config.video_time_embedding.type, config.audio_time_embedding.type) == (video, audio)
 
-    def test_each_encoder_has_its_own(self, released):  # t_video_only
-        config = mapped(released, sound_encoder={"embed_time": "False"})
+    def test_each_encoder_has_its_own(self, original):  # t_video_only
+        config = mapped(original, sound_encoder={"embed_time": "False"})
         assert config.video_time_embedding.type == "pixel_periodic"
         assert config.audio_time_embedding.type == "none"
 
@@ -246,43 +246,43 @@ class TestTimeEmbedding:
             {"trope_dim": DELETED, "embed_time": True},
         ],
     )
-    def test_width_is_128_where_the_released_code_does_not_work_it_out(self, released, patch):
-        values = map_released_config(patched(released, {"video_encoder": patch, "sound_encoder": patch}))
+    def test_width_is_128_where_the_original_code_does_not_work_it_out(self, original, patch):
+        values = map_original_config(patched(original, {"video_encoder": patch, "sound_encoder": patch}))
         assert (values["video_time_embedding"]["dim"], values["audio_time_embedding"]["dim"]) == (128, 128)
 
-    def test_base_of_the_frequencies_matters_to_lang_without_max_time_alone(self, released):
-        assert mapped(released).video_time_embedding.theta is None
+    def test_base_of_the_frequencies_matters_to_lang_without_max_time_alone(self, original):
+        assert mapped(original).video_time_embedding.theta is None
         lang = {"time_embed_type": "lang", "max_time": None}
-        config = mapped(released, video_encoder=lang, sound_encoder=lang)
+        config = mapped(original, video_encoder=lang, sound_encoder=lang)
         assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (50000, 10000)
-        config = mapped(released, video_encoder={**lang, "trope_theta": 7}, sound_encoder={**lang, "trope_theta": 8})
+        config = mapped(original, video_encoder={**lang, "trope_theta": 7}, sound_encoder={**lang, "trope_theta": 8})
         assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (7, 8)
 
     @pytest.mark.parametrize("value", [False, "False"])
-    def test_flags_may_be_strings(self, released, value):
-        config = mapped(released, mm_use_bos_eos_tokens=value, interleaved_vis_aud_in_video=value)
+    def test_flags_may_be_strings(self, original, value):
+        config = mapped(original, mm_use_bos_eos_tokens=value, interleaved_vis_aud_in_video=value)
         assert config.use_modality_boundary_tokens is False and config.group_duration_sec is None
 
-    def test_a_flag_that_is_none_is_refused(self, released):
-        with pytest.raises(ValueError, match="Expected a boolean in the released config, got 'maybe'"):
-            mapped(released, mm_use_bos_eos_tokens="maybe")
+    def test_a_flag_that_is_none_is_refused(self, original):
+        with pytest.raises(ValueError, match="Expected a boolean in the original config, got 'maybe'"):
+            mapped(original, mm_use_bos_eos_tokens="maybe")
 
     @pytest.mark.parametrize(("encoder", "modality"), [("video_encoder", "video"), ("sound_encoder", "audio")])
-    def test_learned_embedding_is_refused(self, released, encoder, modality):  # t_learned
-        with pytest.raises(ValueError, match=f"released {modality} option time_embed_type='learned_embed' is not"):
-            mapped(released, **{encoder: {"time_embed_type": "learned_embed", "period_fix": False}})
+    def test_learned_embedding_is_refused(self, original, encoder, modality):  # t_learned
+        with pytest.raises(ValueError, match=f"original {modality} option time_embed_type='learned_embed' is not"):
+            mapped(original, **{encoder: {"time_embed_type": "learned_embed", "period_fix": False}})
 
 
 class TestRefusals:
     @pytest.mark.parametrize("value", [None, {}, ""])
-    def test_checkpoint_without_description_of_the_sound_tower(self, released, value):
+    def test_checkpoint_without_description_of_the_sound_tower(self, original, value):
         message = r"VILA checkpoint \(`model_type`='vila'\) without sound_tower: only the omni-modal one"
         with pytest.raises(ValueError, match=message):
-            map_released_config({**released, "sound_tower_cfg": value})
+            map_original_config({**original, "sound_tower_cfg": value})
 
-    def test_every_missing_component_is_named(self, released):
+    def test_every_missing_component_is_named(self, original):
         with pytest.raises(ValueError, match="without sound_tower and sound_mm_projector: only"):
-            mapped(released, sound_tower_cfg=None, sound_mm_projector_cfg=None)
+            mapped(original, sound_tower_cfg=None, sound_mm_projector_cfg=None)
 
     @pytest.mark.parametrize(
         ("patch", "message"),
@@ -300,21 +300,21 @@ class TestRefusals:
             ({"num_time_tokens": 100}, "num_time_tokens=100 is not supported"),
         ],
     )
-    def test_unknown_mode(self, released, patch, message):
+    def test_unknown_mode(self, original, patch, message):
         with pytest.raises(ValueError, match=message):
-            mapped(released, **patch)
+            mapped(original, **patch)
 
 
 class TestProcessorOptions:
     @pytest.mark.parametrize(
         ("length", "seconds"), [("max_30", 30), ("max_3600", 3600), ("max", None), (30, 30), ("30", 30), (2.5, 2.5)]
     )
-    def test_limit_of_the_sound(self, released, length, seconds):
-        options = map_released_processor_options({**released, "audio_chunk_length": length})
+    def test_limit_of_the_sound(self, original, length, seconds):
+        options = map_original_processor_options({**original, "audio_chunk_length": length})
         assert options["max_audio_sec"] == seconds
 
-    def test_options_are_renamed(self, released):
-        assert map_released_processor_options(released) == {
+    def test_options_are_renamed(self, original):
+        assert map_original_processor_options(original) == {
             "load_audio_from_video": True,
             "num_frames": 8,
             "sampling_rate": 16000,
@@ -322,21 +322,21 @@ class TestProcessorOptions:
             "max_audio_sec": 3600,
         }
 
-    def test_frame_rate_is_set_when_it_is_not_zero(self, released):
-        assert map_released_processor_options({**released, "fps": 2})["fps"] == 2.0
+    def test_frame_rate_is_set_when_it_is_not_zero(self, original):
+        assert map_original_processor_options({**original, "fps": 2})["fps"] == 2.0
 
     @pytest.mark.parametrize("fps", [0, "0", "0.0", None, "None"])
-    def test_frame_rate_of_zero_is_none(self, released, fps):
-        assert "fps" not in map_released_processor_options({**released, "fps": fps})
+    def test_frame_rate_of_zero_is_none(self, original, fps):
+        assert "fps" not in map_original_processor_options({**original, "fps": fps})
 
-    def test_numbers_may_be_strings(self, released):
+    def test_numbers_may_be_strings(self, original):
         strings = {"fps": "2", "num_video_frames": "8", "audio_sampling_rate": "16000", "audio_hop_length": "160"}
         numbers = {"fps": 2, "num_video_frames": 8, "audio_sampling_rate": 16000, "audio_hop_length": 160}
-        options = [map_released_processor_options({**released, **values}) for values in (strings, numbers)]
+        options = [map_original_processor_options({**original, **values}) for values in (strings, numbers)]
         assert options[0] == options[1] and type(options[0]["num_frames"]) is int
 
-    def test_absent_options_have_the_defaults_of_the_released_code(self):
-        assert map_released_processor_options({}) == {
+    def test_absent_options_have_the_defaults_of_the_original_code(self):
+        assert map_original_processor_options({}) == {
             "load_audio_from_video": True,
             "sampling_rate": 16000,
             "hop_length": 60,
@@ -345,7 +345,7 @@ class TestProcessorOptions:
 
     def test_options_that_are_null_stay_absent(self):
         names = ("load_audio_in_video", "num_video_frames", "audio_chunk_length", "audio_hop_length")
-        assert map_released_processor_options(dict.fromkeys(names)) == {"sampling_rate": 16000}
+        assert map_original_processor_options(dict.fromkeys(names)) == {"sampling_rate": 16000}
 
 
 class TestComponents:
@@ -355,48 +355,48 @@ class TestComponents:
         return tmp_path / "copy"
 
     @pytest.mark.parametrize("kind", ["name", "path", "stale"])
-    def test_the_component_s_own_folder_rules(self, released, folder, kind):
-        layers = released["llm_cfg"]["num_hidden_layers"]
+    def test_the_component_s_own_folder_rules(self, original, folder, kind):
+        layers = original["llm_cfg"]["num_hidden_layers"]
         for name in COMPONENTS:
-            stale = {**released[f"{name}_cfg"], "num_hidden_layers": 7}
+            stale = {**original[f"{name}_cfg"], "num_hidden_layers": 7}
             copies = {"name": name, "path": {"_name_or_path": f"somewhere/{name}"}, "stale": stale}
-            released[f"{name}_cfg"] = copies[kind]
-        config = OmniVinciConfig(**map_released_config(released, str(folder)))
+            original[f"{name}_cfg"] = copies[kind]
+        config = OmniVinciConfig(**map_original_config(original, str(folder)))
         assert config.text_config.num_hidden_layers == layers
 
-    def test_the_copy_stands_in_for_a_folder_without_config(self, released, other_folder):
+    def test_the_copy_stands_in_for_a_folder_without_config(self, original, other_folder):
         (other_folder / "vision_tower" / "config.json").unlink()
-        released["vision_tower_cfg"]["num_hidden_layers"] = 5
-        assert map_released_config(released, str(other_folder))["vision_config"]["num_hidden_layers"] == 5
+        original["vision_tower_cfg"]["num_hidden_layers"] = 5
+        assert map_original_config(original, str(other_folder))["vision_config"]["num_hidden_layers"] == 5
 
     @pytest.mark.parametrize("copied", ["sound_tower", {"_name_or_path": "somewhere"}])
-    def test_neither_folder_nor_copy(self, released, other_folder, copied):
+    def test_neither_folder_nor_copy(self, original, other_folder, copied):
         (other_folder / "sound_tower" / "config.json").unlink()
         for source in (str(other_folder), None):
             with pytest.raises(ValueError, match="does not describe sound_tower: there is no sound_tower/config.json"):
-                map_released_config({**released, "sound_tower_cfg": copied}, source)
+                map_original_config({**original, "sound_tower_cfg": copied}, source)
 
-    def test_a_model_loads_whose_main_file_only_names_folders(self, released, other_folder):
-        released.update({f"{name}_cfg": name for name in COMPONENTS})
-        (other_folder / "config.json").write_text(json.dumps(released), encoding="utf-8")
+    def test_a_model_loads_whose_main_file_only_names_folders(self, original, other_folder):
+        original.update({f"{name}_cfg": name for name in COMPONENTS})
+        (other_folder / "config.json").write_text(json.dumps(original), encoding="utf-8")
         assert AutoConfig.from_pretrained(other_folder).audio_config.num_mel_bins == 128
 
 
 class TestTokenizer:
-    def test_placeholder_ids_are_those_of_the_tokenizer(self, folder, released):
-        values = map_released_config(released, str(folder))
+    def test_placeholder_ids_are_those_of_the_tokenizer(self, folder, original):
+        values = map_original_config(original, str(folder))
         assert values["image_token_id"] == IDS["<image>"]
         assert values["video_token_id"] == IDS["<vila/video>"]
         assert values["audio_token_id"] == IDS["<sound>"]
 
-    def test_without_a_folder_the_ids_keep_their_defaults(self, released):
-        config, default = mapped(released), OmniVinciConfig()
+    def test_without_a_folder_the_ids_keep_their_defaults(self, original):
+        config, default = mapped(original), OmniVinciConfig()
         assert (config.image_token_id, config.audio_token_id) == (default.image_token_id, default.audio_token_id)
 
     def test_pads_on_the_left(self, folder):
-        assert load_released_tokenizer(str(folder)).padding_side == "left"
+        assert load_original_tokenizer(str(folder)).padding_side == "left"
 
-    def test_missing_placeholders_are_added_as_special_tokens(self, folder, tmp_path, released):
+    def test_missing_placeholders_are_added_as_special_tokens(self, folder, tmp_path, original):
         llm = tmp_path / "llm"
         tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
         text = json.loads((folder / "llm" / "tokenizer.json").read_text(encoding="utf-8"))
@@ -412,13 +412,13 @@ class TestTokenizer:
         (llm / "tokenizer_config.json").write_text(json.dumps(options), encoding="utf-8")
         (llm / "config.json").write_text((folder / "llm" / "config.json").read_text())
 
-        mended = load_released_tokenizer(str(tmp_path))
+        mended = load_original_tokenizer(str(tmp_path))
         assert len(mended) == len(tokenizer)
         for token in missing:
             (number,) = mended(token)["input_ids"]
             assert number >= TOKENIZER_VOCAB_SIZE + len(kept)
             assert mended.decode([number], skip_special_tokens=True) == ""
-        values = map_released_config(released, str(tmp_path))
+        values = map_original_config(original, str(tmp_path))
         assert values["image_token_id"] == IDS["<image>"]
         assert {values["video_token_id"], values["audio_token_id"]} == {
             TOKENIZER_VOCAB_SIZE + len(kept),

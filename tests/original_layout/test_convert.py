@@ -14,20 +14,20 @@ from omnivinci_hf.testing import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("convert") / "released", shards=2)
+def original(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("convert") / "original", shards=2)
 
 
 @pytest.fixture(scope="module")
-def converted(released, tmp_path_factory):
-    return convert_checkpoint(released, tmp_path_factory.mktemp("convert") / "converted")
+def converted(original, tmp_path_factory):
+    return convert_checkpoint(original, tmp_path_factory.mktemp("convert") / "converted")
 
 
-def save_the_long_way(released, folder, **options):
-    OmniVinciForConditionalGeneration.from_pretrained(released, **options).save_pretrained(
+def save_the_long_way(original, folder, **options):
+    OmniVinciForConditionalGeneration.from_pretrained(original, **options).save_pretrained(
         folder, max_shard_size="300KB"
     )
-    OmniVinciProcessor.from_pretrained(released).save_pretrained(folder)
+    OmniVinciProcessor.from_pretrained(original).save_pretrained(folder)
     return folder
 
 
@@ -65,14 +65,14 @@ def assert_same_folder(folder, expected):
     ],
 )
 def test_result_is_what_loading_and_saving_gives(tmp_path, checkpoint, options):
-    released = write_tiny_checkpoint(tmp_path / "released", shards=2, **checkpoint)
-    folder = convert_checkpoint(released, tmp_path / "converted", max_shard_size="300KB", **options)
+    original = write_tiny_checkpoint(tmp_path / "original", shards=2, **checkpoint)
+    folder = convert_checkpoint(original, tmp_path / "converted", max_shard_size="300KB", **options)
     assert len(list(folder.glob("*.safetensors"))) > 1
-    assert_same_folder(folder, save_the_long_way(released, tmp_path / "expected", **(options or {"dtype": "auto"})))
+    assert_same_folder(folder, save_the_long_way(original, tmp_path / "expected", **(options or {"dtype": "auto"})))
 
 
-def test_converted_model_equals_the_released_one_bit_for_bit(released, converted):
-    direct = OmniVinciForConditionalGeneration.from_pretrained(released).eval()
+def test_converted_model_equals_the_original_one_bit_for_bit(original, converted):
+    direct = OmniVinciForConditionalGeneration.from_pretrained(original).eval()
     model = OmniVinciForConditionalGeneration.from_pretrained(converted).eval()
     state = model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in direct.state_dict().items())
@@ -83,41 +83,41 @@ def test_converted_model_equals_the_released_one_bit_for_bit(released, converted
     assert model.generation_config.to_dict() == direct.generation_config.to_dict()
 
 
-def test_progress_counts_the_bytes_of_the_weights(released, tmp_path):
+def test_progress_counts_the_bytes_of_the_weights(original, tmp_path):
     seen = []
-    convert_checkpoint(released, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    convert_checkpoint(original, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     size = sum(tensor.nbytes for tensor in load_weights(tmp_path / "out").values())
     assert [total for _, total in seen] == [size] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (size, size)
 
 
-def test_destination_that_is_not_empty_is_kept(released, tmp_path):
+def test_destination_that_is_not_empty_is_kept(original, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        convert_checkpoint(released, tmp_path / "out")
+        convert_checkpoint(original, tmp_path / "out")
     with pytest.raises(FileExistsError, match="holds no checkpoint"):
-        convert_checkpoint(released, tmp_path / "out", overwrite=True)
+        convert_checkpoint(original, tmp_path / "out", overwrite=True)
     with pytest.raises(FileExistsError, match="is a file"):
-        convert_checkpoint(released, tmp_path / "out" / "letter.txt")
+        convert_checkpoint(original, tmp_path / "out" / "letter.txt")
     assert (tmp_path / "out" / "letter.txt").read_text() == "mine"
 
 
-def test_empty_destination_is_filled_and_an_old_one_replaced_when_asked(released, tmp_path):
+def test_empty_destination_is_filled_and_an_old_one_replaced_when_asked(original, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    convert_checkpoint(released, out)
+    convert_checkpoint(original, out)
     (out / "old.txt").write_text("from before")
-    convert_checkpoint(released, out, overwrite=True, dtype="float16")
+    convert_checkpoint(original, out, overwrite=True, dtype="float16")
     assert (out / "old.txt").read_text() == "from before"
     assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
     assert os.listdir(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_interrupted_conversion_leaves_the_old_checkpoint_and_nothing_else(released, tmp_path, error):
-    out = convert_checkpoint(released, tmp_path / "out")
+def test_interrupted_conversion_leaves_the_old_checkpoint_and_nothing_else(original, tmp_path, error):
+    out = convert_checkpoint(original, tmp_path / "out")
     before = sorted((file.name, file.stat().st_mtime_ns) for file in out.iterdir())
 
     def fail(done, total):
@@ -126,7 +126,7 @@ def test_interrupted_conversion_leaves_the_old_checkpoint_and_nothing_else(relea
 
     for target, options in (("new", {}), ("out", {"overwrite": True})):
         with pytest.raises(type(error)):
-            convert_checkpoint(released, tmp_path / target, progress=fail, **options)
+            convert_checkpoint(original, tmp_path / target, progress=fail, **options)
     assert os.listdir(tmp_path) == ["out"]
     assert sorted((file.name, file.stat().st_mtime_ns) for file in out.iterdir()) == before
 
@@ -147,8 +147,8 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_signals_leave_nothing_behind(released, tmp_path, number, code):
-    command = [sys.executable, "-c", SLOW_CONVERSION, "convert", str(released), str(tmp_path / "out")]
+def test_signals_leave_nothing_behind(original, tmp_path, number, code):
+    command = [sys.executable, "-c", SLOW_CONVERSION, "convert", str(original), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "writing\n"
     assert len(os.listdir(tmp_path)) == 1  # the temporary folder
@@ -158,24 +158,24 @@ def test_signals_leave_nothing_behind(released, tmp_path, number, code):
     assert "Traceback" not in errors
     if number == signal.SIGKILL:  # which nothing can answer: the next run clears up
         assert os.listdir(tmp_path) == ["_unfinished-out"]
-        convert_checkpoint(released, tmp_path / "out")
+        convert_checkpoint(original, tmp_path / "out")
         assert os.listdir(tmp_path) == ["out"]
     else:
         assert os.listdir(tmp_path) == []
 
 
-def test_source_inside_the_destination_is_never_deleted(released, tmp_path):
+def test_source_inside_the_destination_is_never_deleted(original, tmp_path):
     with pytest.raises(ValueError, match="is or contains the source"):
-        convert_checkpoint(released, released.parent, overwrite=True)
+        convert_checkpoint(original, original.parent, overwrite=True)
     with pytest.raises(ValueError, match="is or contains the source"):
-        convert_checkpoint(released, released, overwrite=True)
+        convert_checkpoint(original, original, overwrite=True)
 
 
-def test_other_sources_are_refused(released, converted, tmp_path):
-    with pytest.raises(ValueError, match="not in the released five-folder layout"):
+def test_other_sources_are_refused(original, converted, tmp_path):
+    with pytest.raises(ValueError, match="not in the original five-folder layout"):
         convert_checkpoint(converted, tmp_path / "out")
     with pytest.raises(ValueError, match="`dtype` must be auto, float32"):
-        convert_checkpoint(released, tmp_path / "out", dtype="float64")
+        convert_checkpoint(original, tmp_path / "out", dtype="float64")
     with pytest.raises(ValueError, match="is quantized"):
         quantized = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
         convert_checkpoint(write_tiny_checkpoint(tmp_path / "q", config=quantized), tmp_path / "out")
@@ -184,13 +184,13 @@ def test_other_sources_are_refused(released, converted, tmp_path):
 
 def test_missing_tensor_is_told(tmp_path):
     # the llm's config speaks of a layer more than its weights have
-    released = write_tiny_checkpoint(tmp_path / "released")
-    config = json.loads((released / "llm" / "config.json").read_text())
+    original = write_tiny_checkpoint(tmp_path / "original")
+    config = json.loads((original / "llm" / "config.json").read_text())
     config["num_hidden_layers"] = config["max_window_layers"] = 3
-    (released / "llm" / "config.json").write_text(json.dumps(config))
+    (original / "llm" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="missing: model.language_model.layers.2"):
-        convert_checkpoint(released, tmp_path / "out")
-    assert os.listdir(tmp_path) == ["released"]
+        convert_checkpoint(original, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["original"]
 
 
 MEMORY_SCRIPT = """
@@ -215,8 +215,8 @@ print(max(seen) - seen[0])
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the memory from Linux's /proc")
 def test_memory_stays_below_one_tensor(tmp_path):
     wide = {"vocab_size": 120_000, "hidden_size": 512, "num_hidden_layers": 1}  # two tensors of 246 MB
-    released = write_tiny_checkpoint(tmp_path / "released", llm=wide)
-    command = [sys.executable, "-c", MEMORY_SCRIPT, str(released), str(tmp_path / "out")]
+    original = write_tiny_checkpoint(tmp_path / "original", llm=wide)
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(original), str(tmp_path / "out")]
     grown_mb = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
     assert grown_mb < 246
 

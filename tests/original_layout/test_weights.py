@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Qwen2AudioEncoder, Qwen2ForCausalLM, SiglipVisionModel
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
-from omnivinci_hf.omnivinci.released_checkpoint_omnivinci import ReleasedStateDict, is_released_checkpoint, new_name
+from omnivinci_hf.omnivinci.original_checkpoint_omnivinci import OriginalStateDict, is_original_checkpoint, new_name
 from omnivinci_hf.testing.tiny import COMPONENTS, write_tiny_checkpoint
 
 
@@ -37,7 +37,7 @@ def randomize(checkpoint):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return randomize(write_tiny_checkpoint(tmp_path_factory.mktemp("released") / "checkpoint"))
+    return randomize(write_tiny_checkpoint(tmp_path_factory.mktemp("original") / "checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,13 @@ def same_tensors(one, two):
 
 class TestNames:
     def test_tensors_map_one_to_one_onto_the_model(self, checkpoint, model):
-        released = [f"{part}/{name}" for part in COMPONENTS for name in read_tensors(checkpoint / part)]
-        names = [new_name(name) for name in released]
-        assert len(set(names)) == len(released) == 138
+        original = [f"{part}/{name}" for part in COMPONENTS for name in read_tensors(checkpoint / part)]
+        names = [new_name(name) for name in original]
+        assert len(set(names)) == len(original) == 138
         assert set(names) == set(model.state_dict())
 
     @pytest.mark.parametrize(
-        ("released", "expected"),
+        ("original", "expected"),
         [
             ("llm/model.norm.weight", "model.language_model.norm.weight"),
             ("llm/model.layers.1.mlp.up_proj.weight", "model.language_model.layers.1.mlp.up_proj.weight"),
@@ -78,8 +78,8 @@ class TestNames:
             ("sound_mm_projector/layers.2.bias", "model.audio_projector.linear_2.bias"),
         ],
     )
-    def test_name(self, released, expected):
-        assert new_name(released) == expected
+    def test_name(self, original, expected):
+        assert new_name(original) == expected
 
     @pytest.mark.parametrize("name", ["mm_projector/layers.3.weight", "other/weight", "llm/visual.weight"])
     def test_unknown_name_is_left_as_it_is(self, name):
@@ -110,7 +110,7 @@ class TestWeights:
             assert torch.equal(loaded[new_name(f"{part}/{name}")], tensor), name
 
     def test_tensors_are_read_when_they_are_taken(self, checkpoint):
-        state_dict = ReleasedStateDict(checkpoint)
+        state_dict = OriginalStateDict(checkpoint)
         assert not any(isinstance(value, torch.Tensor) for value in state_dict.values())
         value = state_dict["lm_head.weight"]
         assert torch.equal(value[:], read_tensors(checkpoint / "llm")["lm_head.weight"])
@@ -141,7 +141,7 @@ class TestWeights:
 
     def test_saved_model_is_an_ordinary_checkpoint_with_the_same_weights(self, model, tmp_path):
         model.save_pretrained(tmp_path)
-        assert not is_released_checkpoint(tmp_path, {})
+        assert not is_original_checkpoint(tmp_path, {})
         again = OmniVinciForConditionalGeneration.from_pretrained(tmp_path)
         assert same_tensors(again.state_dict(), model.state_dict())
 
@@ -173,15 +173,15 @@ class TestTiedEmbeddings:
 
 
 class TestRecognition:
-    def test_released_folder(self, checkpoint):
-        assert is_released_checkpoint(checkpoint, {})
-        assert is_released_checkpoint(str(checkpoint), {"token": None})
+    def test_original_folder(self, checkpoint):
+        assert is_original_checkpoint(checkpoint, {})
+        assert is_original_checkpoint(str(checkpoint), {"token": None})
 
     def test_other_folder(self, checkpoint):
-        assert not is_released_checkpoint(checkpoint / "llm", {})
+        assert not is_original_checkpoint(checkpoint / "llm", {})
 
     def test_folder_without_config(self, checkpoint, tmp_path):
-        assert not is_released_checkpoint(tmp_path, {})
+        assert not is_original_checkpoint(tmp_path, {})
 
     def test_auto_model_loads_it(self, checkpoint, model):
         loaded = AutoModel.from_pretrained(checkpoint)

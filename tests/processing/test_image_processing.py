@@ -220,7 +220,7 @@ class TestSaving:
         loaded = OmniVinciVideoProcessor.from_pretrained(tmp_path)
         assert {name: getattr(loaded, name) for name in options} == options
 
-    def test_defaults_are_the_released_checkpoints(self):
+    def test_defaults_are_the_original_checkpoints(self):
         image, video = OmniVinciImageProcessor(), OmniVinciVideoProcessor()
         assert (image.size, image.s2_scales, image.max_tiles) == (448, [448, 896, 1344], 12)
         assert (video.size, video.num_frames, video.fps) == (448, 64, None)

@@ -51,14 +51,14 @@ def test_attention_mask_can_be_left_out(processor):
     assert "attention_mask" in processor(text="Hi", return_attention_mask=True)
 
 
-def test_tokenizers_own_defaults_hold_as_in_other_processors(released_folder, tmp_path):
-    OmniVinciProcessor.from_pretrained(released_folder).save_pretrained(tmp_path)
+def test_tokenizers_own_defaults_hold_as_in_other_processors(original_folder, tmp_path):
+    OmniVinciProcessor.from_pretrained(original_folder).save_pretrained(tmp_path)
     own = AutoProcessor.from_pretrained(tmp_path, padding="max_length", max_length=37, padding_side="right")
     (row,) = own(text="Hi there")["input_ids"]
     assert len(row) == 37 and row[-1] == own.tokenizer.pad_token_id
     assert len(own(text="Hi there", max_length=41)["input_ids"][0]) == 41
     assert len(own(text="Hi there", padding=False)["input_ids"][0]) < 37
-    right = OmniVinciProcessor.from_pretrained(released_folder, padding_side="right")
+    right = OmniVinciProcessor.from_pretrained(original_folder, padding_side="right")
     assert right.tokenizer.padding_side == "right"
 
 
@@ -181,9 +181,9 @@ def test_wrong_return_type_is_told_before_a_medium_is_read(processor, unread):
 
 
 @pytest.fixture(scope="module")
-def saved(released_folder, tmp_path_factory):
+def saved(original_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    OmniVinciProcessor.from_pretrained(released_folder).save_pretrained(folder)
+    OmniVinciProcessor.from_pretrained(original_folder).save_pretrained(folder)
     return folder
 
 
@@ -198,15 +198,15 @@ def saved(released_folder, tmp_path_factory):
         ({"sampling_rate": 10**9}, ValueError, "`sampling_rate` must be at most 192,000"),
     ],
 )
-def test_wrong_options_of_loading_are_told(released_folder, saved, options, error, message):
-    for folder in (released_folder, saved):
+def test_wrong_options_of_loading_are_told(original_folder, saved, options, error, message):
+    for folder in (original_folder, saved):
         with pytest.raises(error, match=message):
             AutoProcessor.from_pretrained(folder, **options)
 
 
-def test_options_of_transformers_loader_are_none_of_the_processors(released_folder, saved):
+def test_options_of_transformers_loader_are_none_of_the_processors(original_folder, saved):
     options = {"trust_remote_code": True, "dtype": "auto", "device_map": None, "quantization_config": None}
-    for folder in (released_folder, saved):
+    for folder in (original_folder, saved):
         assert AutoProcessor.from_pretrained(folder, do_resize=True, **options).video_processor.num_frames == 8
 
 

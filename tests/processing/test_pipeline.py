@@ -23,8 +23,8 @@ LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 
 
 @pytest.fixture(scope="module")
-def pipe(released_folder):
-    return pipeline("omni-qa", model=str(released_folder), device="cpu", **LENGTH)
+def pipe(original_folder):
+    return pipeline("omni-qa", model=str(original_folder), device="cpu", **LENGTH)
 
 
 def by_hand(model, processor, *parts, **options):
@@ -41,7 +41,7 @@ def by_hand(model, processor, *parts, **options):
     return processor.decode(ids, skip_special_tokens=True).strip()
 
 
-def test_the_released_checkpoint_is_the_default():
+def test_the_original_checkpoint_is_the_default():
     task = PIPELINE_REGISTRY.check_task("omni-qa")[1]
     assert get_default_model_and_revision(task, None) == ("nvidia/omnivinci", "main")
 
@@ -389,10 +389,10 @@ def test_stop_strings_find_the_tokenizer(pipe):
     assert pipe(question="Hi?", stop_strings=["never said"])[0]["answer"]
 
 
-def test_an_adapted_model_answers_several_questions(released_folder):
+def test_an_adapted_model_answers_several_questions(original_folder):
     peft = pytest.importorskip("peft")
-    model = OmniVinciForConditionalGeneration.from_pretrained(released_folder)
-    processor = OmniVinciProcessor.from_pretrained(released_folder)
+    model = OmniVinciForConditionalGeneration.from_pretrained(original_folder)
+    processor = OmniVinciProcessor.from_pretrained(original_folder)
     tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
     own = pipeline("omni-qa", model=tuned, processor=processor, device="cpu", **LENGTH)
     expected = own(image=IMAGE, question="a") + own(image=IMAGE, question="b")

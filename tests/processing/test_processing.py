@@ -104,7 +104,7 @@ def test_the_conversation_is_left_as_it_is(processor):
 # -- prompts --------------------------------------------------------------------------------------------------------
 
 
-def test_the_prompt_is_the_released_one(processor):
+def test_the_prompt_is_the_original_one(processor):
     messages = [
         {"role": "user", "content": [{"type": "audio", "audio": AUDIO}, {"type": "text", "text": " Hi "}]},
         {"role": "assistant", "content": "Yes."},
@@ -239,20 +239,20 @@ def test_a_literal_padding_token_is_dropped(processor):
 # -- options --------------------------------------------------------------------------------------------------------
 
 
-def test_the_stored_choice_of_hearing_videos_holds_in_both_ways_of_calling(processor, released_folder):
+def test_the_stored_choice_of_hearing_videos_holds_in_both_ways_of_calling(processor, original_folder):
     assert processor.load_audio_from_video
     assert "input_features" in chat(processor, video(), "x")
     assert "input_features" in processor(text="<vila/video>", videos=VIDEO)
     assert "input_features" not in chat(processor, video(), "x", load_audio_from_video=False)
     assert "input_features" not in processor(text="<vila/video>", videos=VIDEO, load_audio_from_video=False)
-    deaf = OmniVinciProcessor.from_pretrained(released_folder, load_audio_from_video=False)
+    deaf = OmniVinciProcessor.from_pretrained(original_folder, load_audio_from_video=False)
     assert "input_features" not in chat(deaf, video(), "x")
     assert "input_features" in chat(deaf, video(), "x", load_audio_from_video=True)
 
 
-def test_every_option_survives_saving_and_loading(released_folder, tmp_path):
+def test_every_option_survives_saving_and_loading(original_folder, tmp_path):
     processor = OmniVinciProcessor.from_pretrained(
-        released_folder,
+        original_folder,
         load_audio_from_video=False,
         align_audio_start=True,
         video_audio_downmix="mean",
@@ -280,16 +280,16 @@ def test_every_option_survives_saving_and_loading(released_folder, tmp_path):
     assert OmniVinciProcessor.from_pretrained(tmp_path, num_frames=5, max_audio_sec=9.0).video_processor.num_frames == 5
 
 
-def test_the_released_layout_brings_its_options(processor):
+def test_the_original_layout_brings_its_options(processor):
     assert processor.video_processor.num_frames == 8
     assert processor.max_audio_sec == 3600.0
     assert processor.video_audio_downmix == "sum" and not processor.align_audio_start
     assert processor.image_processor.s2_scales == [56, 112, 168]
 
 
-def test_remote_code_entries_of_the_released_repository_are_not_followed(released_folder, tmp_path):
+def test_remote_code_entries_of_the_original_repository_are_not_followed(original_folder, tmp_path):
     folder = tmp_path / "checkpoint"
-    shutil.copytree(released_folder, folder)
+    shutil.copytree(original_folder, folder)
     remote = {"processor_class": "VILAProcessor", "auto_map": {"AutoProcessor": "auto_processor.VILAProcessor"}}
     for name in ("processor_config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps(remote))
@@ -377,14 +377,14 @@ def test_a_list_per_text_is_checked_row_by_row(processor):
         processor(text=["<image>A", "<image><image>B"], images=[[IMAGE, IMAGE_2], [IMAGE]])
 
 
-def test_turn_ends_stay_where_padding_and_end_are_the_same_token(released_folder):
-    own = OmniVinciProcessor.from_pretrained(released_folder)
+def test_turn_ends_stay_where_padding_and_end_are_the_same_token(original_folder):
+    own = OmniVinciProcessor.from_pretrained(original_folder)
     own.tokenizer.pad_token = own.tokenizer.eos_token
     assert own.decode(chat(own, "Hi")["input_ids"][0]).count("<|im_end|>") == 2
 
 
-def test_truncation_takes_the_tokenizers_length_and_side(released_folder):
-    own = OmniVinciProcessor.from_pretrained(released_folder)
+def test_truncation_takes_the_tokenizers_length_and_side(original_folder):
+    own = OmniVinciProcessor.from_pretrained(original_folder)
     (whole,) = own(text="What happens in this video, I wonder?")["input_ids"]
     own.tokenizer.model_max_length, own.tokenizer.truncation_side = 5, "left"
     assert own(text="What happens in this video, I wonder?", truncation=True)["input_ids"] == [whole[-5:]]
@@ -404,15 +404,15 @@ def test_sounds_are_padded_to_whole_windows(processor, frames, seconds):
     assert inputs["audio_durations_ns"].tolist() == [2 * seconds * 10**9]
 
 
-def test_options_of_the_wrong_type_are_refused(released_folder):
+def test_options_of_the_wrong_type_are_refused(original_folder):
     with pytest.raises(ValueError, match="`load_audio_from_video` must be True or False, got 'False'"):
-        OmniVinciProcessor.from_pretrained(released_folder, load_audio_from_video="False")
+        OmniVinciProcessor.from_pretrained(original_folder, load_audio_from_video="False")
     with pytest.raises(ValueError, match="`video_audio_downmix` must be 'mean' or 'sum', got 'foo'"):
-        OmniVinciProcessor.from_pretrained(released_folder, video_audio_downmix="foo")
+        OmniVinciProcessor.from_pretrained(original_folder, video_audio_downmix="foo")
 
 
-def test_a_tokenizer_without_modality_boundaries_is_refused(released_folder, processor):
-    config = OmniVinciConfig.from_pretrained(released_folder)
+def test_a_tokenizer_without_modality_boundaries_is_refused(original_folder, processor):
+    config = OmniVinciConfig.from_pretrained(original_folder)
     plain = copy.deepcopy(processor.tokenizer)
     plain.get_vocab = lambda: {"a": 0}
     with pytest.raises(ValueError, match=r"the tokenizer lacks the tokens \['<\|image_bos\|>'"):

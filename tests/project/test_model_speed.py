@@ -7,7 +7,7 @@ import pytest
 import speed_tables
 import torch
 from measuring import WaitCounter, take_turns, tensor_peak, write_section
-from speed_models import Parts, build_config, build_model, prompt, released_cost
+from speed_models import Parts, build_config, build_model, original_cost, prompt
 
 
 MACHINE = speed_tables.Machine("cpu", torch.float32, 1e11, 1e10)
@@ -103,8 +103,8 @@ def test_quantized_models_are_measured():
     assert all(float(value) > 0 for row in rows for value in row[2:4])
 
 
-def test_the_released_sizes_by_formula():
-    length, cache, flops = released_cost(128, 0.0)
+def test_the_original_sizes_by_formula():
+    length, cache, flops = original_cost(128, 0.0)
     assert length == 128 * 256  # the whole context of Qwen2.5-7B
     assert cache == pytest.approx(2 * 2 * 32768 * 28 * 4 * 128 / 1e9)
     # 26 of 27 layers of 15.2 M for 128 * 1024 patches, 28 of 233 M for the words, and attention

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 
 
 USED_THROUGH_TRANSFORMERS = {"jinja2", "bitsandbytes"}  # which imports them for chat templates and quantized weights
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "src").rglob("*.md")]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "model_cards").glob("*.md")]
 SOURCES = [path for folder in ("src", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 
 setup = configparser.ConfigParser()

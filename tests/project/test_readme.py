@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
+def test_every_snippet_runs(original_folder, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(goldens.SMALL / "h_video5" / "video.mp4", "clip.mp4")
@@ -34,7 +34,7 @@ def test_every_snippet_runs(released_folder, tmp_path, monkeypatch):
     assert len(SNIPPETS) == 13
     namespace = {}
     for snippet in SNIPPETS:
-        snippet = snippet.replace('"nvidia/omnivinci"', repr(str(released_folder)))
+        snippet = snippet.replace('"nvidia/omnivinci"', repr(str(original_folder)))
         exec(snippet.replace("max_new_tokens=128", "max_new_tokens=4"), namespace)
         if "cache.crop" in snippet:
             asked = {"video": "clip.mp4", "question": "Who speaks?", "max_new_tokens": 4, "return_tensors": True}

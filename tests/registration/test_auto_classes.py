@@ -36,9 +36,9 @@ def test_a_converted_checkpoint(converted, name):
 
 
 @pytest.mark.parametrize("name", ["AutoConfig", *MODELS, "AutoProcessor"])
-def test_the_released_layout(released_folder, name):
+def test_the_original_layout(original_folder, name):
     """Its parts come with `AutoProcessor` alone: the root's preprocessor file is a Whisper feature extractor's."""
-    assert type(getattr(transformers, name).from_pretrained(released_folder)).__name__ == PARTS[name]
+    assert type(getattr(transformers, name).from_pretrained(original_folder)).__name__ == PARTS[name]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -71,13 +71,13 @@ def task(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("layout", ["released", "converted"])
+@pytest.mark.parametrize("layout", ["original", "converted"])
 @pytest.mark.parametrize("medium", [IMAGE, VIDEO, AUDIO], ids=lambda medium: medium["type"])
 def test_general_pipelines_answer_chats(
-    task, model, processor, released_folder, converted, layout, medium, monkeypatch
+    task, model, processor, original_folder, converted, layout, medium, monkeypatch
 ):
     monkeypatch.setattr("builtins.input", lambda *args: pytest.fail("asked whether to trust remote code"))
-    pipe = pipeline(task, model=str(released_folder if layout == "released" else converted), device="cpu")
+    pipe = pipeline(task, model=str(original_folder if layout == "original" else converted), device="cpu")
     chat = [{"role": "user", "content": [medium, {"type": "text", "text": "What?"}]}]
     inputs = prepare(processor, [medium, "What?"])
     ids = model.generate(**inputs, **GREEDY)[0, inputs["input_ids"].shape[1] :]
@@ -86,9 +86,9 @@ def test_general_pipelines_answer_chats(
 
 
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision is there")
-def test_the_any_to_any_pipeline_names_torchvision(released_folder):
+def test_the_any_to_any_pipeline_names_torchvision(original_folder):
     with pytest.raises(ImportError, match="AnyToAnyPipeline requires the Torchvision library"):
-        pipeline("any-to-any", model=str(released_folder))
+        pipeline("any-to-any", model=str(original_folder))
 
 
 def test_the_processor_of_a_saved_processor_is_equal(processor, converted):

@@ -40,7 +40,7 @@ MENDED = {
     "x_short_video": ["x_short_video/expected_original"],
     "x_two_videos_silent_av": None,
 }
-# the released code has no weights for it, so neither does the layout: refused
+# the original code has no weights for it, so neither does the layout: refused
 REFUSED = ("t_learned",)
 
 

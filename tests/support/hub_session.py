@@ -1,4 +1,4 @@
-"""What one process does with the Hub at `HF_ENDPOINT`: `python tests/support/hub_session.py NAME FOLDER` (see test_hub.py).
+"""What one process does with the Hub at `HF_ENDPOINT`: `python tests/support/hub_session.py NAME FOLDER`.
 
 Its results go to `FOLDER/NAME.json`. The session called "without" runs where `omnivinci_hf` cannot be imported.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.support.paths import SMALL_GOLDENS
 
 
-RELEASED = SMALL_GOLDENS / "checkpoint"
+ORIGINAL = SMALL_GOLDENS / "checkpoint"
 LENGTH = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 INPUTS = (
     {"image": str(SMALL_GOLDENS / "b_image" / "image.png"), "question": "What is shown?"},
@@ -52,7 +52,7 @@ def push(folder: Path) -> dict:
     from omnivinci_hf.cli import main
     from omnivinci_hf.hub.trainer import HubTrainer
 
-    pipe = pipeline("omni-qa", model=str(RELEASED), dtype=torch.float32, device="cpu", **LENGTH)
+    pipe = pipeline("omni-qa", model=str(ORIGINAL), dtype=torch.float32, device="cpu", **LENGTH)
     model, processor = pipe.model, pipe.processor
     results = {"answers": answers(pipe)}
     processor.push_to_hub("org/plain")
@@ -63,7 +63,7 @@ def push(folder: Path) -> dict:
     model.push_to_hub("org/kept", revision="draft")
     pipe.push_to_hub("org/pipe")
     pipe.save_pretrained(folder / "saved", push_to_hub=True, repo_id="org/saved", commit_message="Mine", private=True)
-    results["converted"] = main(["convert", str(RELEASED), str(folder / "converted"), "--push-to-hub", "org/converted"])
+    results["converted"] = main(["convert", str(ORIGINAL), str(folder / "converted"), "--push-to-hub", "org/converted"])
 
     for trainer_class, name in ((Trainer, "trained"), (HubTrainer, "trained-with-card")):
         trainer = trainer_class(
@@ -120,7 +120,7 @@ def train_and_save(model, processor, folder: Path, repo_id: str, strategy: str) 
 
 
 def push_adapters(folder: Path, processor) -> list:
-    """Of the released layout and of the ordinary one, by PEFT, by Transformers, by a trainer and by the pipeline."""
+    """Of the original layout and of the ordinary one, by PEFT, by Transformers, by a trainer and by the pipeline."""
     import peft
     import torch
     from transformers import AutoModel, pipeline
@@ -132,7 +132,7 @@ def push_adapters(folder: Path, processor) -> list:
         targets = r"model\.language_model\..*\.(q_proj|v_proj)"
         return peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=not random)
 
-    tuned = peft.get_peft_model(AutoModel.from_pretrained("released/whole"), config(random=True)).eval()
+    tuned = peft.get_peft_model(AutoModel.from_pretrained("original/whole"), config(random=True)).eval()
     tuned.push_to_hub("org/adapter")
     pipe = pipeline("omni-qa", model=tuned, processor=processor, device="cpu", **LENGTH)
     results = answers(pipe)
@@ -140,10 +140,10 @@ def push_adapters(folder: Path, processor) -> list:
     ordinary = peft.get_peft_model(AutoModel.from_pretrained("org/plain"), config(random=True))
     ordinary.push_to_hub("org/adapter-of-plain")
     if transformers_manages_adapters():
-        model = AutoModel.from_pretrained("released/whole")
+        model = AutoModel.from_pretrained("original/whole")
         model.add_adapter(config(random=True))
         model.push_to_hub("org/adapter-of-transformers")
-    trained = peft.get_peft_model(AutoModel.from_pretrained("released/whole"), config(random=False))
+    trained = peft.get_peft_model(AutoModel.from_pretrained("original/whole"), config(random=False))
     train_and_save(trained, processor, folder / "adapter", "org/adapter-trained", "checkpoint")
     return results
 
@@ -204,23 +204,23 @@ def installed(folder: Path) -> dict:
     results["pipeline"], results["plain"] = where(pipe), answers(pipe)
     results["by name"] = answers(pipeline("omni-qa", model="org/plain", device="cpu", **LENGTH))
 
-    results["released"] = answers(pipeline("omni-qa", model="released/whole", device="cpu", **LENGTH))
+    results["original"] = answers(pipeline("omni-qa", model="original/whole", device="cpu", **LENGTH))
     options = {"revision": "v2", "token": "hf_loopback", "cache_dir": str(folder / "elsewhere")}
-    config = AutoConfig.from_pretrained("released/private", **options)
-    model = AutoModel.from_pretrained("released/private", **options).eval()
-    processor = AutoProcessor.from_pretrained("released/private", **options)
-    results["released classes"] = [where(config), where(model), where(processor)]
+    config = AutoConfig.from_pretrained("original/private", **options)
+    model = AutoModel.from_pretrained("original/private", **options).eval()
+    processor = AutoProcessor.from_pretrained("original/private", **options)
+    results["original classes"] = [where(config), where(model), where(processor)]
     results["private"] = [by_hand(model, processor, item) for item in INPUTS]
     asked = io.StringIO()
     media, question = INPUTS[0]["image"], INPUTS[0]["question"]
     with contextlib.redirect_stdout(asked):
-        code = main(["ask", media, question, "--model", "released/whole", "--max-new-tokens", "6"])
+        code = main(["ask", media, question, "--model", "original/whole", "--max-new-tokens", "6"])
     results["ask"] = [code, asked.getvalue()]
 
     if importlib.util.find_spec("peft"):
         results.update(load_adapters(folder, processor))
-    results["released ids"] = [AutoConfig.from_pretrained("released/whole").image_token_id, model.config.image_token_id]
-    for name in ("pickled/whole", "pickled/sharded", "released/private"):
+    results["original ids"] = [AutoConfig.from_pretrained("original/whole").image_token_id, model.config.image_token_id]
+    for name in ("pickled/whole", "pickled/sharded", "original/private"):
         try:
             AutoModel.from_pretrained(name)
         except OSError as error:
@@ -241,7 +241,7 @@ def load_adapters(folder: Path, processor) -> dict:
     own_class = OmniVinciForConditionalGeneration.from_pretrained
     options = {"revision": "v2", "token": "hf_loopback", "cache_dir": str(folder / "elsewhere")}
     here = {**options, "local_files_only": True}
-    base = AutoModel.from_pretrained("released/whole")
+    base = AutoModel.from_pretrained("original/whole")
     base.load_adapter("org/adapter")
     models = {
         "adapter by class": own_class("org/adapter"),

@@ -37,7 +37,7 @@ def test_parameters_are_counted_exactly(audio, options):
     assert counts["lm_head"].total == (0 if options.get("tie_word_embeddings") else table)
 
 
-def test_the_nine_billion_parameters_of_the_released_model():
+def test_the_nine_billion_parameters_of_the_original_model():
     estimate = estimate_memory(OmniVinciConfig(), EVERYTHING, text_tokens=1000)
     assert estimate.num_parameters == pytest.approx(8.74e9, rel=0.01)
     assert estimate.weights == 2 * estimate.num_parameters

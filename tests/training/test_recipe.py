@@ -132,8 +132,8 @@ def test_frozen_towers_stay_in_evaluation_mode_while_training(tmp_path):
     assert model.training and not model.model.vision_tower.training and not model.model.audio_tower.training
 
 
-def test_a_stage_adds_the_omni_align_net_that_a_checkpoint_lacks(released_folder):
-    model = load_model(load_recipe("omni-implicit"), StageOptions(str(released_folder), data="-"))
+def test_a_stage_adds_the_omni_align_net_that_a_checkpoint_lacks(original_folder):
+    model = load_model(load_recipe("omni-implicit"), StageOptions(str(original_folder), data="-"))
     assert model.model.omni_align_net is not None
 
 
@@ -144,13 +144,13 @@ def test_the_net_of_a_checkpoint_is_kept(tmp_path):
     assert torch.equal(again.model.omni_align_net.vision.query, model.model.omni_align_net.vision.query)
 
 
-def test_qlora_trains_over_four_bits(tmp_path, released_folder):
+def test_qlora_trains_over_four_bits(tmp_path, original_folder):
     pytest.importorskip("bitsandbytes")
     recipe = load_recipe("qlora")
-    model = load_model(recipe, StageOptions(str(released_folder), data="-", dtype="float32"))
+    model = load_model(recipe, StageOptions(str(original_folder), data="-", dtype="float32"))
     packed = {name: value.clone() for name, value in model.named_parameters() if value.dtype == torch.uint8}
     assert packed and all("language_model" in name for name in packed)
-    processor = OmniVinciProcessor.from_pretrained(released_folder, num_frames=2)
+    processor = OmniVinciProcessor.from_pretrained(original_folder, num_frames=2)
     model = apply_recipe(model, recipe)
     trainer = make_trainer(model, processor, recipe, tmp_path, rows=ROWS[:3], max_steps=2)
     trainer.train()
@@ -209,10 +209,10 @@ def test_options_that_peft_does_not_know_are_named():
         apply_recipe(load()[0], recipe)
 
 
-def test_an_adapter_cannot_add_an_omni_align_net(released_folder):
+def test_an_adapter_cannot_add_an_omni_align_net(original_folder):
     recipe = Recipe("mine", learn={"lora": 1e-3}, lora={"r": 4}, omni_align_config={})
     with pytest.raises(ValueError, match="which an adapter cannot hold"):
-        load_model(recipe, StageOptions(str(released_folder), data="-"))
+        load_model(recipe, StageOptions(str(original_folder), data="-"))
 
 
 def test_the_weight_of_the_loss_can_change_but_not_the_sizes(tmp_path):

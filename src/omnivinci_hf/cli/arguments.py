@@ -103,7 +103,7 @@ def _add_inspect(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="ID_OR_PATH",
-        help="take the sizes from this checkpoint; without it, those of the released one as this package knows them, "
+        help="take the sizes from this checkpoint; without it, those of the original one as this package knows them, "
         "with nothing downloaded",
     )
     _add_sampling(parser)
@@ -121,12 +121,12 @@ def _add_inspect(subparsers) -> argparse.ArgumentParser:
 def _add_convert(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "convert",
-        help="rewrite the released five-folder checkpoint in the ordinary Transformers layout",
-        description="Rewrite the released five-folder checkpoint in the ordinary Transformers layout: model, processor "
+        help="rewrite the original five-folder checkpoint in the ordinary Transformers layout",
+        description="Rewrite the original five-folder checkpoint in the ordinary Transformers layout: model, processor "
         "and generation config. DST appears when it is complete, an old one is there until then. A killed conversion "
         "leaves `_unfinished-DST`, which the next one deletes.",
     )
-    parser.add_argument("src", metavar="SRC", help="folder or Hub id of the released layout")
+    parser.add_argument("src", metavar="SRC", help="folder or Hub id of the original layout")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder to write, new or empty")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
     parser.add_argument(
@@ -177,7 +177,7 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
     _add_sampling(parser)
     estimate = parser.add_argument_group(
-        "memory", "With --estimate nothing is trained; without --model, the released checkpoint's sizes are taken."
+        "memory", "With --estimate nothing is trained; without --model, the original checkpoint's sizes are taken."
     )
     estimate.add_argument("--estimate", action="store_true", help="print the memory that a process needs, and leave")
     estimate.add_argument("--audio-sec", type=_not_negative, default=0.0, metavar="SEC", help="sound of each row")

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from transformers import TextStreamer, set_seed
 from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
-from ..inspection.report import RELEASED_LAYOUT, format_report, inspect_media, released_layout, report, tell_kind
+from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, original_layout, report, tell_kind
 from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.original_config_omnivinci import component_file
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, encode_conversations
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
-from ..omnivinci.released_config_omnivinci import component_file
 from ..original_layout.convert import Progress, convert_checkpoint, push_checkpoint
 from .files import check_folder
 
@@ -120,7 +120,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
     if arguments.model is None:
-        processor, config = released_layout()
+        processor, config = original_layout()
     else:
         check_model(arguments.model)
         processor = OmniVinciProcessor.from_pretrained(arguments.model)
@@ -129,7 +129,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     if arguments.group_duration_sec is not None:
         options["group_duration_sec"] = arguments.group_duration_sec
     media = inspect_media(processor, arguments.media, **options)
-    facts = report(processor, config, media, arguments.model or RELEASED_LAYOUT)
+    facts = report(processor, config, media, arguments.model or ORIGINAL_LAYOUT)
     if arguments.plot is not None:
         from ..inspection.plot import plot_media
 

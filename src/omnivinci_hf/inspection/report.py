@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.media_containers_omnivinci import choose_stream, photo_brand
 from ..omnivinci.media_omnivinci import MediaError, MediaSource, load_image
+from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
-from ..omnivinci.released_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.video_media_omnivinci import is_moving
 
 
-RELEASED_LAYOUT = "nvidia/omnivinci, its sizes as this package assumes them (nothing was downloaded)"
+ORIGINAL_LAYOUT = "nvidia/omnivinci, its sizes as this package assumes them (nothing was downloaded)"
 MAX_SHOWN_FRAMES = 16
 
 
@@ -49,8 +49,8 @@ def tell_kind(path: str) -> str:
     raise MediaError(f"{source.name} has neither picture nor sound; give an image, a video or a sound.")
 
 
-def released_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
-    """Processor and config with the released checkpoint's sizes, built without its files.
+def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
+    """Processor and config with the original checkpoint's sizes, built without its files.
 
     The tokenizer knows only what stands around media: placeholders and the line break, one token each as in Qwen2.5's.
     """
@@ -60,7 +60,7 @@ def released_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
         tokenizer_object=Tokenizer(model), unk_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
     config = OmniVinciConfig()
-    # what `OmniVinciProcessor.from_pretrained` sets for the released layout
+    # what `OmniVinciProcessor.from_pretrained` sets for the original layout
     options = {"align_audio_start": False, "video_audio_downmix": "sum"}
     return OmniVinciProcessor.from_model_config(config, tokenizer, **options), config
 

@@ -172,7 +172,7 @@ def load_audio(
             `input_sampling_rate` is needed. Arrays are float or integer PCM, 1-D, or
             2-D with the channels along the shorter axis.
         downmix: "mean" averages the channels. "sum" is FFmpeg's downmix without normalisation, sqrt(2) louder for
-            stereo: what the released checkpoint heard as the sound of videos.
+            stereo: what the original checkpoint heard as the sound of videos.
         max_sec: only so many seconds, from the start.
         start_sec, end_sec: take this range only, counted from the first sample.
         reading: fields of [`ReadOptions`].

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
 
-from .released_config_omnivinci import HUB_OPTIONS, component_file
+from .original_config_omnivinci import HUB_OPTIONS, component_file
 
 
 # no folder, no way out of the own one, and nothing that would be read as a pickle

@@ -7,10 +7,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Conf
 from transformers.utils import CONFIG_NAME, logging
 
 from .checkpoint_files_omnivinci import place_of
-from .released_config_omnivinci import HUB_OPTIONS, is_released_config, map_bare_config, map_released_config
+from .original_config_omnivinci import HUB_OPTIONS, is_original_config, map_bare_config, map_original_config
 
 
 logger = logging.get_logger(__name__)
+MODALITIES = ("image", "video", "audio")
 TIME_EMBEDDINGS = (
     "none",
     "crte",
@@ -104,15 +105,15 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
               frequencies `2 pi / (max_time * theta ** (i / C))` times the moment in seconds.
             - `"rote"`: the same without `max_time`.
             - `"learned"`: a table of `num_time_bins` vectors over `[0, max_time]` seconds, interpolated and added.
-            - `"pixel_periodic"`, `"pixel_seconds"`, `"lang_periodic"`, `"lang_seconds"`: rotations of the released
+            - `"pixel_periodic"`, `"pixel_seconds"`, `"lang_periodic"`, `"lang_seconds"`: rotations of the original
               code. Frequencies are evenly spaced (`pixel`) or geometric (`lang`), multiplied by the position along
               two axes, and then by the moment as a fraction of `max_time` (`periodic`) or in negated seconds
               (`seconds`).
-            - `"mtct_shortest"`, `"mtct_longest"`: angles of the released code that depend on the moment alone, with
+            - `"mtct_shortest"`, `"mtct_longest"`: angles of the original code that depend on the moment alone, with
               `max_time` as the shortest or the longest period. Channels of a pair get different angles.
         dim (`int`, *optional*):
             Width parameter of the rotation. `crte` and `rote` rotate `dim` channels, the `pixel` and `lang` modes
-            `2 * dim` (the released `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
+            `2 * dim` (the original `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
         max_time (`float`, *optional*): `T_max` in seconds. `crte`, `learned` and the `mtct` modes need it.
         theta (`float`, *optional*):
             Base of the geometric frequencies of `crte`, `rote` and, without `max_time`, the `lang` modes; 10000 if
@@ -235,7 +236,7 @@ class OmniVinciConfig(PreTrainedConfig):
         video_pool_sizes (`list[list[int]]`): `[frames, rows, columns]` mean pooling windows; the results of several
             are put one after the other.
         audio_merge_size (`int`, defaults to 1): how many adjacent embeddings of a sound are joined before the sound
-            projector. The released checkpoint joins none.
+            projector. The original checkpoint joins none.
         group_duration_sec (`float`, *optional*, defaults to 30):
             `T_G` of Temporal Embedding Grouping: frames and sound of the same window of so many seconds stand next to
             each other. None puts the whole sound before the whole video (plain concatenation).
@@ -317,8 +318,8 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build from a dictionary of this class or of the released checkpoint (`model_type` "vila")."""
-        if is_released_config(config_dict):
+        """Build from a dictionary of this class or of the original checkpoint (`model_type` "vila")."""
+        if is_original_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
             config_dict = map_bare_config(config_dict, name_or_path, config_dict.get("_commit_hash"))
         if not cls.__module__.startswith("transformers_modules."):
@@ -331,16 +332,16 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`PreTrainedConfig.from_pretrained`]; also takes the released five-folder layout, and adapters."""
-        # the base class warns of the released files' other `model_type`
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the original five-folder layout, and adapters."""
+        # the base class warns of the original files' other `model_type`
         config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:  # there is no such file
             base, base_options = place_of(str(pretrained_model_name_or_path), CONFIG_NAME, kwargs)
             if base != str(pretrained_model_name_or_path):
                 return cls.from_pretrained(base, **base_options)
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-        if is_released_config(config_dict):
-            config_dict = map_released_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
+        if is_original_config(config_dict):
+            config_dict = map_original_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
         return cls.from_dict(config_dict, **options)
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -460,7 +461,7 @@ class OmniVinciConfig(PreTrainedConfig):
             raise ValueError(f"The placeholder ids must differ, got {ids}.")
 
 
-# sizes of the released checkpoint's parts; the audio encoder's own defaults already are
+# sizes of the original checkpoint's parts; the audio encoder's own defaults already are
 SIGLIP_SO400M_448 = {
     "hidden_size": 1152,
     "intermediate_size": 4304,

@@ -7,11 +7,12 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import _get_template_variables
 
+from .configuration_omnivinci import MODALITIES
 from .frame_sampling_omnivinci import check_choice
 from .media_forms_omnivinci import ENTRIES, SOUND_ENTRIES, plain_source
 from .media_limits_omnivinci import MediaError
 from .options_omnivinci import CALL_OPTIONS, FRAME_OPTIONS, RANGE_OPTIONS, Anything, check_options, refuse_unknown
-from .released_config_omnivinci import MEDIA_TOKENS
+from .original_config_omnivinci import MEDIA_TOKENS
 
 
 CHAT_TEMPLATE = """\
@@ -81,7 +82,6 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
 # -- Parts of a message: the one place that reads them, whichever way they came in
 
 
-KINDS = ("image", "video", "audio")
 PLACES = ("path", "url", "base64")  # where a medium may stand beside the name of its type
 # the type of a part that holds its medium one level deeper -> the kind of medium
 NESTED_TYPES = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
@@ -134,8 +134,10 @@ def read_part(part: Any, place: str = "A part of a message", needs_medium: bool 
         return given["text"]
     if isinstance(kind, str) and kind in NESTED_TYPES:
         given, kind = _flattened(place, kind, given), NESTED_TYPES[kind]
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{place} has the type {shown(kind)}; known are {', '.join(('text', *KINDS, *NESTED_TYPES))}.")
+    if not isinstance(kind, str) or kind not in MODALITIES:
+        raise ValueError(
+            f"{place} has the type {shown(kind)}; known are {', '.join(('text', *MODALITIES, *NESTED_TYPES))}."
+        )
     return _read_medium(place, kind, given, needs_medium)
 
 

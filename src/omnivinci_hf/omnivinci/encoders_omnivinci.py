@@ -66,7 +66,7 @@ class _SinusoidPositions:
 
 
 class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
-    """`qwen2_audio_encoder`, the released checkpoint's.
+    """`qwen2_audio_encoder`, the original checkpoint's.
 
     Like the other towers it turns `input_features (windows, mel_bins, frames)` into `last_hidden_state (windows,
     frames / 4, channels)`.
@@ -74,7 +74,7 @@ class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
 
 
 class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
-    """`audioflamingo3_encoder`; padding is heard, as in the released code, so nothing is masked."""
+    """`audioflamingo3_encoder`; padding is heard, as in the original code, so nothing is masked."""
 
     def forward(self, input_features: torch.Tensor, **kwargs):
         num_windows, _, frames = input_features.shape
@@ -155,7 +155,7 @@ def _dtype(projector: nn.Module, features: torch.Tensor) -> torch.dtype:
 
 
 def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean pooling over frames, then rows, then columns, as the released code does it.
+    """Mean pooling over frames, then rows, then columns, as the original code does it.
 
     A length that is not a multiple of its window is filled up with one number: the mean of all elements of the
     remainder, over all channels and positions. `maps (frames, height, width, channels)`, `times (frames,)`.

@@ -28,7 +28,7 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
     r"""
     Whisper's log-mel spectrogram over the whole padded sound, cut into windows.
 
-    Follows the released code: a sound is padded with zeros to whole multiples of `chunk_length` seconds, and the
+    Follows the original code: a sound is padded with zeros to whole multiples of `chunk_length` seconds, and the
     spectrogram is cut into pieces of `window_frames` frames whatever the hop; the last piece is filled up with 0.
 
     Args:

@@ -18,7 +18,7 @@ def sample_indices(
 ) -> np.ndarray:
     """Choose frames of a video that shows a frame at each of `times` and ends at `duration_sec`.
 
-    `num_frames` spreads them evenly from first to last; a shorter video repeats frames, as the released
+    `num_frames` spreads them evenly from first to last; a shorter video repeats frames, as the original
     checkpoint expects. `fps` takes the frames at or next after 0, 1/fps, 2/fps, ... , each once; when
     `num_frames` is given too, that many of these at most. With neither, every frame is taken.
     """

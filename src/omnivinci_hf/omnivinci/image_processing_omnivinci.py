@@ -90,7 +90,7 @@ class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
         image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
         s2_scales (`list[int]`): sides in pixels, ascending; the first is `size`. One entry switches tiling off.
         max_tiles (`int`, defaults to 12): most tiles in the largest scale.
-        resize_backend (`"pil"` or `"torch"`): "pil" gives the released checkpoint's pixels to the bit; "torch" is about
+        resize_backend (`"pil"` or `"torch"`): "pil" gives the original checkpoint's pixels to the bit; "torch" is about
             three times as fast and differs by 2 of 255 levels at most.
     """
 

@@ -20,12 +20,11 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple, torch_compilable_check
 
-from .configuration_omnivinci import MEDIA_INPUTS, check_number
+from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES, check_number
 from .encoders_omnivinci import VideoPool, merge_scales, stitch
 from .outputs_omnivinci import OmniVinciFeaturesOutput
 
 
-KINDS = ("image", "video", "audio")
 TENSORS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
 COMPANIONS = {
     "image": (),
@@ -203,14 +202,14 @@ class OmniVinciMediaMixin:
         projected: dict[str, list[torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """As `embed_inputs`; what OmniAlignNet reads of each video and sound is put into `projected`, if given."""
-        masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in KINDS}
+        masks = {kind: self._placeholders(kind, input_ids, inputs_embeds) for kind in MODALITIES}
         after = {kind: mask[:, past_length:] for kind, mask in masks.items()}
         counted = torch.stack([mask.sum() for mask in (*masks.values(), *after.values())])
         numbers = read_numbers({**{name: media[name] for name in COUNTS}, "placeholders": counted})
-        totals = dict(zip(KINDS, numbers["placeholders"][:3], strict=True))
-        new = dict(zip(KINDS, numbers["placeholders"][3:], strict=True))
+        totals = dict(zip(MODALITIES, numbers["placeholders"][:3], strict=True))
+        new = dict(zip(MODALITIES, numbers["placeholders"][3:], strict=True))
         encodings, places = {}, {}
-        for kind in KINDS:
+        for kind in MODALITIES:
             num_embeds = 0
             if media[TENSORS[kind]] is not None and (new[kind] or not past_length):
                 encodings[kind] = self._encoding(kind, media, numbers, projected=projected)
@@ -240,7 +239,7 @@ class OmniVinciMediaMixin:
         """As `_embed`, for `torch.export`, which knows shapes but not what tensors hold."""
         numbers = numbers_of_shapes(media)
         embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
-        for kind in KINDS:
+        for kind in MODALITIES:
             if media[TENSORS[kind]] is None:
                 continue
             # all are encoded, and those that do not count put last
@@ -291,7 +290,7 @@ class OmniVinciMediaMixin:
 
     def _embed_words(self, input_ids: torch.Tensor) -> torch.Tensor:
         vocab_size = self.config.text_config.vocab_size
-        if max(getattr(self.config, f"{kind}_token_id") for kind in KINDS) >= vocab_size:
+        if max(getattr(self.config, f"{kind}_token_id") for kind in MODALITIES) >= vocab_size:
             # outside a vocabulary that was not enlarged for them
             input_ids = input_ids.masked_fill(input_ids >= vocab_size, 0)
         return self.get_input_embeddings()(input_ids)
@@ -481,7 +480,7 @@ class OmniVinciMediaMixin:
                 if not len(embeds):
                     continue
                 steps = torch.arange(first, first + len(embeds), dtype=torch.float64, device=embeds.device)
-                # the released code computes the middle of each embedding in double and keeps it in single precision
+                # the original code computes the middle of each embedding in double and keeps it in single precision
                 duration = durations[sound].to(steps)
                 times = ((steps + 0.5) * (duration / 1e9) / totals[sound]).float()
                 stamped = self.audio_time_embedding(embeds[None], times[None], (0, first), (1, totals[sound]))

@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, load_audio
-from .conversation_omnivinci import KINDS, MediaPart
+from .configuration_omnivinci import MODALITIES
+from .conversation_omnivinci import MediaPart
 from .frame_sampling_omnivinci import check_choice
 from .media_forms_omnivinci import flatten
 from .media_limits_omnivinci import MediaError
@@ -66,7 +67,7 @@ def load_media(
         )
     jobs += [partial(load_medium, _as_part("audio", sound), options, sampling_rate, **shared) for sound in audio]
     if len(jobs) > 1:
-        labels = [f"{kind} {number}" for kind, media in zip(KINDS, (images, videos, audio), strict=True)
+        labels = [f"{kind} {number}" for kind, media in zip(MODALITIES, (images, videos, audio), strict=True)
                   for number in range(1, len(media) + 1)]  # fmt: skip
         jobs = [partial(_labelled, label, job) for label, job in zip(labels, jobs, strict=True)]
     media = run_all(jobs, num_threads, cancelled)

@@ -14,9 +14,9 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 TEMPLATES = Path(__file__).parents[1] / "hub" / "model_cards"
 KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
-RELEASED = "nvidia/omnivinci"
-RELEASED_URL = f"https://huggingface.co/{RELEASED}"
-SMALL_LIMIT = 4e9  # parameters; the released model has 8.7 billion
+ORIGINAL = "nvidia/omnivinci"
+ORIGINAL_URL = f"https://huggingface.co/{ORIGINAL}"
+SMALL_LIMIT = 4e9  # parameters; the original model has 8.7 billion
 # what `push_to_hub` of Transformers puts into the empty card that it writes
 PLACEHOLDER = (
     "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
@@ -24,7 +24,7 @@ PLACEHOLDER = (
 )
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
 UNTOLD_SOURCE = "a checkpoint that its author has not named"
-UNTOLD_SOURCES = {"converted": f"a checkpoint in the layout of [{RELEASED}]({RELEASED_URL})"}
+UNTOLD_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({ORIGINAL_URL})"}
 UNTOLD = "Its author has not described it yet: data, training and evaluation belong here."
 
 
@@ -42,7 +42,7 @@ def render_model_card(
 ) -> ModelCard:
     """
     Args:
-        kind (`str`): "converted" (the released weights in the ordinary layout), "small", "derived" (whatever was done
+        kind (`str`): "converted" (the original weights in the ordinary layout), "small", "derived" (whatever was done
             to the base model, if anything), "fine_tuned" or "adapter" (of PEFT).
         repo_id (`str`): where the card will lie, for title and snippets.
         base_model (`str`, *optional*): hub id of the model that this one was made from.
@@ -65,8 +65,8 @@ def render_model_card(
     else:
         terms = {"license": "unknown"}
         licence = f"No licence is stated for the weights. {CODE_LICENCE}"
-    if base_model != RELEASED and kind != "small":
-        licence += f" The weights of [{RELEASED}]({RELEASED_URL}) have a licence of their own: see its model card."
+    if base_model != ORIGINAL and kind != "small":
+        licence += f" The weights of [{ORIGINAL}]({ORIGINAL_URL}) have a licence of their own: see its model card."
     is_adapter = kind == "adapter"
     code = [] if is_adapter else ["custom_code"]
     data = ModelCardData(

@@ -14,10 +14,10 @@ from transformers.utils import (
     logging,
 )
 
-from .configuration_omnivinci import MEDIA_INPUTS, OmniVinciConfig
+from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES, OmniVinciConfig
 from .encoders_omnivinci import AUDIO_TOWERS, OmniVinciAudioProjector, OmniVinciVisionProjector, OmniVinciVisionTower
 from .generation_omnivinci import OmniVinciGenerationMixin, check_rows, context_length, refuse
-from .media_encoder_omnivinci import KINDS, TENSORS, OmniVinciMediaMixin
+from .media_encoder_omnivinci import TENSORS, OmniVinciMediaMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .outputs_omnivinci import (
     CACHE,
@@ -31,7 +31,7 @@ from .time_embedding_omnivinci import build_time_embedding
 
 
 logger = logging.get_logger(__name__)
-NO_LABEL = -100
+IGNORE_INDEX = -100
 COUNTED_PLACEHOLDERS = (
     "`labels` hold placeholders of media, which the model does not predict, but the trainer has counted them in "
     "`num_items_in_batch`: the loss would be divided by far too much. Set labels to -100 where `input_ids` is "
@@ -229,7 +229,7 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         if has_media:
             return
         if is_torchdynamo_compiling():
-            found = torch.stack([self._placeholders(kind, input_ids, inputs_embeds) for kind in KINDS]).any()
+            found = torch.stack([self._placeholders(kind, input_ids, inputs_embeds) for kind in MODALITIES]).any()
             refuse(found, "`input_ids` has placeholders of media but no media were given.")
         elif missing := self._missing(input_ids, inputs_embeds):
             raise ValueError(
@@ -241,8 +241,8 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
 
     def _missing(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None) -> str:
         """Says which media have placeholders; "" for none."""
-        masks = torch.stack([self._placeholders(kind, input_ids, inputs_embeds).any() for kind in KINDS])
-        kinds = [kind for kind, found in zip(KINDS, masks.tolist(), strict=True) if found]
+        masks = torch.stack([self._placeholders(kind, input_ids, inputs_embeds).any() for kind in MODALITIES])
+        kinds = [kind for kind, found in zip(MODALITIES, masks.tolist(), strict=True) if found]
         lost = [TENSORS[kind] for kind in kinds]
         return f"`input_ids` has placeholders of {kinds} but no media were given ({lost})" if kinds else ""
 
@@ -377,7 +377,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         hidden_states = hidden_states[:, kept]
         targets = None if targets is None else targets[:, kept].contiguous()
         if only_needed_logits and self.training and targets is not None:
-            counts = targets != NO_LABEL
+            counts = targets != IGNORE_INDEX
             hidden_states, targets = hidden_states[counts.to(hidden_states.device)], targets[counts]
         logits = self.lm_head(hidden_states)
         losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
@@ -393,11 +393,11 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         """What each position shall predict, `(batch_size, seq_len)`, -100 for nothing; None without labels."""
         if labels is None and shift_labels is None:
             return None
-        targets = F.pad(labels, (0, 1), value=NO_LABEL)[:, 1:] if shift_labels is None else shift_labels
-        is_medium = sum(targets == getattr(self.config, f"{kind}_token_id") for kind in KINDS).bool()
+        targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if shift_labels is None else shift_labels
+        is_medium = sum(targets == getattr(self.config, f"{kind}_token_id") for kind in MODALITIES).bool()
         if num_items_in_batch is not None:
             refuse(is_medium.any(), COUNTED_PLACEHOLDERS)
-        return targets.masked_fill(is_medium, NO_LABEL)
+        return targets.masked_fill(is_medium, IGNORE_INDEX)
 
     def _losses(self, logits, targets, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
         """The language loss of logits that shall predict `targets`, that of OmniAlignNet, and what is trained.
@@ -405,7 +405,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         Where a step has several batches, `num_items_in_batch` counts the labels of all and the losses of the batches
         are summed up: OmniAlignNet's then counts by the share of labels that the batch has.
         """
-        num_items = (targets != NO_LABEL).sum()
+        num_items = (targets != IGNORE_INDEX).sum()
         # a batch without any label gives zero
         total = num_items if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=targets.device)
         total = total.clamp(min=1)

@@ -1,4 +1,4 @@
-"""Loading: the ordinary layout, the released one, quantized, with an adapter on top; safetensors alone."""
+"""Loading: the ordinary layout, the original one, quantized, with an adapter on top; safetensors alone."""
 
 import copy
 from functools import partial
@@ -12,8 +12,8 @@ from .checkpoint_files_omnivinci import Adapted, check_weight_files, find_adapte
 from .configuration_omnivinci import OmniVinciConfig
 from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
-from .released_checkpoint_omnivinci import is_released_checkpoint, load_released_checkpoint
-from .released_config_omnivinci import HUB_OPTIONS, component_file
+from .original_checkpoint_omnivinci import is_original_checkpoint, load_original_checkpoint
+from .original_config_omnivinci import HUB_OPTIONS, component_file
 
 
 # what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
@@ -85,14 +85,14 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
-        """As [`PreTrainedModel.from_pretrained`]; also takes the released five-folder layout, local or hub id.
+        """As [`PreTrainedModel.from_pretrained`]; also takes the original five-folder layout, local or hub id.
 
         Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
         `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its
         `llm_int8_skip_modules` is set. Weights are read from safetensors files only, never from pickles.
 
         Raises:
-            ValueError: when tensors of the released layout are missing, surplus or misshapen; it names them.
+            ValueError: when tensors of the original layout are missing, surplus or misshapen; it names them.
             OSError: when there are no safetensors weights.
         """
         if kwargs.get("use_safetensors") is False:
@@ -111,7 +111,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             kwargs["quantization_config"] = quantization
         if pretrained_model_name_or_path is not None and state_dict is None:
             adapted = find_adapter(str(pretrained_model_name_or_path), kwargs) if is_peft_available() else None
-            if adapted is not None and is_released_checkpoint(adapted.base, adapted.base_options):
+            if adapted is not None and is_original_checkpoint(adapted.base, adapted.base_options):
                 return cls._load_adapted(adapted, config, kwargs)
             base = (str(pretrained_model_name_or_path), hub_options_of(kwargs))
             if adapted is not None:
@@ -120,7 +120,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         if (
             pretrained_model_name_or_path is None
             or state_dict is not None
-            or not is_released_checkpoint(pretrained_model_name_or_path, kwargs)
+            or not is_original_checkpoint(pretrained_model_name_or_path, kwargs)
         ):
             try:
                 loaded = super().from_pretrained(
@@ -138,14 +138,14 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 if hasattr(module, "freeze_unused"):
                     module.freeze_unused()
             return loaded
-        return load_released_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+        return load_original_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
 
     @classmethod
     def _load_adapted(cls, adapted: Adapted, config, options: dict):
-        """The released layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
+        """The original layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
         options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
         adapter_name = options.pop("adapter_name", "default")
-        loaded = load_released_checkpoint(cls, adapted.base, config, {**options, **adapted.base_options})
+        loaded = load_original_checkpoint(cls, adapted.base, config, {**options, **adapted.base_options})
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.load_adapter(adapted.adapter, adapter_name=adapter_name, adapter_kwargs=adapted.adapter_options)
         return loaded

@@ -26,8 +26,8 @@ from .options_omnivinci import (
     check_options,
     flat_options,
 )
+from .original_config_omnivinci import MEDIA_TOKENS
 from .processor_loading_omnivinci import ProcessorLoadingMixin
-from .released_config_omnivinci import MEDIA_TOKENS
 from .sequence_layout_omnivinci import MODALITY_BOUNDARIES, LayoutRules, MediumLayout, PromptEncoder, span_mask
 from .video_pruning_omnivinci import moving_embeds
 
@@ -44,12 +44,12 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
     Args:
         image_processor ([`OmniVinciImageProcessor`]), video_processor ([`OmniVinciVideoProcessor`]),
         feature_extractor ([`OmniVinciFeatureExtractor`]), tokenizer: the parts.
-        chat_template (`str`, *optional*): Jinja template; the default writes the released checkpoint's prompt.
+        chat_template (`str`, *optional*): Jinja template; the default writes the original checkpoint's prompt.
         load_audio_from_video* (`bool`, defaults to True): hear the sound track of videos that have one.
         align_audio_start* (`bool`, defaults to True): put a sound track that starts later (or earlier) than the
-            picture at its true place. The released checkpoint takes its first sample as second 0.
+            picture at its true place. The original checkpoint takes its first sample as second 0.
         video_audio_downmix* (`"mean"` or `"sum"`): how several channels of a video's sound become one. "sum" is the
-            unnormalised sum that the released checkpoint heard (stereo comes out `sqrt(2)` louder).
+            unnormalised sum that the original checkpoint heard (stereo comes out `sqrt(2)` louder).
         max_audio_sec* (`float`, *optional*): only so many seconds of a sound are heard.
         group_duration_sec* (`float`, *optional*), boundary_tokens, use_modality_boundary_tokens, video_pool_sizes,
         audio_merge_size, spatial_merge_size, s2_output_scale_index: as in [`OmniVinciConfig`]; they decide how many

@@ -1,4 +1,4 @@
-"""How the processor comes out of a checkpoint's files, a model's configuration or the released layout."""
+"""How the processor comes out of a checkpoint's files, a model's configuration or the original layout."""
 
 import copy
 import inspect
@@ -23,13 +23,13 @@ from .options_omnivinci import (
     refuse_fixed,
     refuse_unknown,
 )
-from .released_config_omnivinci import (
+from .original_config_omnivinci import (
     HUB_OPTIONS,
     component_file,
-    is_released_config,
-    load_released_tokenizer,
-    map_released_config,
-    map_released_processor_options,
+    is_original_config,
+    load_original_tokenizer,
+    map_original_config,
+    map_original_processor_options,
 )
 
 
@@ -78,10 +78,10 @@ class ProcessorLoadingMixin(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`ProcessorMixin.from_pretrained`]; also takes the released five-folder layout, and for an adapter
+        """As [`ProcessorMixin.from_pretrained`]; also takes the original five-folder layout, and for an adapter
         without a processor that of its base model.
 
-        From the released layout, options that the checkpoint was trained with are on: the louder downmix of video
+        From the original layout, options that the checkpoint was trained with are on: the louder downmix of video
         sound, and sound tracks taken from their first sample (`align_audio_start=False`).
 
         Raises:
@@ -95,21 +95,21 @@ class ProcessorLoadingMixin(ProcessorMixin):
             base, base_options = place_of(name_or_path, PROCESSOR_NAME, kwargs)
             if base != name_or_path:
                 return cls.from_pretrained(base, **base_options)
-        released = {}
+        original = {}
         if file is not None:
             with open(file, encoding="utf-8") as stream:
-                released = json.load(stream)
-        if not is_released_config(released):
+                original = json.load(stream)
+        if not is_original_config(original):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         known = _option_names(cls)
-        config = OmniVinciConfig(**map_released_config(released, name_or_path, **hub_options))
+        config = OmniVinciConfig(**map_original_config(original, name_or_path, **hub_options))
         of_tokenizer = {name: value for name, value in options.items() if name in TOKENIZER_OPTIONS}
-        tokenizer = load_released_tokenizer(name_or_path, **hub_options, **of_tokenizer)
+        tokenizer = load_original_tokenizer(name_or_path, **hub_options, **of_tokenizer)
         own = {
             "align_audio_start": False,
             "video_audio_downmix": "sum",
             "chunk_length": 30,  # whatever the hop
-            **map_released_processor_options(released),
+            **map_original_processor_options(original),
             **{name: value for name, value in options.items() if name in known},
         }
         return cls.from_model_config(config, tokenizer, **own)

@@ -38,7 +38,7 @@ def group_clip(
 ) -> list[TimeGroup]:
     """Lay out the embeddings of one video and of its own sound in time windows of `group_duration_sec` (`T_G`).
 
-    The rounding is the released code's. Boundary tokens that stand inside the two sequences count as embeddings. Sound
+    The rounding is the original code's. Boundary tokens that stand inside the two sequences count as embeddings. Sound
     after the end of the video is left out, and so are the embeddings of the sound's padding.
 
     Args:
@@ -233,7 +233,7 @@ class PromptEncoder:
         offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         if self.tokenizer.pad_token_id == self.tokenizer.eos_token_id:
             return ids, offsets
-        # a literal padding token in the words is dropped, as in the released code
+        # a literal padding token in the words is dropped, as in the original code
         keep = ids != self.tokenizer.pad_token_id
         return ids[keep], offsets[keep]
 

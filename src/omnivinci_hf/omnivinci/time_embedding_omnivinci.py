@@ -1,4 +1,4 @@
-"""Time embeddings: CRTE and RoTE as in the paper, a learned table, and every mode of the released code.
+"""Time embeddings: CRTE and RoTE as in the paper, a learned table, and every mode of the original code.
 
 All modules read `embeds (steps, tokens, hidden_size)` and `times` in seconds that broadcast to `(steps, tokens)`: a
 video passes `(frames, 1)` since all tokens of a frame share its moment, a sound `(1, tokens)`. A part of a medium also
@@ -56,7 +56,7 @@ class LearnedTimeEmbedding(nn.Module):
 class RotaryTimeEmbedding(nn.Module):
     """Base of the rotations: turns adjacent channels `(2k, 2k + 1)` of the first `num_channels` channels.
 
-    The product is taken in float64 whatever the dtype of the embeddings, as in the released code: angles reach 1e5
+    The product is taken in float64 whatever the dtype of the embeddings, as in the original code: angles reach 1e5
     radians in some modes.
     """
 
@@ -127,11 +127,11 @@ class RotaryTimeEmbeddingWithoutLimit(ConstrainedRotaryTimeEmbedding):
 
 
 class AxialTimeEmbedding(RotaryTimeEmbedding):
-    """The `pixel` and `lang` modes of the released code.
+    """The `pixel` and `lang` modes of the original code.
 
     A table of positions along two axes (step and token) times frequencies is multiplied by an angle of time. Follows
-    the released code, not the paper: positions take part, and with `seconds` the angle is `-2 pi t`. The products are
-    taken from left to right in the released code's precision (float32 for sound; float32 table and float64 time for
+    the original code, not the paper: positions take part, and with `seconds` the angle is `-2 pi t`. The products are
+    taken from left to right in the original code's precision (float32 for sound; float32 table and float64 time for
     video) because the order of rounding shows at such angles. Mended: a video may have more frames than tokens per
     frame.
     """
@@ -140,7 +140,7 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
         super().__init__(config, hidden_size)
         self.pixel = config.type.startswith("pixel")
         self.periodic = config.type.endswith("periodic")
-        # in the released code the video's pixel mode alone does not scale its positions
+        # in the original code the video's pixel mode alone does not scale its positions
         self.scale_positions = self.max_time is not None and not (self.pixel and modality == "video")
         if not self.pixel and self.max_time is not None:
             self.theta = self.max_time / (2 * math.pi)
@@ -173,10 +173,10 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
 
 
 class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
-    """The `MTCT` ("shortest") and "longest" modes of the released code, of angles `w_j t`.
+    """The `MTCT` ("shortest") and "longest" modes of the original code, of angles `w_j t`.
 
     Periods grow geometrically from `max_time` to five times that (shortest) or from one second to `max_time`
-    (longest). Follows the released code: channel `j` has angle `j`, so the two channels of a pair turn differently.
+    (longest). Follows the original code: channel `j` has angle `j`, so the two channels of a pair turn differently.
     """
 
     def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int):
@@ -195,7 +195,7 @@ class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
 
 
 def build_time_embedding(config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str) -> nn.Module:
-    """The module of `config.type`; `modality` ("video" or "audio") matters to the released modes only."""
+    """The module of `config.type`; `modality` ("video" or "audio") matters to the original modes only."""
     if config.type == "none":
         return NoTimeEmbedding()
     if config.type == "learned":

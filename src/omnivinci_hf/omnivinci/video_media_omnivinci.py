@@ -168,7 +168,7 @@ def load_video(
         with_audio: read the first audio stream too, as by [`load_audio`]; None if there is none.
         align_audio_start: sample 0 belongs to the first frame: silence is put before a sound that starts later and into
             its gaps, the head of one that starts earlier is cut. Without, its first sample comes first, as the
-            released checkpoint heard it.
+            original checkpoint heard it.
         max_audio_sec: only so many seconds of the sound.
         transform: applied to every frame as soon as it is decoded; its results are the clip's `frames`. A resize here
             saves holding all frames in full size. Tensors, all of one shape, are put into one; if it has a parameter

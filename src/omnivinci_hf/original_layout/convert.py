@@ -1,4 +1,4 @@
-"""The released five-folder layout to the ordinary Transformers layout, tensor by tensor."""
+"""The original five-folder layout to the ordinary Transformers layout, tensor by tensor."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..hub.folders import whole_folder
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
-from ..omnivinci.model_card_omnivinci import RELEASED, SMALL_LIMIT, render_model_card
+from ..omnivinci.model_card_omnivinci import ORIGINAL, SMALL_LIMIT, render_model_card
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.original_checkpoint_omnivinci import OriginalStateDict, is_original_checkpoint
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
-from ..omnivinci.released_checkpoint_omnivinci import ReleasedStateDict, is_released_checkpoint
 
 
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -34,7 +34,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the released checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
+    """Write the original checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
 
     The result is what `from_pretrained(src, dtype=dtype).save_pretrained(dst)` writes for model, processor and
     generation config, but only one tensor is in memory at a time. `dst` appears when it is complete and not before, an
@@ -51,14 +51,14 @@ def convert_checkpoint(
         The path of `dst`.
 
     Raises:
-        ValueError: when `src` is not in the released layout, is quantized, or does not fit its config.
+        ValueError: when `src` is not in the original layout, is quantized, or does not fit its config.
         OSError: when `src` cannot be found or `dst` cannot be written (`FileExistsError` when it is not empty).
     """
     dst = Path(os.path.abspath(dst))
     _check_destination(src, dst, overwrite)
-    if not is_released_checkpoint(src, {}):
+    if not is_original_checkpoint(src, {}):
         raise ValueError(
-            f"{src} is not in the released five-folder layout (a config.json with `model_type` 'vila'), so there is "
+            f"{src} is not in the original five-folder layout (a config.json with `model_type` 'vila'), so there is "
             "nothing to convert."
         )
     with whole_folder(dst, overwrite=overwrite) as folder:
@@ -83,8 +83,8 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
 def _card_of_converted(folder: str | os.PathLike, repo_id: str) -> ModelCard:
     with torch.device("meta"):
         num_parameters = OmniVinciForConditionalGeneration(OmniVinciConfig.from_pretrained(folder)).num_parameters()
-    # the only model that was ever released in that layout; what is much smaller is somebody's test
-    base_model = RELEASED if num_parameters >= SMALL_LIMIT else None
+    # the only model that was ever published in that layout; what is much smaller is somebody's test
+    base_model = ORIGINAL if num_parameters >= SMALL_LIMIT else None
     return render_model_card("converted", repo_id, base_model=base_model, num_parameters=num_parameters)
 
 
@@ -119,7 +119,7 @@ def _write_checkpoint(
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     OmniVinciProcessor.from_pretrained(src).save_pretrained(folder)
-    _write_weights(model, ReleasedStateDict(src), folder, max_shard_size, progress)
+    _write_weights(model, OriginalStateDict(src), folder, max_shard_size, progress)
 
 
 def _write_weights(

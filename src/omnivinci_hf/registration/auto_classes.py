@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from ..omnivinci.model_card_omnivinci import RELEASED
+from ..omnivinci.model_card_omnivinci import ORIGINAL
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
@@ -27,7 +27,7 @@ TASK = "omni-qa"
 
 
 class VILAConfig(OmniVinciConfig):
-    """Stands for the released checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
+    """Stands for the original checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
 
     model_type = "vila"
 
@@ -37,7 +37,7 @@ class VILAConfig(OmniVinciConfig):
 
 
 class VILAProcessor(OmniVinciProcessor):
-    """Stands for the processor class that the released checkpoint's files name."""
+    """Stands for the processor class that the original checkpoint's files name."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -62,5 +62,5 @@ OmniVinciProcessor.register_for_auto_class()
 for part in parts.values():
     part.register_for_auto_class()
 if TASK not in PIPELINE_REGISTRY.supported_tasks:
-    default = {"model": (RELEASED, "main")}
+    default = {"model": (ORIGINAL, "main")}
     PIPELINE_REGISTRY.register_pipeline(TASK, OmniQAPipeline, pt_model=AutoModel, default=default, type="multimodal")

@@ -1,4 +1,4 @@
-"""Random, untrained checkpoints in the five-folder layout of the released one, for tests and benchmarks.
+"""Random, untrained checkpoints in the five-folder layout of the original one, for tests and benchmarks.
 
 Nothing is learned here: the answers of such a checkpoint are noise, only its form is right.
 """
@@ -44,7 +44,7 @@ SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The released checkpoint's template: contents are strings in which media tokens already stand.
+# The original checkpoint's template: contents are strings in which media tokens already stand.
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}{% endif %}"
@@ -245,7 +245,7 @@ def _main_config(components: dict[str, dict], overrides: Mapping[str, Any], dtyp
         "_name_or_path": "omnivinci-tiny",
         "architectures": ["VILAForCausalLM"],
         "model_type": "vila",
-        # The names of the released checkpoint's remote code; nothing here runs it.
+        # The names of the original checkpoint's remote code; nothing here runs it.
         "auto_map": {
             "AutoConfig": "modeling_vila.VILAConfig",
             "AutoModel": "modeling_vila.VILAForCausalLM",

@@ -18,7 +18,7 @@ from .data import ROW_ERRORS, RowError, normalize_row
 
 
 logger = logging.get_logger(__name__)
-NO_LABEL = -100
+IGNORE_INDEX = -100
 MEDIA = (*MEDIA_INPUTS, *PAIR_INPUTS)
 PADDING = -1
 MAX_WORKERS = 255
@@ -251,7 +251,7 @@ class OmniVinciDataCollator:
             )
             for name, padding in (
                 ("ids", self.processor.tokenizer.pad_token_id),
-                ("labels", NO_LABEL),
+                ("labels", IGNORE_INDEX),
                 ("positions", 0),
                 ("branches", 0),
             )
@@ -281,7 +281,7 @@ def join_branches(parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Ma
         first = position if branch == 0 else shared
         starts.append(torch.arange(first, first + len(part)))
         position += len(part)
-    return EncodedRow(ids, ids.masked_fill(~marks, NO_LABEL), torch.cat(starts), branches, media)
+    return EncodedRow(ids, ids.masked_fill(~marks, IGNORE_INDEX), torch.cat(starts), branches, media)
 
 
 def _visible(numbers: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:

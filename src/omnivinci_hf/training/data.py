@@ -39,7 +39,7 @@ import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
 from ..omnivinci.conversation_omnivinci import PLACES, MediaPart, read_part, read_source, shown
-from ..omnivinci.released_config_omnivinci import MEDIA_TOKENS
+from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.sequence_layout_omnivinci import is_text
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..omnivinci.configuration_omnivinci import check_number
-from ..omnivinci.released_config_omnivinci import component_file
+from ..omnivinci.original_config_omnivinci import component_file
 
 
 # what a recipe may name, and where it lies in the model

@@ -4,7 +4,7 @@ import torch
 from transformers import Trainer
 
 from ..hub.trainer import HubTrainerMixin
-from .collator import NO_LABEL, OmniVinciDataCollator
+from .collator import IGNORE_INDEX, OmniVinciDataCollator
 from .recipe import Recipe, module_of
 
 
@@ -89,7 +89,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if prediction_loss_only and "labels" in inputs:
             # nobody sees the logits: at positions where no row has a label they would only take memory
-            learned = (inputs["labels"][:, 1:] != NO_LABEL).any(0).nonzero()[:, 0]
+            learned = (inputs["labels"][:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0]
             inputs = {**inputs, "logits_to_keep": learned}
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 

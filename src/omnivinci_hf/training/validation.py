@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..omnivinci.conversation_omnivinci import KINDS, MediaPart, read_part
+from ..omnivinci.configuration_omnivinci import MODALITIES
+from ..omnivinci.conversation_omnivinci import MediaPart, read_part
 from ..omnivinci.media_inputs_omnivinci import load_medium
 from ..omnivinci.media_limits_omnivinci import MediaError
 from ..omnivinci.options_omnivinci import FRAME_OPTIONS
@@ -38,7 +39,7 @@ class Validation:
         return self.num_rows - self.num_bad
 
     def __str__(self) -> str:
-        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in KINDS)
+        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in MODALITIES)
         return f"rows: {self.num_rows}, good: {self.num_good}, bad: {self.num_bad}; distinct media: {media}"
 
 

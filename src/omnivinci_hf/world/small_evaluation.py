@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..omnivinci.modeling_omnivinci import NO_LABEL, OmniVinciForConditionalGeneration
+from ..omnivinci.modeling_omnivinci import IGNORE_INDEX, OmniVinciForConditionalGeneration
 from ..training import OmniVinciDataCollator
 from . import FAMILIES, Question
 from .dataset import seed_questions
@@ -75,7 +75,7 @@ def _kept(num_frames: int, dropped: float, seed: int) -> np.ndarray | None:
 
 def _spans(labels: torch.Tensor) -> list[tuple[int, int]]:
     """Where the stretches of labels of a row begin and end: an answer each."""
-    has_label = torch.nn.functional.pad((labels != NO_LABEL).int(), (1, 1))
+    has_label = torch.nn.functional.pad((labels != IGNORE_INDEX).int(), (1, 1))
     steps = has_label.diff()
     starts, ends = ((steps == sign).nonzero()[:, 0].tolist() for sign in (1, -1))
     return list(zip(starts, ends, strict=True))

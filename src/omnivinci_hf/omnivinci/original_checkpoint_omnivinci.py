@@ -1,4 +1,4 @@
-"""Weights of the released five-folder layout, read lazily under this package's names."""
+"""Weights of the original five-folder layout, read lazily under this package's names."""
 
 import copy
 import dataclasses
@@ -14,12 +14,12 @@ from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .checkpoint_files_omnivinci import read_weight_index
-from .released_config_omnivinci import (
+from .original_config_omnivinci import (
     COMPONENTS,
     HUB_OPTIONS,
     MEDIA_TOKENS,
     component_file,
-    is_released_config,
+    is_original_config,
     media_token_ids,
 )
 
@@ -40,24 +40,24 @@ NAMES = (
 
 
 def new_name(name: str) -> str:
-    """Name here of a released tensor, given as `folder/name`; unchanged where no rule fits."""
+    """Name here of an original tensor, given as `folder/name`; unchanged where no rule fits."""
     for pattern, replacement in NAMES:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, replacement, name)
     return name
 
 
-def is_released_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:
+def is_original_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:
     hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     file = component_file(name_or_path, "", "config.json", hub)
     if file is None:
         return False
     with open(file, encoding="utf-8") as stream:
-        return is_released_config(json.load(stream))
+        return is_original_config(json.load(stream))
 
 
-def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig | None, options: dict):
-    """`cls.from_pretrained` on the released layout, for the class with a head or the one without."""
+def load_original_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTrainedConfig | None, options: dict):
+    """`cls.from_pretrained` on the original layout, for the class with a head or the one without."""
     options = dict(options)
     hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     hub = {name: value for name, value in hub.items() if value is not None}
@@ -72,7 +72,7 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
         config = copy.deepcopy(config)
         for name, token_id in media_token_ids(name_or_path, **hub).items():
             setattr(config, name, token_id)
-    state_dict = ReleasedStateDict(name_or_path, hub)
+    state_dict = OriginalStateDict(name_or_path, hub)
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices
         config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)
@@ -91,7 +91,7 @@ def load_released_checkpoint(cls, name_or_path: str | os.PathLike, config: PreTr
     return (model, info) if output_loading_info else model
 
 
-class ReleasedStateDict(dict):
+class OriginalStateDict(dict):
     """New name -> lazy safetensors slice. Opening the files maps them; a tensor is read when it is taken."""
 
     def __init__(self, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any] | None = None):
@@ -119,7 +119,7 @@ def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, A
     if index is None:
         raise ValueError(
             f"{name_or_path} has no {component}/{SAFE_WEIGHTS_NAME} nor {component}/{SAFE_WEIGHTS_INDEX_NAME}: the "
-            "released layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
+            "original layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
         )
     shards = sorted(set(read_weight_index(index)["weight_map"].values()))
     files = [component_file(name_or_path, component, shard, hub_options) for shard in shards]
@@ -139,4 +139,4 @@ def _check_tensors(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str
             problems.append(f"misshapen: {name} is {found}, expected {tuple(expected[name].shape)}")
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"The released checkpoint does not fit its configuration:\n  {shown}")
+        raise ValueError(f"The original checkpoint does not fit its configuration:\n  {shown}")

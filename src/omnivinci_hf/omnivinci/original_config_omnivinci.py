@@ -1,4 +1,4 @@
-"""The released checkpoint's `config.json` (`model_type` "vila") in the words of this package.
+"""The original checkpoint's `config.json` (`model_type` "vila") in the words of this package.
 
 `nvidia/omnivinci` describes itself with the options of its training code: strings such as "None" and "True", nested
 encoder descriptions, one folder per component. This file is the only one that knows those names.
@@ -14,22 +14,22 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import cached_file
 
 
-RELEASED_MODEL_TYPE = "vila"
+ORIGINAL_MODEL_TYPE = "vila"
 
 
 def flag(value: Any) -> bool:
-    """A boolean, or one of the strings that released files hold in their place."""
+    """A boolean, or one of the strings that original files hold in their place."""
     if value in (True, False):
         return bool(value)
     if value in ("True", "true"):
         return True
     if value in ("False", "false", "None"):
         return False
-    raise ValueError(f"Expected a boolean in the released config, got {value!r}.")
+    raise ValueError(f"Expected a boolean in the original config, got {value!r}.")
 
 
 def number(value: Any) -> float | None:
-    """A number, or the string that a released file holds in its place; None for "None" too."""
+    """A number, or the string that an original file holds in its place; None for "None" too."""
     return float(value) if isinstance(value, str) and value not in ("None", "") else _none(value)
 
 
@@ -42,7 +42,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revi
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 
-# released name -> name in OmniVinciConfig, where the value needs nothing but its type mended
+# original name -> name in OmniVinciConfig, where the value needs nothing but its type mended
 CONFIG_NAMES = {
     "mm_vision_select_layer": ("vision_feature_layer", whole),
     "s2_resize_output_to_scale_idx": ("s2_output_scale_index", whole),
@@ -50,15 +50,15 @@ CONFIG_NAMES = {
     "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", flag),
     "torch_dtype": ("dtype", str),
 }
-# released name -> option of OmniVinciProcessor
+# original name -> option of OmniVinciProcessor
 PROCESSOR_NAMES = {
     "load_audio_in_video": ("load_audio_from_video", flag),
     "num_video_frames": ("num_frames", whole),
     "audio_sampling_rate": ("sampling_rate", whole),
     "audio_hop_length": ("hop_length", whole),
 }
-# what the released code takes where the file lacks the key
-RELEASED_DEFAULTS = {
+# what the original code takes where the file lacks the key
+ORIGINAL_DEFAULTS = {
     "interleaved_vis_aud_in_video": True,
     "interleaved_video_segment_duration": 30,
     "load_audio_in_video": True,
@@ -66,7 +66,7 @@ RELEASED_DEFAULTS = {
     "audio_hop_length": 60,
     "audio_chunk_length": 120,
 }
-# (encoder description, its key) -> key of `boundary_tokens`, and what the released code takes when the key is absent
+# (encoder description, its key) -> key of `boundary_tokens`, and what the original code takes when the key is absent
 BOUNDARY_NAMES = {
     ("image_encoder", "start_tokens"): ("image_start", None),
     ("image_encoder", "end_tokens"): ("image_end", "\n"),
@@ -78,42 +78,42 @@ BOUNDARY_NAMES = {
 }
 
 
-def is_released_config(config_dict: dict[str, Any]) -> bool:
-    return config_dict.get("model_type") == RELEASED_MODEL_TYPE
+def is_original_config(config_dict: dict[str, Any]) -> bool:
+    return config_dict.get("model_type") == ORIGINAL_MODEL_TYPE
 
 
-def map_released_config(released: dict[str, Any], name_or_path: str | None = None, **hub_options) -> dict[str, Any]:
-    """Translate a released `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
+def map_original_config(original: dict[str, Any], name_or_path: str | None = None, **hub_options) -> dict[str, Any]:
+    """Translate an original `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
 
     Args:
-        released: the parsed file.
-        name_or_path: folder or hub id of the checkpoint. Each component is read from its own folder, as the released
-            code does; its copy in `released`, which may be stale, a path or a name, stands in where that has no
+        original: the parsed file.
+        name_or_path: folder or hub id of the checkpoint. Each component is read from its own folder, as the original
+            code does; its copy in `original`, which may be stale, a path or a name, stands in where that has no
             config. The placeholder ids are read from the tokenizer, and keep their defaults without `name_or_path`.
 
     Raises:
         ValueError: for another VILA checkpoint, or a mode that this package does not have.
     """
-    missing = [name for name in COMPONENTS if not released.get(f"{name}_cfg")]
+    missing = [name for name in COMPONENTS if not original.get(f"{name}_cfg")]
     if missing:
         raise ValueError(
-            f"This is a VILA checkpoint (`model_type`={RELEASED_MODEL_TYPE!r}) without {' and '.join(missing)}: "
+            f"This is a VILA checkpoint (`model_type`={ORIGINAL_MODEL_TYPE!r}) without {' and '.join(missing)}: "
             "only the omni-modal one, nvidia/omnivinci, can be loaded. Use NVIDIA's VILA code for the others."
         )
-    released = {**RELEASED_DEFAULTS, **released}
-    components = {name: _component(released, name, name_or_path, hub_options) for name in COMPONENTS}
-    _refuse_unknown_modes(released, components)
+    original = {**ORIGINAL_DEFAULTS, **original}
+    components = {name: _component(original, name, name_or_path, hub_options) for name in COMPONENTS}
+    _refuse_unknown_modes(original, components)
 
-    config = _renamed(released, CONFIG_NAMES)
+    config = _renamed(original, CONFIG_NAMES)
     if "dtype" in config:
         config["dtype"] = config["dtype"].removeprefix("torch.")
     config["vision_config"] = _clean(components["vision_tower"])
     config["audio_config"] = _clean(components["sound_tower"])
     config["text_config"] = _clean(components["llm"])
     side = config["vision_config"]["image_size"]
-    config["s2_scales"] = _scales(released, side)
+    config["s2_scales"] = _scales(original, side)
     config["max_tiles"] = max(config.get("max_tiles", 12), (config["s2_scales"][-1] // side) ** 2)
-    encoders = {name: _parsed(released.get(name)) for name in ("image_encoder", "video_encoder", "sound_encoder")}
+    encoders = {name: _parsed(original.get(name)) for name in ("image_encoder", "video_encoder", "sound_encoder")}
     hidden_size = config["text_config"]["hidden_size"]
     config["video_time_embedding"] = _time_embedding(encoders["video_encoder"], "video", hidden_size)
     config["audio_time_embedding"] = _time_embedding(encoders["sound_encoder"], "audio", hidden_size)
@@ -121,11 +121,11 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
     config["boundary_tokens"] = {
         new: _none(encoders[encoder].get(key, default)) for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
     }
-    interleaved = flag(released["interleaved_vis_aud_in_video"])
-    config["group_duration_sec"] = number(released["interleaved_video_segment_duration"]) if interleaved else None
+    interleaved = flag(original["interleaved_vis_aud_in_video"])
+    config["group_duration_sec"] = number(original["interleaved_video_segment_duration"]) if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
-    if released.get("quantization_config") is not None:
-        config["quantization_config"] = released["quantization_config"]
+    if original.get("quantization_config") is not None:
+        config["quantization_config"] = original["quantization_config"]
     if name_or_path:
         config.update(media_token_ids(name_or_path, **hub_options))
     # what `from_dict` and Transformers themselves put into the dictionary
@@ -136,22 +136,22 @@ def map_released_config(released: dict[str, Any], name_or_path: str | None = Non
         "experts_implementation",
         "dtype",
     ):
-        if name in released:
-            config[name] = released[name]
+        if name in original:
+            config[name] = original[name]
     return config
 
 
-def map_released_processor_options(released: dict[str, Any]) -> dict[str, Any]:
-    """Options of the processor's parts that the released `config.json` holds.
+def map_original_processor_options(original: dict[str, Any]) -> dict[str, Any]:
+    """Options of the processor's parts that the original `config.json` holds.
 
     Returns `load_audio_from_video`, `num_frames`, `fps`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no
     limit), as far as they are set.
     """
-    released = {**RELEASED_DEFAULTS, **released}
-    options = _renamed(released, PROCESSOR_NAMES)
-    if fps := number(released.get("fps")):
+    original = {**ORIGINAL_DEFAULTS, **original}
+    options = _renamed(original, PROCESSOR_NAMES)
+    if fps := number(original.get("fps")):
         options["fps"] = float(fps)
-    limit = _none(released["audio_chunk_length"])
+    limit = _none(original["audio_chunk_length"])
     if limit is not None:
         # "max" keeps the whole sound; "max_N" and a bare number keep its first N seconds
         limit = str(limit).removeprefix("max").removeprefix("_")
@@ -166,8 +166,8 @@ def component_file(name_or_path: str, component: str, name: str, hub_options: Ma
     return cached_file(name_or_path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False, **hub_options)
 
 
-def map_bare_config(released: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
-    """[`map_released_config`] for `AutoConfig`, which passes the file on but not how it was found.
+def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
+    """[`map_original_config`] for `AutoConfig`, which passes the file on but not how it was found.
 
     The placeholder ids keep their defaults where the tokenizer cannot be read without a token, a subfolder or another
     cache; `from_pretrained` of the model knows these and sets the ids.
@@ -176,20 +176,20 @@ def map_bare_config(released: dict[str, Any], name_or_path: str | None, commit: 
     if name_or_path and not os.path.isdir(name_or_path):
         hub_options["revision"] = commit
         elsewhere = commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str)
-        if elsewhere and all(_is_described(released, name) for name in COMPONENTS):
-            return map_released_config(released)  # it lies in another cache, so nothing is put into this one
+        if elsewhere and all(_is_described(original, name) for name in COMPONENTS):
+            return map_original_config(original)  # it lies in another cache, so nothing is put into this one
     try:
-        return map_released_config(released, name_or_path, **hub_options)
+        return map_original_config(original, name_or_path, **hub_options)
     except OSError:
-        return map_released_config(released)
+        return map_original_config(original)
 
 
 def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
-    tokenizer = load_released_tokenizer(name_or_path, **hub_options)
+    tokenizer = load_original_tokenizer(name_or_path, **hub_options)
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
 
 
-def load_released_tokenizer(name_or_path: str, **hub_options):
+def load_original_tokenizer(name_or_path: str, **hub_options):
     """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
     folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
@@ -205,31 +205,31 @@ def load_released_tokenizer(name_or_path: str, **hub_options):
 
 
 def _component(
-    released: dict[str, Any], name: str, name_or_path: str | None, hub_options: Mapping[str, Any]
+    original: dict[str, Any], name: str, name_or_path: str | None, hub_options: Mapping[str, Any]
 ) -> dict[str, Any]:
     if name_or_path and (file := component_file(name_or_path, name, "config.json", hub_options)):
         with open(file, encoding="utf-8") as stream:
             return json.load(stream)
-    if not _is_described(released, name):
+    if not _is_described(original, name):
         raise ValueError(
-            f"{name_or_path or 'The released config'} does not describe {name}: there is no {name}/config.json, and "
-            f"`{name}_cfg` is only {released[f'{name}_cfg']!r}. Get the whole checkpoint, and load it by its folder."
+            f"{name_or_path or 'The original config'} does not describe {name}: there is no {name}/config.json, and "
+            f"`{name}_cfg` is only {original[f'{name}_cfg']!r}. Get the whole checkpoint, and load it by its folder."
         )
-    return released[f"{name}_cfg"]
+    return original[f"{name}_cfg"]
 
 
-def _is_described(released: dict[str, Any], name: str) -> bool:
+def _is_described(original: dict[str, Any], name: str) -> bool:
     """Whether the main file holds a component's options, not only where they once lay."""
-    copy = released.get(f"{name}_cfg")
+    copy = original.get(f"{name}_cfg")
     return isinstance(copy, dict) and bool(copy.keys() - {"_name_or_path"})
 
 
-def _renamed(released: dict[str, Any], names: Mapping[str, tuple[str, Callable]]) -> dict[str, Any]:
-    values = {new: kind(released[old]) for old, (new, kind) in names.items() if released.get(old) is not None}
+def _renamed(original: dict[str, Any], names: Mapping[str, tuple[str, Callable]]) -> dict[str, Any]:
+    values = {new: kind(original[old]) for old, (new, kind) in names.items() if original.get(old) is not None}
     return {new: value for new, value in values.items() if value is not None}
 
 
-def _refuse_unknown_modes(released: dict[str, Any], components: dict[str, dict]) -> None:
+def _refuse_unknown_modes(original: dict[str, Any], components: dict[str, dict]) -> None:
     supported = {
         "mm_projector_cfg.mm_projector_type": (
             components["mm_projector"].get("mm_projector_type"),
@@ -239,19 +239,19 @@ def _refuse_unknown_modes(released: dict[str, Any], components: dict[str, dict])
             components["sound_mm_projector"].get("sound_mm_projector_type"),
             ("mlp",),
         ),
-        "image_aspect_ratio": (released.get("image_aspect_ratio"), ("dynamic_s2", "resize", None)),
-        "mm_vision_select_feature": (released.get("mm_vision_select_feature"), ("cls_patch", None)),
-        "num_time_tokens": (released.get("num_time_tokens") or 0, (0,)),
+        "image_aspect_ratio": (original.get("image_aspect_ratio"), ("dynamic_s2", "resize", None)),
+        "mm_vision_select_feature": (original.get("mm_vision_select_feature"), ("cls_patch", None)),
+        "num_time_tokens": (original.get("num_time_tokens") or 0, (0,)),
     }
     for name, (value, known) in supported.items():
         if value not in known:
-            raise ValueError(f"The released option {name}={value!r} is not supported; known are {known}.")
+            raise ValueError(f"The original option {name}={value!r} is not supported; known are {known}.")
 
 
-def _scales(released: dict[str, Any], side: int) -> list[int]:
-    if not flag(released.get("dynamic_s2") or False):
+def _scales(original: dict[str, Any], side: int) -> list[int]:
+    if not flag(original.get("dynamic_s2") or False):
         return [side]
-    scales = released["s2_scales"]
+    scales = original["s2_scales"]
     return sorted(int(scale) for scale in (scales.split(",") if isinstance(scales, str) else scales))
 
 
@@ -263,20 +263,20 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) ->
     kind, period_fix = encoder.get("time_embed_type", "pixel"), encoder.get("period_fix", False)
     if kind not in ("pixel", "lang"):
         raise ValueError(
-            f"The released {modality} option time_embed_type={kind!r} is not supported: the released code has no "
+            f"The original {modality} option time_embed_type={kind!r} is not supported: the original code has no "
             "weights for it. Known are 'pixel' and 'lang'."
         )
     if period_fix in ("MTCT", "shortest", "longest"):
         kind = "mtct_longest" if period_fix == "longest" else "mtct_shortest"
     else:
-        # only the string "True" is true in the released code
+        # only the string "True" is true in the original code
         kind += "_periodic" if period_fix == "True" else "_seconds"
     dim = whole(encoder.get("trope_dim"))
     if dim is None:
         dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
     config = {"type": kind, "dim": dim, "max_time": number(encoder.get("max_time"))}
     if kind.startswith("lang") and config["max_time"] is None:
-        # otherwise the released code takes its base from `max_time`
+        # otherwise the original code takes its base from `max_time`
         config["theta"] = number(encoder.get("trope_theta", 50000 if modality == "video" else 10000))
     return config
 
