@@ -1,5 +1,9 @@
+import inspect
 import json
+import runpy
 import time
+from dataclasses import fields
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +15,17 @@ from omnivinci_hf import OmniVinciProcessor, load_audio, load_image, load_video
 from omnivinci_hf.omnivinci import media_inputs_omnivinci, processing_omnivinci
 from omnivinci_hf.omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from omnivinci_hf.omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from omnivinci_hf.omnivinci.options_omnivinci import CALL_OPTIONS, STORED_OPTIONS
+from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
+from omnivinci_hf.omnivinci.options_omnivinci import (
+    CALL_OPTIONS,
+    OPTIONS,
+    ORIGINAL_OPTIONS,
+    READ_OPTIONS,
+    STORED_OPTIONS,
+    OptionGroup,
+    loader_arguments,
+)
+from tests.support.paths import ROOT
 
 
 PICTURE = Image.new("RGB", (8, 8), "red")
@@ -372,7 +386,66 @@ def test_embeddings_of_a_tile_are_bounded(processor):
         OmniVinciProcessor(*parts, processor.tokenizer, patch_size=2, spatial_merge_size=1)
 
 
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+PARTS = {
+    "processor": OmniVinciProcessor,
+    "image_processor": OmniVinciImageProcessor,
+    "video_processor": OmniVinciVideoProcessor,
+    "feature_extractor": OmniVinciFeatureExtractor,
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_signatures_have_the_options_and_defaults_of_the_table(part):
+    parameters = inspect.signature(PARTS[part]).parameters
+    given = {name: one.default for name, one in parameters.items() if name not in (*PARTS, "tokenizer", "kwargs")}
+    assert given == {option.name: option.default for option in OPTIONS if part in option.stored_by}
+
+
 def test_every_option_of_the_parts_is_declared_in_the_table():
     for part in (OmniVinciImageProcessor, OmniVinciVideoProcessor, OmniVinciFeatureExtractor):
         assert set(vars(part())) <= STORED_OPTIONS.keys()
     assert {"num_frames", "padding", "media_limits"} <= CALL_OPTIONS.keys()
+
+
+def test_options_of_reading_are_those_of_the_table():
+    defaults = {one.name: one.default for one in fields(ReadOptions)}
+    defaults = {name: value for name, value in defaults.items() if name not in ("num_threads", "cancelled")}
+    assert defaults == {option.name: option.default for option in OPTIONS if option.group == "reading"}
+
+
+@pytest.mark.parametrize(("modality", "load"), [("image", load_image), ("video", load_video), ("audio", load_audio)])
+def test_loaders_have_the_arguments_that_the_table_names(modality, load):
+    known = {*inspect.signature(load).parameters, *READ_OPTIONS}
+    assert set(loader_arguments(modality).values()) <= known
+    # of what is returned: the feature extractor's rate, the mean of channels of audio that belongs to no video
+    others = {"source", "reading", "transform", "sampling_rate", "downmix"}
+    assert known - others == set(loader_arguments(modality).values()) - others
+
+
+def test_a_name_is_declared_once_and_given_somewhere():
+    assert len({option.name for option in OPTIONS}) == len(OPTIONS)
+    assert all(option.stored_by or option.in_call or option.in_parts for option in OPTIONS)
+    assert not {option.name for option in OPTIONS if option.group == "reading"} & STORED_OPTIONS.keys()
+
+
+def test_defaults_of_the_table_can_be_stored():
+    for option in OPTIONS:
+        if option.stored_by and option.default is not None:
+            STORED_OPTIONS[option.name].check(option.name, option.default)
+
+
+def test_original_checkpoint_is_loaded_with_the_original_values(original_folder):
+    processor = OmniVinciProcessor.from_pretrained(original_folder)
+    assert ORIGINAL_OPTIONS == {"align_audio_start": False, "video_audio_downmix": "sum", "chunk_length": 30}
+    assert processor.feature_extractor.chunk_length == 30
+    assert (processor.align_audio_start, processor.video_audio_downmix) == (False, "sum")
+
+
+def test_page_of_the_options_is_up_to_date():
+    script = runpy.run_path(str(ROOT / "docs" / "write_options.py"))
+    assert sum(len(groups) for groups in script["SECTIONS"].values()) == len(get_args(OptionGroup))
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page == script["page_with_tables"](page), "run: python docs/write_options.py"
+    assert all(f"| `{option.name}` |" in page for option in OPTIONS)

@@ -19,6 +19,7 @@ from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, o
 from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
+from ..omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
 from ..omnivinci.original_config_omnivinci import component_file
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, encode_conversations
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
@@ -125,10 +126,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
         check_model(arguments.model)
         processor = OmniVinciProcessor.from_pretrained(arguments.model)
         config = OmniVinciConfig.from_pretrained(arguments.model)
-    options = processor_options(arguments)
-    if arguments.group_duration_sec is not None:
-        options["group_duration_sec"] = arguments.group_duration_sec
-    media = inspect_media(processor, arguments.media, **options)
+    media = inspect_media(processor, arguments.media, **processor_options(arguments))
     facts = report(processor, config, media, arguments.model or ORIGINAL_LAYOUT)
     if arguments.plot is not None:
         from ..inspection.plot import plot_media
@@ -188,10 +186,9 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 def processor_options(arguments: argparse.Namespace) -> dict:
     """Options of the processor that were given; the others keep the checkpoint's values."""
-    names = ("num_frames", "fps", "max_audio_sec", "start_sec", "end_sec", "on_damage")
-    options = {name: getattr(arguments, name, None) for name in names}
-    if limits := getattr(arguments, "media_limits", None):
-        options["media_limits"] = dict(limits)
+    options = {name: getattr(arguments, name, None) for name in CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()}
+    if options["media_limits"]:
+        options["media_limits"] = dict(options["media_limits"])
     if arguments.no_video_audio:
         options["load_audio_from_video"] = False
     return {name: value for name, value in options.items() if value is not None}

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.media_containers_omnivinci import choose_stream, photo_brand
 from ..omnivinci.media_omnivinci import MediaError, MediaSource, load_image
+from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
 from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
 from ..omnivinci.video_media_omnivinci import is_moving
@@ -60,9 +61,7 @@ def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
         tokenizer_object=Tokenizer(model), unk_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
     config = OmniVinciConfig()
-    # what `OmniVinciProcessor.from_pretrained` sets for the original layout
-    options = {"align_audio_start": False, "video_audio_downmix": "sum"}
-    return OmniVinciProcessor.from_model_config(config, tokenizer, **options), config
+    return OmniVinciProcessor.from_model_config(config, tokenizer, **ORIGINAL_OPTIONS), config
 
 
 def inspect_media(processor: OmniVinciProcessor, paths: list[str], **options) -> list[InspectedMedium]:

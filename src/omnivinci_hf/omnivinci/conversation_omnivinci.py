@@ -11,7 +11,7 @@ from .configuration_omnivinci import MODALITIES
 from .frame_sampling_omnivinci import check_choice
 from .media_forms_omnivinci import ENTRIES, SOUND_ENTRIES, plain_source
 from .media_limits_omnivinci import MediaError
-from .options_omnivinci import CALL_OPTIONS, FRAME_OPTIONS, RANGE_OPTIONS, Anything, check_options, refuse_unknown
+from .options_omnivinci import check_options, part_options, refuse_unknown
 from .original_config_omnivinci import MEDIA_TOKENS
 
 
@@ -85,18 +85,6 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
 PLACES = ("path", "url", "base64")  # where a medium may stand beside the name of its type
 # the type of a part that holds its medium one level deeper -> the kind of medium
 NESTED_TYPES = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
-PART_OPTIONS = {
-    "image": {},
-    "video": {
-        **RANGE_OPTIONS,
-        **FRAME_OPTIONS,
-        **{name: CALL_OPTIONS[name] for name in ("num_frames", "fps", "load_audio_from_video", "max_audio_sec")},
-        "video_metadata": Anything(),
-        "audio": Anything(),  # its sound, where it is not that of the file
-        "sampling_rate": CALL_OPTIONS["sampling_rate"],
-    },
-    "audio": {**RANGE_OPTIONS, **{name: CALL_OPTIONS[name] for name in ("sampling_rate", "max_audio_sec")}},
-}
 
 
 @dataclass(frozen=True)
@@ -168,7 +156,7 @@ def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: boo
         options["video_metadata"] = options.pop("metadata")
     if not isinstance(options.get("video_metadata", {}), Mapping):
         raise ValueError(f"{place}: `video_metadata` must be a dictionary, got {shown(options['video_metadata'])}.")
-    known = PART_OPTIONS[kind]
+    known = part_options(kind)
     refuse_unknown(f"{place} of type {kind!r}", options, [kind, *PLACES, *known], ValueError)
     try:
         options = check_options(options, known)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .media_limits_omnivinci import MediaError
 from .media_reading_omnivinci import TimeRange
-from .options_omnivinci import FRAME_OPTIONS
+from .options_omnivinci import FRAME_OPTIONS, POSITION_OPTIONS
 
 
 def sample_indices(
@@ -52,7 +52,7 @@ class FrameChoice:
         if given and (len(given) > 1 or self.num_frames is not None or self.fps is not None):
             raise ValueError("Give either `frame_indices`, or `frame_times`, or `num_frames` and `fps`.")
         for name in given:
-            FRAME_OPTIONS[name].check(name, getattr(self, name))
+            POSITION_OPTIONS[name].check(name, getattr(self, name))
             object.__setattr__(self, name, np.asarray(getattr(self, name)))
 
     @property
@@ -95,7 +95,7 @@ class FrameChoice:
 
 def check_choice(options: Mapping[str, Any]) -> None:
     """Refuse options of a call or a part whose choice of frames, or whose range, contradicts itself."""
-    chosen = {name: options.get(name) for name in ("num_frames", "fps", *FRAME_OPTIONS)}
+    chosen = {name: options.get(name) for name in FRAME_OPTIONS}
     FrameChoice(**chosen, range=TimeRange(options.get("start_sec") or 0.0, options.get("end_sec")))
 
 

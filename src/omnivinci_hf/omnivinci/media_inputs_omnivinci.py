@@ -15,26 +15,8 @@ from .media_forms_omnivinci import flatten
 from .media_limits_omnivinci import MediaError
 from .media_omnivinci import load_image
 from .media_reading_omnivinci import available_processors, run_all
-from .options_omnivinci import FRAME_OPTIONS, RANGE_OPTIONS, READ_OPTIONS
+from .options_omnivinci import FRAME_OPTIONS, RANGE_OPTIONS, loader_arguments
 from .video_media_omnivinci import VideoClip, load_video
-
-
-_CHOICE_OPTIONS = ("num_frames", "fps", *FRAME_OPTIONS)
-# option of a call or a part -> argument of the loader of that kind
-_ARGUMENTS = {
-    "image": dict.fromkeys(READ_OPTIONS),
-    "video": {
-        **dict.fromkeys((*_CHOICE_OPTIONS, *RANGE_OPTIONS, *READ_OPTIONS, "align_audio_start", "max_audio_sec")),
-        "load_audio_from_video": "with_audio",
-        "video_audio_downmix": "downmix",
-        "video_metadata": "metadata",
-    },
-    "audio": {
-        **dict.fromkeys((*RANGE_OPTIONS, *READ_OPTIONS)),
-        "sampling_rate": "input_sampling_rate",
-        "max_audio_sec": "max_sec",
-    },
-}
 
 
 def load_media(
@@ -77,8 +59,8 @@ def load_media(
 
 def own_options(part: MediaPart, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a part before those of the call."""
-    if any(name in part.options for name in _CHOICE_OPTIONS):
-        options = {**options, **dict.fromkeys(_CHOICE_OPTIONS)}
+    if any(name in part.options for name in FRAME_OPTIONS):
+        options = {**options, **dict.fromkeys(FRAME_OPTIONS)}
     return {**options, **part.options}
 
 
@@ -93,8 +75,8 @@ def load_medium(
     """
     options = own_options(part, options)
     given = {
-        argument or name: options[name]
-        for name, argument in _ARGUMENTS[part.kind].items()
+        argument: options[name]
+        for name, argument in loader_arguments(part.kind).items()
         if options.get(name) is not None
     }
     if part.kind == "image":

@@ -1,4 +1,4 @@
-"""The processor's options: each is declared once, with what it may be, and an unknown one is an error.
+"""This module declares every option of the processor in one table, and refuses options that are unknown or wrong.
 
 A value is checked wherever it is given (a file that was downloaded, `from_pretrained`, a call, a content part) and
 before any medium is read. The bounds keep a file from asking for more memory or time than a machine has.
@@ -6,200 +6,434 @@ before any medium is read. The bounds keep a file from asking for more memory or
 
 import difflib
 import inspect
-import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
 from .media_limits_omnivinci import MediaLimits
+from .option_checks_omnivinci import (
+    Ascending,
+    Check,
+    CheckedLater,
+    Choice,
+    Limits,
+    Number,
+    Numbers,
+    plain_value,
+)
 
 
-MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
 MAX_PIXEL_BYTES = 5 * 2**30  # of the tiles of one image, or of the frames of one video, as float32
 MAX_TILE_EMBEDS = 4096
-MAX_MEL_VALUES = 100_000  # per second of sound
+MAX_MEL_VALUES = 100_000  # per second of audio
+
+AS_BY_DEFAULT: Any = object()  # stands for an original value that is the default
+OptionGroup = Literal[
+    "frames", "positions", "range", "given", "audio", "images", "sequence", "reading", "text", "output"
+]
 
 
 @dataclass(frozen=True)
-class Number:
-    """A finite number within bounds; booleans are none. `most_stored` bounds what is stored, not what a call asks."""
+class Option:
+    """An option of the processor is declared once, in a row of [`OPTIONS`].
 
-    least: float = -math.inf
-    most: float = math.inf
-    above: float = -math.inf
-    whole: bool = False
-    optional: bool = False
-    most_stored: float = math.inf
+    Args:
+        name: the same wherever the option is given.
+        check: which values it can have.
+        summary: what it does, in one line.
+        group: the subject that it belongs to; some groups are handled together, such as the options of the text.
+        stored_by: the parts of the processor ("processor", "image_processor", "video_processor", "feature_extractor")
+            that take it when they are loaded and store it in their files.
+        stored_check: which values it can have there, if not the same.
+        in_call: whether one call of the processor takes it.
+        in_parts: the modalities whose content parts take it.
+        default: what signatures have; None where the checkpoint, the tokenizer or the medium decides.
+        original: its value for the original checkpoint, where that is not the default.
+        arguments: modality -> the argument of the loader of its media (`load_image`, ...) that obeys the option.
+    """
 
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        if value is None and self.optional:
-            return
-        wanted = Integral if self.whole else Real
-        if isinstance(value, bool) or not isinstance(value, wanted) or not abs(value) <= MAX_FLOAT:
-            kind = "a whole number" if self.whole else "a finite number"
-            raise ValueError(f"`{name}` must be {kind}{' or None' * self.optional}, got {value!r}.")
-        most = min(self.most, self.most_stored) if stored else self.most
-        if value <= self.above:
-            raise ValueError(f"`{name}` must be more than {self.above:g}, got {value!r}.")
-        if value < self.least:
-            raise ValueError(f"`{name}` must be at least {self.least:g}, got {value!r}.")
-        if value > most:
-            raise ValueError(f"`{name}` must be at most {most:,g}, got {value!r}.")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple
-    optional: bool = False
-
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        if value is None and self.optional:
-            return
-        if not any(value is known or (isinstance(known, str) and value == known) for known in self.values):
-            known = [repr(known) for known in self.values]
-            raise ValueError(f"`{name}` must be {' or '.join(known)}{' or None' * self.optional}, got {value!r}.")
+    name: str
+    check: Check
+    summary: str
+    group: OptionGroup
+    stored_by: tuple[str, ...] = ()
+    stored_check: Check | None = None
+    in_call: bool = False
+    in_parts: tuple[str, ...] = ()
+    default: Any = None
+    original: Any = AS_BY_DEFAULT
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """A list of as many numbers, or of as many lists of them."""
-
-    entry: "Number | Numbers"
-    least: int = 1
-    most: int = 8
-    optional: bool = False
-
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        if value is None and self.optional:
-            return
-        if not isinstance(value, (list, tuple)) or not self.least <= len(value) <= self.most:
-            count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
-            raise ValueError(f"`{name}` must be a list of {count} entries, got {value!r:.100}.")
-        for entry in value:
-            self.entry.check(f"{name}[...]", entry, stored)
-
-
-@dataclass(frozen=True)
-class Ascending:
-    """A list of numbers that do not get smaller, as places or times in a video are given."""
-
-    whole: bool = False
-
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        if value is None:
-            return
-        try:
-            values = np.asarray(value)
-        except (ValueError, TypeError):  # ragged, or no numbers
-            values = np.array(None)
-        if values.ndim != 1 or values.dtype.kind not in ("iu" if self.whole else "iuf") or not len(values):
-            raise ValueError(f"`{name}` must be a list of {'whole ' * self.whole}numbers, got {value!r:.100}.")
-        if not (values[0] >= 0 and (np.diff(values) >= 0).all() and np.isfinite(values).all()):
-            raise ValueError(f"`{name}` must be finite, not negative and ascending, got {values.tolist()}.")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What [`MediaLimits`] takes."""
-
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        MediaLimits.of(value)
-
-
-@dataclass(frozen=True)
-class Anything:
-    """What is checked where it is used, as a table or a medium, and before any medium is decoded."""
-
-    def check(self, name: str, value: Any, stored: bool = False) -> None:
-        pass
-
-
-_FLAG, _MAYBE = Choice((True, False)), Choice((True, False), optional=True)
-_COUNT = Number(least=1, whole=True)
+_FLAG, _FLAG_OR_NONE = Choice((True, False)), Choice((True, False), optional=True)
 _SECONDS = Number(above=0, optional=True)
+_PADDING, _TRUNCATION = ([strategy.value for strategy in known] for known in (PaddingStrategy, TruncationStrategy))
 _LIMITS = MediaLimits()
+_FRAME_PARTS = ("image_processor", "video_processor")
+
+
+def _reading(name: str, check: Check, summary: str, default: Any = None) -> Option:
+    """Declares an option of reading. No file stores it: what was downloaded can open no connections, lift no limits."""
+    arguments = dict.fromkeys(("image", "video", "audio"), name)
+    return Option(name, check, summary, "reading", in_call=True, default=default, arguments=arguments)
+
+
+def _text(name: str, check: Check, summary: str) -> Option:
+    """Declares an option of the tokenizer, whose stored value is the default."""
+    return Option(name, check, summary, "text", in_call=True)
+
+
+def _sequence(name: str, check: Check, summary: str, default: Any = None) -> Option:
+    """Declares an option that must be the model's: it decides how many placeholders stand where."""
+    return Option(name, check, summary, "sequence", stored_by=("processor",), default=default)
+
+
+OPTIONS = (
+    Option(
+        "num_frames",
+        Number(least=1, whole=True, optional=True),
+        "frames of a video, spread evenly; a shorter video repeats frames; with `fps` at most so many; None: all",
+        "frames",
+        stored_by=("video_processor",),
+        stored_check=Number(least=1, most=_LIMITS.max_frames, whole=True, optional=True),
+        in_call=True,
+        in_parts=("video",),
+        default=64,
+        arguments={"video": "num_frames"},
+    ),
+    Option(
+        "fps",
+        Number(above=0, optional=True),
+        "frames of a video per second, in place of `num_frames`",
+        "frames",
+        stored_by=("video_processor",),
+        stored_check=Number(above=0, most=1000, optional=True),
+        in_call=True,
+        in_parts=("video",),
+        arguments={"video": "fps"},
+    ),
+    Option(
+        "frame_indices",
+        Ascending(whole=True),
+        "the frames with these numbers, counted from 0, in place of `num_frames` and `fps`",
+        "positions",
+        in_call=True,
+        in_parts=("video",),
+        arguments={"video": "frame_indices"},
+    ),
+    Option(
+        "frame_times",
+        Ascending(),
+        "the frames that are shown at these seconds of the video, in place of `num_frames` and `fps`",
+        "positions",
+        in_call=True,
+        in_parts=("video",),
+        arguments={"video": "frame_times"},
+    ),
+    Option(
+        "start_sec",
+        Number(least=0, optional=True),
+        "the second at which a video or an audio clip begins to be read; its times begin at 0 there",
+        "range",
+        in_call=True,
+        in_parts=("video", "audio"),
+        arguments={"video": "start_sec", "audio": "start_sec"},
+    ),
+    Option(
+        "end_sec",
+        _SECONDS,
+        "the second before which it ends to be read",
+        "range",
+        in_call=True,
+        in_parts=("video", "audio"),
+        arguments={"video": "end_sec", "audio": "end_sec"},
+    ),
+    Option(
+        "video_metadata",
+        CheckedLater("dictionary or `VideoMetadata`"),
+        '`{"fps": ...}` or `{"times": [...]}` of a video given as frames; a list of them for several videos',
+        "given",
+        in_call=True,
+        in_parts=("video",),
+        arguments={"video": "metadata"},
+    ),
+    Option(
+        "audio",
+        CheckedLater("audio clip"),
+        "the audio of a video, in place of that in its file",
+        "given",
+        in_parts=("video",),
+    ),
+    Option(
+        "sampling_rate",
+        Number(above=0, optional=True),
+        "samples per second of audio given as samples; on loading: of what the encoder hears",
+        "given",
+        stored_by=("feature_extractor",),
+        stored_check=Number(least=100, most=192_000, whole=True),
+        in_call=True,
+        in_parts=("video", "audio"),
+        default=16000,
+        arguments={"audio": "input_sampling_rate"},
+    ),
+    Option(
+        "do_sample_frames",
+        _FLAG_OR_NONE,
+        "False keeps all frames of a video, as those that were sampled already",
+        "given",
+        in_call=True,
+    ),
+    Option(
+        "load_audio_from_video",
+        _FLAG,
+        "hear the audio of videos that have some",
+        "audio",
+        stored_by=("processor",),
+        in_call=True,
+        in_parts=("video",),
+        default=True,
+        arguments={"video": "with_audio"},
+    ),
+    Option(
+        "align_audio_start",
+        _FLAG,
+        "put audio that starts later or earlier than the picture at its true time; else its first sample is second 0",
+        "audio",
+        stored_by=("processor",),
+        in_call=True,
+        default=True,
+        original=False,
+        arguments={"video": "align_audio_start"},
+    ),
+    Option(
+        "video_audio_downmix",
+        Choice(("mean", "sum")),
+        'how several channels of a video\'s audio become one; "sum" is not normalised (stereo: `sqrt(2)` louder)',
+        "audio",
+        stored_by=("processor",),
+        in_call=True,
+        default="mean",
+        original="sum",
+        arguments={"video": "downmix"},
+    ),
+    Option(
+        "max_audio_sec",
+        Number(above=0, optional=True),
+        "only so many seconds of an audio clip are heard",
+        "audio",
+        stored_by=("processor",),
+        stored_check=Number(above=0, most=_LIMITS.max_audio_sec, optional=True),
+        in_call=True,
+        in_parts=("video", "audio"),
+        default=3600.0,
+        arguments={"video": "max_audio_sec", "audio": "max_sec"},
+    ),
+    Option(
+        "feature_size",
+        Number(least=1, most=512, whole=True),
+        "mel bins",
+        "audio",
+        stored_by=("feature_extractor",),
+        default=128,
+    ),
+    Option(
+        "hop_length",
+        Number(least=1, most=192_000, whole=True),
+        "samples from one mel frame to the next",
+        "audio",
+        stored_by=("feature_extractor",),
+        default=160,
+    ),
+    Option(
+        "n_fft",
+        Number(least=2, most=8192, whole=True),
+        "samples of a Fourier window",
+        "audio",
+        stored_by=("feature_extractor",),
+        default=400,
+    ),
+    Option(
+        "chunk_length",
+        Number(above=0, most=600),
+        "seconds to whose multiples an audio clip is padded",
+        "audio",
+        stored_by=("feature_extractor",),
+        default=30,
+        original=30,  # whatever the hop; for another model the length of its encoder's window
+    ),
+    Option(
+        "window_frames",
+        Number(least=2, most=60_000, whole=True),
+        "mel frames that the encoder hears at once",
+        "audio",
+        stored_by=("feature_extractor",),
+        default=3000,
+    ),
+    Option(
+        "size",
+        Number(least=1, most=1024, whole=True),
+        "side of a tile in pixels",
+        "images",
+        stored_by=_FRAME_PARTS,
+        default=448,
+    ),
+    Option(
+        "image_mean",
+        Numbers(Number(least=-100, most=100), 3, 3),
+        "subtracted from each channel of pixels in [0, 1]; None: 0.5",
+        "images",
+        stored_by=_FRAME_PARTS,
+    ),
+    Option(
+        "image_std",
+        Numbers(Number(above=0, most=100), 3, 3),
+        "by which each channel is divided then; None: 0.5",
+        "images",
+        stored_by=_FRAME_PARTS,
+    ),
+    Option(
+        "s2_scales",
+        Numbers(Number(least=1, most=16 * 1024, whole=True)),
+        "sides in pixels at which a single image is cut into tiles, from `size` on; None: 1, 2 and 3 times `size`",
+        "images",
+        stored_by=("image_processor",),
+    ),
+    Option(
+        "max_tiles",
+        Number(least=1, most=256, whole=True),
+        "most tiles at the largest of these scales",
+        "images",
+        stored_by=("image_processor",),
+        default=12,
+    ),
+    Option(
+        "resize_backend",
+        Choice(("pil", "torch"), optional=True),
+        '"torch" is faster and differs from "pil" by 2 of 255 levels at most',
+        "images",
+        stored_by=_FRAME_PARTS,
+        stored_check=Choice(("pil", "torch")),
+        in_call=True,
+        default="pil",
+    ),
+    Option(
+        "still_threshold",
+        Number(above=0, most=255, optional=True),
+        "leave out squares of a video's frames that changed by less than so many of 255 levels; None: keep all",
+        "images",
+        stored_by=("processor",),
+        in_call=True,
+    ),
+    Option(
+        "group_duration_sec",
+        Number(least=0.05, optional=True),
+        "`T_G` of Temporal Embedding Grouping; None: all audio of a video, then all its frames",
+        "sequence",
+        stored_by=("processor",),
+        in_call=True,
+        default=30.0,
+    ),
+    _sequence(
+        "boundary_tokens",
+        CheckedLater("dictionary of strings or None"),
+        r'texts around embeddings, as in `OmniVinciConfig`; None: `"\n"` after images, audio clips and time groups',
+    ),
+    _sequence("use_modality_boundary_tokens", _FLAG, "start and end tokens around all media of a modality", False),
+    _sequence(
+        "video_pool_sizes",
+        Numbers(Numbers(Number(least=1, most=64, whole=True), 3, 3)),
+        "frames, rows and columns of embeddings that are pooled to one; None: `[[1, 1, 1]]`",
+    ),
+    _sequence(
+        "audio_merge_size", Number(least=1, most=1000, whole=True), "adjacent audio embeddings that become one", 1
+    ),
+    _sequence(
+        "spatial_merge_size", Number(least=1, most=64, whole=True), "patches along the side of an embedding's square", 2
+    ),
+    _sequence(
+        "s2_output_scale_index", Number(least=-8, most=7, whole=True), "the scale whose grid the embeddings have", 0
+    ),
+    _sequence("patch_size", Number(least=1, most=1024, whole=True), "side of a patch in pixels", 14),
+    _sequence("chat_template", CheckedLater("Jinja template or None"), "the prompt's form; None: the original one"),
+    _reading("media_limits", Limits(), "bounds on one medium; what is above one is an error that names it"),
+    _reading(
+        "on_damage",
+        Choice(("raise", "warn"), optional=True),
+        'what a damaged medium does: an error, or with "warn" what is whole is kept and the log says what is missing',
+        "raise",
+    ),
+    _reading("timeout_sec", _SECONDS, "seconds that opening a medium and every read of a packet may take", 20.0),
+    _reading("progress", _FLAG_OR_NONE, "show a progress bar; None: of media of five minutes and more on a terminal"),
+    _reading("allow_urls", _FLAG_OR_NONE, "fetch http(s) URLs", False),
+    _reading("allow_redirects", _FLAG_OR_NONE, "follow their redirects", False),
+    _reading("allow_private_addresses", _FLAG_OR_NONE, "fetch from addresses that are not public, too", False),
+    _text("add_special_tokens", _FLAG, "let the tokenizer put its special tokens around a prompt"),
+    _text("max_length", Number(least=1, whole=True, optional=True), "most tokens, with `truncation` or `padding`"),
+    _text("pad_to_multiple_of", Number(least=1, whole=True, optional=True), "pad to a multiple of so many tokens"),
+    _text(
+        "padding",
+        Choice((True, False, *_PADDING), optional=True, description="as in Transformers"),
+        "pad the prompts of a batch to one length",
+    ),
+    _text("padding_side", Choice(("left", "right"), optional=True), "where padding stands; the original has it left"),
+    _text(
+        "truncation",
+        Choice((True, False, *_TRUNCATION), optional=True, description="as in Transformers"),
+        "cut prompts to `max_length`, but never a medium",
+    ),
+    _text("verbose", _FLAG, "let the tokenizer warn about what it does"),
+    Option(
+        "return_tensors",
+        Choice(tuple(kind.value for kind in TensorType), optional=True, description='"pt" or "np"'),
+        "the kind of tensors that are returned; None: lists of ids",
+        "output",
+        in_call=True,
+    ),
+    Option(
+        "return_mm_token_type_ids",
+        _FLAG_OR_NONE,
+        "also return `mm_token_type_ids`: 1 for an image, 2 for a video, 3 for audio, 0 for words",
+        "output",
+        in_call=True,
+    ),
+    Option("return_attention_mask", _FLAG_OR_NONE, "False leaves `attention_mask` out", "output", in_call=True),
+)
+
+
+def option_checks(*groups: OptionGroup) -> dict[str, Check]:
+    """The checks of all options of some groups, by name."""
+    return {option.name: option.check for option in OPTIONS if option.group in groups}
+
+
+def part_options(modality: str) -> dict[str, Check]:
+    """The checks of the options that a content part of this modality takes, by name."""
+    return {option.name: option.check for option in OPTIONS if modality in option.in_parts}
+
+
+def loader_arguments(modality: str) -> dict[str, str]:
+    """The options that reading a medium of this modality obeys -> the argument of its loader."""
+    return {option.name: option.arguments[modality] for option in OPTIONS if modality in option.arguments}
+
 
 # of the processor and its parts, stored in a checkpoint's files
-STORED_OPTIONS = {
-    "size": Number(least=1, most=1024, whole=True),
-    "image_mean": Numbers(Number(least=-100, most=100), 3, 3),
-    "image_std": Numbers(Number(above=0, most=100), 3, 3),
-    "s2_scales": Numbers(Number(least=1, most=16 * 1024, whole=True)),
-    "max_tiles": Number(least=1, most=256, whole=True),
-    "resize_backend": Choice(("pil", "torch")),
-    "num_frames": Number(least=1, whole=True, optional=True, most_stored=_LIMITS.max_frames),
-    "fps": Number(above=0, optional=True, most_stored=1000),
-    "feature_size": Number(least=1, most=512, whole=True),
-    "sampling_rate": Number(least=100, most=192_000, whole=True),
-    "hop_length": Number(least=1, most=192_000, whole=True),
-    "n_fft": Number(least=2, most=8192, whole=True),
-    "chunk_length": Number(above=0, most=600),
-    "window_frames": Number(least=2, most=60_000, whole=True),
-    "load_audio_from_video": _FLAG,
-    "align_audio_start": _FLAG,
-    "video_audio_downmix": Choice(("mean", "sum")),
-    "max_audio_sec": Number(above=0, optional=True, most_stored=_LIMITS.max_audio_sec),
-    "group_duration_sec": Number(least=0.05, optional=True),
-    "still_threshold": Number(above=0, most=255, optional=True),
-    "use_modality_boundary_tokens": _FLAG,
-    "video_pool_sizes": Numbers(Numbers(Number(least=1, most=64, whole=True), 3, 3)),
-    "audio_merge_size": Number(least=1, most=1000, whole=True),
-    "spatial_merge_size": Number(least=1, most=64, whole=True),
-    "s2_output_scale_index": Number(least=-8, most=7, whole=True),
-    "patch_size": Number(least=1, most=1024, whole=True),
-}
-# of a call that decide what is read of a medium; a content part may have them for its own
-FRAME_OPTIONS = {"frame_indices": Ascending(whole=True), "frame_times": Ascending()}
-RANGE_OPTIONS = {"start_sec": Number(least=0, optional=True), "end_sec": _SECONDS}
-# of a call alone: no configuration that was downloaded can open connections or lift limits
-READ_OPTIONS = {
-    "timeout_sec": _SECONDS,
-    "media_limits": Limits(),
-    "on_damage": Choice(("raise", "warn"), optional=True),
-    "progress": _MAYBE,
-    "allow_urls": _MAYBE,
-    "allow_redirects": _MAYBE,
-    "allow_private_addresses": _MAYBE,
-}
-TEXT_OPTIONS = {
-    "add_special_tokens": _FLAG,
-    "max_length": Number(least=1, whole=True, optional=True),
-    "pad_to_multiple_of": Number(least=1, whole=True, optional=True),
-    "padding": Choice((True, False, *(strategy.value for strategy in PaddingStrategy)), optional=True),
-    "padding_side": Choice(("left", "right"), optional=True),
-    "truncation": Choice((True, False, *(strategy.value for strategy in TruncationStrategy)), optional=True),
-    "verbose": _FLAG,
-}
-OUTPUT_OPTIONS = {
-    "return_tensors": Choice(tuple(kind.value for kind in TensorType), optional=True),
-    "return_mm_token_type_ids": _MAYBE,
-    "return_attention_mask": _MAYBE,
-}
-_OF_A_CALL = ("load_audio_from_video", "align_audio_start", "video_audio_downmix", "max_audio_sec")
-_OF_A_CALL = (*_OF_A_CALL, "group_duration_sec", "still_threshold", "num_frames", "fps")
-CALL_OPTIONS = {
-    **{name: STORED_OPTIONS[name] for name in _OF_A_CALL},
-    **FRAME_OPTIONS,
-    **RANGE_OPTIONS,
-    **READ_OPTIONS,
-    **TEXT_OPTIONS,
-    **OUTPUT_OPTIONS,
-    "resize_backend": Choice(("pil", "torch"), optional=True),
-    "video_metadata": Anything(),
-    "sampling_rate": Number(above=0, optional=True),
-    "do_sample_frames": _MAYBE,
-}
-MEDIA = ("images", "videos", "audio")  # arguments of a call
+STORED_OPTIONS = {option.name: option.stored_check or option.check for option in OPTIONS if option.stored_by}
+# of one call
+CALL_OPTIONS = {option.name: option.check for option in OPTIONS if option.in_call}
+# what a checkpoint in the original layout has in place of the defaults
+ORIGINAL_OPTIONS = {option.name: option.original for option in OPTIONS if option.original is not AS_BY_DEFAULT}
+RANGE_OPTIONS, READ_OPTIONS, TEXT_OPTIONS = option_checks("range"), option_checks("reading"), option_checks("text")
+POSITION_OPTIONS = option_checks("positions")  # say which frames are taken, one by one
+FRAME_OPTIONS = option_checks("frames", "positions")  # all that choose frames
+
+# -- Options of other models, and what Transformers writes into files or passes to every part of a checkpoint
+
+
+MEDIA_ARGUMENTS = ("images", "videos", "audio")  # of a call
 GROUPS = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
-MEDIA_DOORS = ("in `images_kwargs`", "in `videos_kwargs`", "in `audio_kwargs`")
+MEDIA_PLACES = ("in `images_kwargs`", "in `videos_kwargs`", "in `audio_kwargs`")
 # what callers and files of other models set, and what alone is true of this one
 FIXED_OPTIONS = {
     "do_resize": True,
@@ -243,25 +477,17 @@ LOADER_OPTIONS = (
 )
 
 
-def check_options(
-    given: Mapping[str, Any], table: Mapping[str, Any] = CALL_OPTIONS, stored: bool = False
-) -> dict[str, Any]:
-    """The options with NumPy's scalars as Python's; a value that an option of the table cannot have is an error.
+def check_options(given: Mapping[str, Any], checks: Mapping[str, Check] = CALL_OPTIONS) -> dict[str, Any]:
+    """Checks the options that have a check and leaves the others alone; returns all, NumPy's numbers as Python's.
 
-    Names that are not in the table are left alone.
+    Raises:
+        ValueError: for a value that its option cannot have.
     """
     checked = dict(given)
-    for name in given.keys() & table.keys():
-        checked[name] = _plain(given[name], table[name])
-        table[name].check(name, checked[name], stored)
+    for name in given.keys() & checks.keys():
+        checked[name] = plain_value(given[name], checks[name])
+        checks[name].check(name, checked[name])
     return checked
-
-
-def _plain(value: Any, option: Any) -> Any:
-    """Numbers of NumPy as Python's, as they are written to JSON and compared with `is`; the same for lists of them."""
-    if isinstance(option, Numbers) and isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(entry, option.entry) for entry in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def refuse_unknown(
@@ -271,7 +497,7 @@ def refuse_unknown(
     error: Callable[[str], Exception] = TypeError,
     also: Iterable[str] = (),
 ) -> None:
-    """An error for names that are not among the known ones, with the nearest of these, or all if none is near.
+    """Raises an error for names that are not known, with the nearest known ones, or with all if none is near.
 
     Args:
         also: more names for the hint, of what is given in another way.
@@ -285,52 +511,64 @@ def refuse_unknown(
 
 
 def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
-    """An error for options of other models, unless they say what is true of this one anyway."""
+    """Raises an error for options of other models, unless they say what is true of this one anyway."""
     for name, value in given.items():
         if name in FIXED_OPTIONS and value is not None and value != FIXED_OPTIONS[name]:
             raise ValueError(f"{owner} cannot do `{name}`={value!r}: it is always {FIXED_OPTIONS[name]!r}.")
 
 
 def asking_entries(given: Mapping[str, Any]) -> set[str]:
-    """The entries of a file that ask for something: not what Transformers notes for itself, or leaves empty."""
+    """Names the entries of a file that ask for something: not what Transformers notes for itself, or leaves empty."""
     named = {name for name, value in given.items() if value is not None and not name.startswith("_")}
     return named - set(FILE_ENTRIES)
 
 
 def take_arguments(owner: str, known: Iterable[str], given: Mapping[str, Any], of_a_file: bool = False) -> None:
-    """Refuse arguments that a part of the processor has no parameter for, but for those that change nothing."""
+    """Refuses arguments that a part of the processor has no parameter for, but for those that change nothing."""
     asked = asking_entries(given) if of_a_file else given.keys()
     refuse_unknown(owner, asked - FIXED_OPTIONS.keys(), known, also=FIXED_OPTIONS)
     refuse_fixed(owner, given)
 
 
-def flat_options(owner: str, *doors: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The options of a call from all doors by which they come, groups such as `videos_kwargs` undone.
+def flat_options(owner: str, *sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Puts the options of one call together, out of groups such as `videos_kwargs` too, and checks them.
 
     Args:
-        doors: the words that an error has for a door ("as an argument"), and what came through it.
+        sources: where options were given, in the words of an error ("as an argument"), and the options.
+
+    Raises:
+        TypeError: for an unknown name.
+        ValueError: for an option that is given twice or in the wrong group, or that cannot have its value.
     """
-    flat, found = {}, {}
-    for door, given in doors:
-        groups = {name: given[name] or {} for name in GROUPS if name in given}
-        rest = {name: value for name, value in given.items() if name not in GROUPS}
-        for place, options in ((door, rest), *((f"in `{name}`", group) for name, group in groups.items())):
-            if not isinstance(options, Mapping):
-                raise TypeError(f"The options {place} must be a dictionary, got a {type(options).__name__}.")
-            if place in MEDIA_DOORS and (misplaced := sorted(options.keys() & TEXT_OPTIONS.keys())):
-                raise ValueError(f"{misplaced} {place} are options of the text: give them in `text_kwargs`.")
-            for name, value in options.items():
-                if name in flat:
-                    raise ValueError(f"`{name}` is given twice, {found[name]} and {place}: give it once.")
-                flat[name], found[name] = value, place
-    refuse_unknown(owner, flat.keys() - FIXED_OPTIONS.keys(), CALL_OPTIONS, also=(*GROUPS, *FIXED_OPTIONS, *MEDIA))
+    flat: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for place, options in _ungrouped(sources):
+        for name, value in options.items():
+            if name in flat:
+                raise ValueError(f"`{name}` is given twice, {places[name]} and {place}: give it once.")
+            flat[name], places[name] = value, place
+    also = (*GROUPS, *FIXED_OPTIONS, *MEDIA_ARGUMENTS)
+    refuse_unknown(owner, flat.keys() - FIXED_OPTIONS.keys(), CALL_OPTIONS, also=also)
     given = {name: value for name, value in flat.items() if name in CALL_OPTIONS}
     refuse_fixed(owner, {name: value for name, value in flat.items() if name not in given})
     return check_options(given)
 
 
+def _ungrouped(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Goes through the options that stand in no group, then through each group, with the words for its place."""
+    for source, given in sources:
+        yield source, {name: value for name, value in given.items() if name not in GROUPS}
+        for group in (name for name in GROUPS if name in given):
+            place, options = f"in `{group}`", given[group] or {}
+            if not isinstance(options, Mapping):
+                raise TypeError(f"The options {place} must be a dictionary, got a {type(options).__name__}.")
+            if place in MEDIA_PLACES and (misplaced := sorted(options.keys() & TEXT_OPTIONS.keys())):
+                raise ValueError(f"{misplaced} {place} are options of the text: give them in `text_kwargs`.")
+            yield place, options
+
+
 class StrictArguments:
-    """For parts of the processor: arguments that nothing obeys are refused, whichever way they come."""
+    """This base of the processor's parts refuses arguments that nothing obeys, whichever way they come."""
 
     def __init__(self, **kwargs):
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "kwargs")]
@@ -339,8 +577,8 @@ class StrictArguments:
         super().__init__(**{name: value for name, value in kwargs.items() if name == "auto_map"})
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **kwargs):
-        """Built from the entries of a file; options in `kwargs` come before those.
+    def from_dict(cls, values: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Builds the part from the entries of a file; options in `kwargs` come before those.
 
         With `return_unused_kwargs=True` also returns what is no option, in place of refusing it.
         """
@@ -353,5 +591,5 @@ class StrictArguments:
         return (part, unused) if returns_unused else part
 
     def _check(self) -> None:
-        """Check all options once they are set."""
-        vars(self).update(check_options(vars(self), STORED_OPTIONS, stored=True))
+        """Checks all options once they are set."""
+        vars(self).update(check_options(vars(self), STORED_OPTIONS))

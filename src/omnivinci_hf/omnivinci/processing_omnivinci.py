@@ -18,9 +18,9 @@ from .model_card_omnivinci import ModelCardMixin
 from .options_omnivinci import (
     CALL_OPTIONS,
     FIXED_OPTIONS,
-    FRAME_OPTIONS,
     GROUPS,
     MAX_TILE_EMBEDS,
+    POSITION_OPTIONS,
     STORED_OPTIONS,
     TEXT_OPTIONS,
     check_options,
@@ -99,7 +99,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         self.s2_output_scale_index = s2_output_scale_index
         self.patch_size = patch_size
         self.still_threshold = still_threshold
-        vars(self).update(check_options(vars(self), STORED_OPTIONS, stored=True))
+        vars(self).update(check_options(vars(self), STORED_OPTIONS))
         self._check_sizes()
         if use_modality_boundary_tokens:
             words = {word for pair in MODALITY_BOUNDARIES.values() for word in pair}
@@ -256,7 +256,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         options.update(self._text_defaults())
         if given.get("fps") is not None and "num_frames" not in given:
             options["num_frames"] = None
-        if any(given.get(name) is not None for name in FRAME_OPTIONS):
+        if any(given.get(name) is not None for name in POSITION_OPTIONS):
             options["num_frames"] = options["fps"] = None
         if given.get("do_sample_frames") is False:
             if chosen := sorted(name for name in ("num_frames", "fps") if given.get(name) is not None):

@@ -18,6 +18,7 @@ from .options_omnivinci import (
     FILE_ENTRIES,
     FIXED_OPTIONS,
     LOADER_OPTIONS,
+    ORIGINAL_OPTIONS,
     TEXT_OPTIONS,
     asking_entries,
     refuse_fixed,
@@ -106,9 +107,7 @@ class ProcessorLoadingMixin(ProcessorMixin):
         of_tokenizer = {name: value for name, value in options.items() if name in TOKENIZER_OPTIONS}
         tokenizer = load_original_tokenizer(name_or_path, **hub_options, **of_tokenizer)
         own = {
-            "align_audio_start": False,
-            "video_audio_downmix": "sum",
-            "chunk_length": 30,  # whatever the hop
+            **ORIGINAL_OPTIONS,
             **map_original_processor_options(original),
             **{name: value for name, value in options.items() if name in known},
         }

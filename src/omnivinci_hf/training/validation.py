@@ -9,7 +9,7 @@ from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import MediaPart, read_part
 from ..omnivinci.media_inputs_omnivinci import load_medium
 from ..omnivinci.media_limits_omnivinci import MediaError
-from ..omnivinci.options_omnivinci import FRAME_OPTIONS
+from ..omnivinci.options_omnivinci import POSITION_OPTIONS
 from .collator import OmniVinciDataCollator
 from .data import ROW_ERRORS, RowDataset, RowError, read_row
 
@@ -99,7 +99,7 @@ class _MediaCheck:
 
 def _read(part: MediaPart) -> str | None:
     """What is wrong with a medium, read as the processor reads it, but only a few frames of a video."""
-    few = {} if part.options.keys() & FRAME_OPTIONS.keys() else {"num_frames": NUM_FRAMES}
+    few = {} if part.options.keys() & POSITION_OPTIONS.keys() else {"num_frames": NUM_FRAMES}
     part = replace(part, options={**part.options, **few}) if part.kind == "video" else part
     try:
         load_medium(part, {"load_audio_from_video": True, "progress": False})
