@@ -103,7 +103,7 @@ def test_pooling_over_frames_and_places_does_not_depend_on_it(pools):
 @pytest.mark.parametrize("kind", [kind for kind in TIME_EMBEDDINGS if kind != "none"])
 @torch.no_grad()
 def test_times_do_not_depend_on_it(kind):
-    time = {"type": kind, "max_time": None if kind == "rote" else 60.0}
+    time = {"type": kind, "max_time": 60.0 if "max_time" in TIME_EMBEDDINGS[kind].settings else None}
     model = small_model(video_time_embedding=time, audio_time_embedding=time, audio_merge_size=2)
     set_sizes(model, 1000)
     expected = features(model)

@@ -13,6 +13,7 @@ from transformers import (
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor
 from omnivinci_hf.omnivinci import modeling_omnivinci
+from omnivinci_hf.omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 from omnivinci_hf.omnivinci.encoders_omnivinci import OmniVinciVisionProjector, pool_frames
 from tests.support import goldens
 
@@ -51,30 +52,13 @@ SMALL_PARTS = {
     "video_token_id": 460,
     "audio_token_id": 461,
 }
-AUDIO_CONFIGS = {
-    "qwen2_audio_encoder": {
-        "d_model": 48,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "encoder_ffn_dim": 96,
-        "max_source_positions": 100,
-    },
-    "audioflamingo3_encoder": {
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 96,
-        "max_source_positions": 100,
-    },
-    "qwen2_5_omni_audio_encoder": {
-        "d_model": 48,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "encoder_ffn_dim": 96,
-        "max_source_positions": 100,
-        "n_window": 50,
-        "output_dim": 40,
-    },
+AUDIO_PART = {
+    "num_mel_bins": 128,
+    "max_source_positions": 100,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
 }
 
 
@@ -107,9 +91,8 @@ def batch(processor):
 
 def small_model(audio="qwen2_audio_encoder", **options):
     torch.manual_seed(0)
-    config = OmniVinciConfig(
-        **SMALL_PARTS, audio_config={"model_type": audio, "num_mel_bins": 128, **AUDIO_CONFIGS[audio]}, **options
-    )
+    audio_config = {"model_type": audio, **AUDIO_PART, **AUDIO_ENCODERS[audio].small_settings}
+    config = OmniVinciConfig(**SMALL_PARTS, audio_config=audio_config, **options)
     return OmniVinciForConditionalGeneration(config).eval()
 
 
@@ -331,7 +314,7 @@ def test_quantization_takes_the_language_model_alone(model, original_folder, bat
     assert (small(**batch).logits[seen] - exact).abs().mean() < (0.05 if bits == 8 else 0.5) * exact.abs().mean()
 
 
-@pytest.mark.parametrize("audio", AUDIO_CONFIGS)
+@pytest.mark.parametrize("audio", AUDIO_ENCODERS)
 @pytest.mark.parametrize("time", ["none", "crte", "rote", "learned"])
 @torch.inference_mode()
 def test_new_checkpoints_with_every_encoder_and_time_embedding(processor, tmp_path, audio, time):

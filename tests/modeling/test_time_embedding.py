@@ -5,17 +5,18 @@ import torch
 
 from omnivinci_hf import OmniVinciTimeEmbeddingConfig
 from omnivinci_hf.omnivinci import time_embedding_omnivinci
+from omnivinci_hf.omnivinci.configuration_omnivinci import TIME_EMBEDDINGS
 from omnivinci_hf.omnivinci.time_embedding_omnivinci import NoTimeEmbedding, RotaryTimeEmbedding, build_time_embedding
 
 
-ROTATIONS = ("crte", "rote", "pixel_periodic", "pixel_seconds", "lang_periodic", "lang_seconds")
-MULTI_PERIOD = ("mtct_shortest", "mtct_longest")
 AXIAL = ("pixel_periodic", "pixel_seconds", "lang_periodic", "lang_seconds")
+ROTATIONS = ("crte", "rote", *AXIAL)
+MULTI_PERIOD = ("mtct_shortest", "mtct_longest")
 
 
 def build(kind, hidden_size, modality="video", **options):
     torch.manual_seed(0)
-    if kind in ("crte", "learned") or kind.startswith("mtct"):
+    if TIME_EMBEDDINGS[kind].needs_max_time:
         options.setdefault("max_time", 3600.0)
     return build_time_embedding(OmniVinciTimeEmbeddingConfig(type=kind, **options), hidden_size, modality)
 
@@ -322,7 +323,7 @@ def test_none_returns_the_embeddings_themselves():
     assert module(embeds, video_times(1.0, 2.0)) is embeds
 
 
-@pytest.mark.parametrize("kind", ("learned", *ROTATIONS, *MULTI_PERIOD))
+@pytest.mark.parametrize("kind", TIME_EMBEDDINGS)
 def test_shape_and_dtype_are_kept(kind):
     embeds = random_embeds(2, 3, 16)
     result = build(kind, 16)(embeds, video_times(1.0, 2.0))

@@ -1,27 +1,11 @@
-"""A model of two layers a part and made-up inputs for it: every row has an image, a video of two frames and a sound."""
+"""This module builds a model of two layers a part, and inputs for it: an image, two frames and audio in each row."""
 
 import torch
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
+from omnivinci_hf.omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 
 
-AUDIO_ENCODERS = {
-    "qwen2_audio_encoder": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32},
-    "audioflamingo3_encoder": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    },
-    "qwen2_5_omni_audio_encoder": {
-        "d_model": 32,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "n_window": 10,
-        "output_dim": 24,
-    },
-}
 IMAGE, VIDEO, AUDIO = 3, 4, 5  # placeholder ids
 # 2 words, 4 embeddings of the image, 2 words, 2 x 4 of the video, 10 of the sound, 3 words
 LENGTH = 29
@@ -57,7 +41,11 @@ def small_config(audio: str = "qwen2_audio_encoder", **options) -> OmniVinciConf
                 "model_type": audio,
                 "num_mel_bins": 16,
                 "max_source_positions": 20,
-                **AUDIO_ENCODERS[audio],
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+                **AUDIO_ENCODERS[audio].small_settings,
             },
             "image_token_id": IMAGE,
             "video_token_id": VIDEO,

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
+from omnivinci_hf.omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 from omnivinci_hf.training.estimate import MODULES, count_parameters, estimate_memory, format_estimate
 from tests.support.paths import BENCHMARKS
 from tests.support.small_model import small_config
@@ -24,7 +25,7 @@ def benchmark():
 
 
 @pytest.mark.parametrize("options", [{}, {"omni_align_config": {}}, {"tie_word_embeddings": True}])
-@pytest.mark.parametrize("audio", ["qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder"])
+@pytest.mark.parametrize("audio", AUDIO_ENCODERS)
 def test_parameters_are_counted_exactly(audio, options):
     config = small_config(audio, **options)
     model = OmniVinciForConditionalGeneration(config)

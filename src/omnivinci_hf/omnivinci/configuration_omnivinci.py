@@ -1,6 +1,8 @@
 """Configuration of OmniVinci: three encoders' worth of sub-configs and the options that join them."""
 
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
@@ -12,18 +14,6 @@ from .original_config_omnivinci import HUB_OPTIONS, is_original_config, map_bare
 
 logger = logging.get_logger(__name__)
 MODALITIES = ("image", "video", "audio")
-TIME_EMBEDDINGS = (
-    "none",
-    "crte",
-    "rote",
-    "learned",
-    "pixel_periodic",
-    "pixel_seconds",
-    "lang_periodic",
-    "lang_seconds",
-    "mtct_shortest",
-    "mtct_longest",
-)
 # tensors of media, as the processor returns them and the model takes them: flat over the batch, in order
 MEDIA_INPUTS = (
     "pixel_values",
@@ -39,7 +29,6 @@ MEDIA_INPUTS = (
 )
 # which videos have their own sound, and which sounds are those of videos, in the same order: OmniAlignNet's pairs
 PAIR_INPUTS = ("video_has_audio", "audio_from_video")
-AUDIO_ENCODERS = ("qwen2_audio_encoder", "audioflamingo3_encoder", "qwen2_5_omni_audio_encoder")
 MAX_BOUNDARY_CHARACTERS = 1000
 BOUNDARY_TOKENS = {
     "image_start": None,
@@ -94,23 +83,144 @@ def check_boundary_tokens(tokens: dict[str, str | None] | None, group_duration_s
     return tokens
 
 
+@dataclass(frozen=True)
+class AudioEncoderEntry:
+    """An entry of `AUDIO_ENCODERS` says all that is known of one audio encoder, beside the code of its tower.
+
+    Its configuration must have `hidden_size`, `num_hidden_layers`, `num_attention_heads`, `intermediate_size`,
+    `num_mel_bins` and `max_source_positions` (half the mel frames of a window), under these names or by its
+    `attribute_map`.
+
+    Args:
+        tower: name of the class in `encoders_omnivinci`.
+        output_size: which setting of its configuration is the width of its output.
+        chunk_size: which setting must divide `max_source_positions`, if there is one.
+        small_settings: what else a small one needs; the tests build one of each encoder.
+    """
+
+    tower: str
+    output_size: str = "hidden_size"
+    chunk_size: str | None = None
+    small_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# each by the `model_type` of its configuration; a new one is an entry here and a class in `encoders_omnivinci`
+AUDIO_ENCODERS = {
+    "qwen2_audio_encoder": AudioEncoderEntry("OmniVinciQwen2AudioTower"),
+    "audioflamingo3_encoder": AudioEncoderEntry("OmniVinciAudioFlamingo3Tower"),
+    "qwen2_5_omni_audio_encoder": AudioEncoderEntry(
+        "OmniVinciQwen2_5OmniAudioTower",
+        output_size="output_dim",
+        chunk_size="n_window",
+        small_settings={"n_window": 10, "output_dim": 24},
+    ),
+}
+
+
+def _all_channels(dim: int | None, hidden_size: int) -> int:
+    return dim or hidden_size
+
+
+def _channels_of_two_axes(dim: int | None, hidden_size: int) -> int:
+    return 2 * (dim or hidden_size // 2)
+
+
+def _half_of_dim(dim: int | None, hidden_size: int) -> int:
+    return dim // 2 if dim else hidden_size
+
+
+@dataclass(frozen=True)
+class TimeEmbeddingEntry:
+    """An entry of `TIME_EMBEDDINGS` says all that is known of one time embedding, beside the code of its module.
+
+    Args:
+        description: what it does, in a line or two.
+        module: name of the class in `time_embedding_omnivinci`.
+        settings: which settings of [`OmniVinciTimeEmbeddingConfig`] it reads; it warns of others that are given.
+        needs_max_time: whether it cannot do without `max_time`.
+        max_time_replaces_theta: whether it ignores `theta` where `max_time` is given.
+        dim_multiple_of: what must divide `dim`.
+        num_channels: how many channels it rotates, from `dim` and the hidden size; None if it rotates none.
+    """
+
+    description: str
+    module: str
+    settings: tuple[str, ...] = ()
+    needs_max_time: bool = False
+    max_time_replaces_theta: bool = False
+    dim_multiple_of: int = 2
+    num_channels: Callable[[int | None, int], int] | None = None
+
+
+def _pixel(description: str) -> TimeEmbeddingEntry:
+    return TimeEmbeddingEntry(
+        f"the original code's rotation by evenly spaced frequencies of step and token, times {description}",
+        module="AxialTimeEmbedding",
+        settings=("dim", "max_time"),
+        num_channels=_channels_of_two_axes,
+    )
+
+
+def _lang(description: str) -> TimeEmbeddingEntry:
+    return TimeEmbeddingEntry(
+        f"the original code's rotation by geometric frequencies of step and token, times {description}",
+        module="AxialTimeEmbedding",
+        settings=("dim", "max_time", "theta"),
+        max_time_replaces_theta=True,
+        num_channels=_channels_of_two_axes,
+    )
+
+
+def _multi_period(description: str) -> TimeEmbeddingEntry:
+    return TimeEmbeddingEntry(
+        f"the original code's rotation by the moment alone, with {description}; channels of a pair turn differently",
+        module="MultiPeriodTimeEmbedding",
+        settings=("dim", "max_time"),
+        needs_max_time=True,
+        dim_multiple_of=4,
+        num_channels=_half_of_dim,
+    )
+
+
+# each by its `type`; a new one is an entry here and a class in `time_embedding_omnivinci`
+TIME_EMBEDDINGS = {
+    "none": TimeEmbeddingEntry("no time embedding", module="NoTimeEmbedding"),
+    "crte": TimeEmbeddingEntry(
+        "Constrained Rotary Time Embedding as the paper defines it (arXiv 2510.15870): rotation by the moment in "
+        "seconds times the frequencies `2 pi / (max_time * theta ** (i / C))`",
+        module="ConstrainedRotaryTimeEmbedding",
+        settings=("dim", "max_time", "theta"),
+        needs_max_time=True,
+        num_channels=_all_channels,
+    ),
+    "rote": TimeEmbeddingEntry(
+        "the frequencies of `crte` without `max_time`",
+        module="RotaryTimeEmbeddingWithoutLimit",
+        settings=("dim", "theta"),
+        num_channels=_all_channels,
+    ),
+    "learned": TimeEmbeddingEntry(
+        "a table of `num_time_bins` vectors over `[0, max_time]` seconds, interpolated and added",
+        module="LearnedTimeEmbedding",
+        settings=("max_time", "num_time_bins"),
+        needs_max_time=True,
+    ),
+    "pixel_periodic": _pixel("the moment as a fraction of `max_time`"),
+    "pixel_seconds": _pixel("the negated seconds"),
+    "lang_periodic": _lang("the moment as a fraction of `max_time`"),
+    "lang_seconds": _lang("the negated seconds"),
+    "mtct_shortest": _multi_period("`max_time` as the shortest period"),
+    "mtct_longest": _multi_period("`max_time` as the longest period"),
+}
+
+
 class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
     r"""
     How the embeddings of one modality learn the moment that they stand for.
 
     Args:
         type (`str`, defaults to `"none"`):
-            - `"none"`: no time embedding.
-            - `"crte"`: Constrained Rotary Time Embedding as the paper defines it (arXiv 2510.15870):
-              frequencies `2 pi / (max_time * theta ** (i / C))` times the moment in seconds.
-            - `"rote"`: the same without `max_time`.
-            - `"learned"`: a table of `num_time_bins` vectors over `[0, max_time]` seconds, interpolated and added.
-            - `"pixel_periodic"`, `"pixel_seconds"`, `"lang_periodic"`, `"lang_seconds"`: rotations of the original
-              code. Frequencies are evenly spaced (`pixel`) or geometric (`lang`), multiplied by the position along
-              two axes, and then by the moment as a fraction of `max_time` (`periodic`) or in negated seconds
-              (`seconds`).
-            - `"mtct_shortest"`, `"mtct_longest"`: angles of the original code that depend on the moment alone, with
-              `max_time` as the shortest or the longest period. Channels of a pair get different angles.
+            One of `TIME_EMBEDDINGS`, whose entries say what each does and which of the settings below it reads.
         dim (`int`, *optional*):
             Width parameter of the rotation. `crte` and `rote` rotate `dim` channels, the `pixel` and `lang` modes
             `2 * dim` (the original `trope_dim`), the `mtct` modes `dim // 2`. None: all channels.
@@ -135,9 +245,9 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
             raise ValueError(f"A time embedding has no {unknown}; it has type, dim, max_time, theta and num_time_bins.")
         super().__post_init__(**kwargs)
         if self.type not in TIME_EMBEDDINGS:
-            raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {TIME_EMBEDDINGS}.")
-        needs_max_time = ("crte", "learned", "mtct_shortest", "mtct_longest")
-        if self.type in needs_max_time and not self.max_time:
+            raise ValueError(f"`type`={self.type!r} is no time embedding; choose one of {tuple(TIME_EMBEDDINGS)}.")
+        entry = TIME_EMBEDDINGS[self.type]
+        if entry.needs_max_time and not self.max_time:
             raise ValueError(f"`type`={self.type!r} needs `max_time` in seconds, got `max_time`={self.max_time}.")
         for name in ("max_time", "theta"):
             if getattr(self, name) is not None:
@@ -146,31 +256,28 @@ class OmniVinciTimeEmbeddingConfig(PreTrainedConfig):
             check_number("dim", self.dim, whole=True, least=2)
             if self.dim % 2:
                 raise ValueError(f"`dim` must be even, got {self.dim}.")
-        if self.type == "learned":
+            if "dim" in entry.settings and self.dim % entry.dim_multiple_of:
+                raise ValueError(
+                    f"`type`={self.type!r} needs a `dim` that is a multiple of {entry.dim_multiple_of}, got "
+                    f"`dim`={self.dim}."
+                )
+        if "num_time_bins" in entry.settings:
             check_number("num_time_bins", self.num_time_bins, whole=True, least=2)
-        if self.type.startswith("mtct") and self.dim is not None and self.dim % 4:
-            raise ValueError(f"`type`={self.type!r} needs a `dim` that is a multiple of 4, got `dim`={self.dim}.")
-        for name in self._unused():
+        for name in self._ignored_settings(entry):
             logger.warning_once(f"A time embedding of `type`={self.type!r} ignores `{name}`={getattr(self, name)}.")
 
-    def _unused(self) -> list[str]:
-        uses_theta = self.type in ("crte", "rote") or (self.type.startswith("lang") and self.max_time is None)
-        uses = {
-            "theta": uses_theta,
-            "max_time": self.type not in ("none", "rote"),
-            "dim": self.type not in ("none", "learned"),
-        }
-        return [name for name, used in uses.items() if not used and getattr(self, name) is not None]
+    def _ignored_settings(self, entry: TimeEmbeddingEntry) -> list[str]:
+        """The settings that were given and are not read."""
+        given = [name for name in ("theta", "max_time", "dim") if getattr(self, name) is not None]
+        read = set(entry.settings)
+        if entry.max_time_replaces_theta and self.max_time is not None:
+            read.discard("theta")
+        return [name for name in given if name not in read]
 
     def num_channels(self, hidden_size: int) -> int:
-        """Number of leading channels that the rotation turns, out of `hidden_size`."""
-        if self.type in ("none", "learned"):
-            return 0
-        if self.type.startswith(("pixel", "lang")):
-            return 2 * (self.dim or hidden_size // 2)
-        if self.type.startswith("mtct"):
-            return self.dim // 2 if self.dim else hidden_size
-        return self.dim or hidden_size
+        """Returns how many of the `hidden_size` channels, from the first on, the rotation turns; 0 without rotation."""
+        count = TIME_EMBEDDINGS[self.type].num_channels
+        return count(self.dim, hidden_size) if count is not None else 0
 
 
 class OmniAlignNetConfig(PreTrainedConfig):
@@ -221,7 +328,7 @@ class OmniVinciConfig(PreTrainedConfig):
 
     Args:
         vision_config ([`SiglipVisionConfig`]): the SigLIP tower.
-        audio_config: `qwen2_audio_encoder`, `audioflamingo3_encoder` or `qwen2_5_omni_audio_encoder` config.
+        audio_config: configuration of one of the `AUDIO_ENCODERS`.
         text_config ([`Qwen2Config`]): the language model.
         video_time_embedding, audio_time_embedding ([`OmniVinciTimeEmbeddingConfig`]): one per modality.
         image_token_id, video_token_id, audio_token_id (`int`): placeholder ids in `input_ids`.
@@ -368,19 +475,17 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @property
     def audio_feature_size(self) -> int:
-        """Width of the sound tower's output."""
-        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
-            return self.audio_config.output_dim
-        return self.audio_config.d_model
+        """Width of the audio tower's output."""
+        return getattr(self.audio_config, AUDIO_ENCODERS[self.audio_config.model_type].output_size)
 
     @property
     def audio_window_frames(self) -> int:
-        """Mel frames that the sound tower reads at once."""
+        """Mel frames of one window of audio, which the audio tower reads at once."""
         return 2 * self.audio_config.max_source_positions
 
     @property
     def audio_window_embeds(self) -> int:
-        """Embeddings of one window of sound after joining."""
+        """Embeddings of one window of audio, after `audio_merge_size` adjacent ones were joined."""
         return self.audio_window_frames // 4 // self.audio_merge_size
 
     def _check(self) -> None:
@@ -392,7 +497,7 @@ class OmniVinciConfig(PreTrainedConfig):
         if self.audio_config.model_type not in AUDIO_ENCODERS:
             raise ValueError(
                 f"`audio_config.model_type`={self.audio_config.model_type!r} is not supported; "
-                f"choose one of {AUDIO_ENCODERS}."
+                f"choose one of {tuple(AUDIO_ENCODERS)}."
             )
         if self.text_config.model_type != "qwen2":
             raise ValueError(f"`text_config.model_type`={self.text_config.model_type!r}: only 'qwen2' is supported.")
@@ -442,12 +547,13 @@ class OmniVinciConfig(PreTrainedConfig):
                 f"`audio_merge_size`={self.audio_merge_size} must divide the {window} embeddings of a window "
                 f"(`audio_config.max_source_positions`={self.audio_config.max_source_positions})."
             )
-        if self.audio_config.model_type == "qwen2_5_omni_audio_encoder":
-            chunk = 2 * self.audio_config.n_window
-            if self.audio_window_frames % chunk:
+        chunk_size = AUDIO_ENCODERS[self.audio_config.model_type].chunk_size
+        if chunk_size is not None:
+            positions, size = self.audio_config.max_source_positions, getattr(self.audio_config, chunk_size)
+            if positions % size:
                 raise ValueError(
-                    f"`audio_config.max_source_positions`={self.audio_config.max_source_positions} must be a multiple "
-                    f"of `audio_config.n_window`={self.audio_config.n_window}."
+                    f"`audio_config.max_source_positions`={positions} must be a multiple of "
+                    f"`audio_config.{chunk_size}`={size}."
                 )
         for name in ("video_time_embedding", "audio_time_embedding"):
             width = getattr(self, name).num_channels(self.text_config.hidden_size)

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_omnivinci import OmniVinciConfig
+from .configuration_omnivinci import AUDIO_ENCODERS, OmniVinciConfig
 
 
 class OmniVinciVisionTower(SiglipVisionModel):
@@ -101,11 +101,8 @@ class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
         return output
 
 
-AUDIO_TOWERS = {
-    "qwen2_audio_encoder": OmniVinciQwen2AudioTower,
-    "audioflamingo3_encoder": OmniVinciAudioFlamingo3Tower,
-    "qwen2_5_omni_audio_encoder": OmniVinciQwen2_5OmniAudioTower,
-}
+# the class of each audio encoder, by the `model_type` of its configuration
+AUDIO_TOWERS = {name: globals()[entry.tower] for name, entry in AUDIO_ENCODERS.items()}
 
 
 class OmniVinciVisionProjector(nn.Module):

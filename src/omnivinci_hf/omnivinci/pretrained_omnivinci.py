@@ -10,6 +10,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
 
 from .checkpoint_files_omnivinci import Adapted, check_weight_files, find_adapter, hub_options_of
 from .configuration_omnivinci import OmniVinciConfig
+from .encoders_omnivinci import AUDIO_TOWERS
 from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .original_checkpoint_omnivinci import is_original_checkpoint, load_original_checkpoint
@@ -36,15 +37,11 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         "SiglipEncoderLayer",
         "SiglipVisionEmbeddings",
         "SiglipMultiheadAttentionPoolingHead",
-        "Qwen2AudioEncoderLayer",
-        "AudioFlamingo3EncoderLayer",
-        "Qwen2_5OmniAudioEncoderLayer",
         "Qwen2DecoderLayer",
-        # whole, because they use their positions, and marks of windows, outside of the modules that hold them
-        "OmniVinciQwen2AudioTower",
-        "OmniVinciAudioFlamingo3Tower",
-        "OmniVinciQwen2_5OmniAudioTower",
         "OmniAlignNet",
+        *(layer for tower in AUDIO_TOWERS.values() for layer in tower._no_split_modules),
+        # whole, because they use their positions, and marks of windows, outside of the modules that hold them
+        *(tower.__name__ for tower in AUDIO_TOWERS.values()),
     ]
     _skip_keys_device_placement = ["cache", "past_key_values"]
     _supports_sdpa = True

@@ -1,10 +1,10 @@
-"""Time embeddings: CRTE and RoTE as in the paper, a learned table, and every mode of the original code.
+"""This module holds the time embeddings: CRTE and RoTE as in the paper, a learned table, and the original code's modes.
 
-All modules read `embeds (steps, tokens, hidden_size)` and `times` in seconds that broadcast to `(steps, tokens)`: a
-video passes `(frames, 1)` since all tokens of a frame share its moment, a sound `(1, tokens)`. A part of a medium also
-comes with `first`, the step and the token that it begins with, and `shape`, all steps and tokens of the medium. Nothing
-is kept as a buffer: frequencies come from Python numbers at every call, so that casting the model to half precision or
-building it on the meta device cannot spoil them.
+`TIME_EMBEDDINGS` in the configuration names the class of each. All read `embeds (steps, tokens, hidden_size)` and
+`times` in seconds that broadcast to `(steps, tokens)`: a video passes `(frames, 1)` since all tokens of a frame share
+its moment, an audio clip `(1, tokens)`. A part of a medium also comes with `first`, the step and the token that it
+begins with, and `shape`, all steps and tokens of the medium. Nothing is kept as a buffer: frequencies come from Python
+numbers at every call, so that casting the model to half precision or building it on the meta device cannot spoil them.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .configuration_omnivinci import OmniVinciTimeEmbeddingConfig
+from .configuration_omnivinci import TIME_EMBEDDINGS, OmniVinciTimeEmbeddingConfig
 
 
 # angles of one block of steps and tokens are built at a time, to bound the memory of long media
@@ -21,56 +21,24 @@ MAX_BLOCK_ELEMENTS = 2**22
 
 
 class Span(NamedTuple):
-    """A stretch of the steps, or of the tokens, of a medium that has `total`."""
+    """A span is a stretch of the steps, or of the tokens, of a medium that has `total`."""
 
     first: int
     length: int
     total: int
 
 
-class NoTimeEmbedding(nn.Module):
-    def forward(self, embeds: torch.Tensor, times: torch.Tensor, first=(0, 0), shape=None) -> torch.Tensor:
-        return embeds
+class TimeEmbedding(nn.Module):
+    """A time embedding tells the embeddings of one modality the moment that they stand for; this is the base class.
 
-
-class LearnedTimeEmbedding(nn.Module):
-    """The third alternative of the paper: a table over `[0, max_time]` seconds, linearly interpolated and added.
-
-    Moments outside the range take the nearest row.
+    Args:
+        config ([`OmniVinciTimeEmbeddingConfig`]).
+        hidden_size (`int`): width of the embeddings.
+        modality (`str`): "video" or "audio"; it matters to the original code's modes alone.
     """
 
-    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int):
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
         super().__init__()
-        self.max_time = float(config.max_time)
-        self.table = nn.Embedding(config.num_time_bins, hidden_size)
-
-    def forward(self, embeds: torch.Tensor, times: torch.Tensor, first=(0, 0), shape=None) -> torch.Tensor:
-        last = self.table.num_embeddings - 1
-        position = (times / self.max_time).clamp(0, 1) * last
-        lower = position.floor().clamp(max=last - 1)
-        weight = (position - lower)[..., None].to(embeds.dtype)
-        row = lower.long()
-        return embeds + torch.lerp(self.table(row), self.table(row + 1), weight)
-
-
-class RotaryTimeEmbedding(nn.Module):
-    """Base of the rotations: turns adjacent channels `(2k, 2k + 1)` of the first `num_channels` channels.
-
-    The product is taken in float64 whatever the dtype of the embeddings, as in the original code: angles reach 1e5
-    radians in some modes.
-    """
-
-    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int):
-        super().__init__()
-        self.num_channels = config.num_channels(hidden_size)
-        self.max_time = config.max_time
-        self.theta = 10000.0 if config.theta is None else config.theta
-        if self.num_channels % 2 or self.num_channels > hidden_size:
-            raise ValueError(f"Cannot rotate {self.num_channels} of {hidden_size} channels in pairs.")
-
-    def angles(self, times: torch.Tensor, steps: Span, tokens: Span) -> torch.Tensor:
-        """Broadcastable to `(steps.length, tokens.length, num_channels)`; `times` are those of the two spans."""
-        raise NotImplementedError
 
     def forward(
         self,
@@ -79,6 +47,57 @@ class RotaryTimeEmbedding(nn.Module):
         first: tuple[int, int] = (0, 0),
         shape: tuple[int, int] | None = None,
     ) -> torch.Tensor:
+        """Returns `embeds (steps, tokens, hidden_size)` with the moments `times` in them."""
+        raise NotImplementedError
+
+
+class NoTimeEmbedding(TimeEmbedding):
+    """It leaves the embeddings as they are."""
+
+    def forward(self, embeds, times, first=(0, 0), shape=None):
+        return embeds
+
+
+class LearnedTimeEmbedding(TimeEmbedding):
+    """The third alternative of the paper is a table over `[0, max_time]` seconds, linearly interpolated and added.
+
+    Moments outside the range take the nearest row.
+    """
+
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
+        super().__init__(config, hidden_size, modality)
+        self.max_time = float(config.max_time or 0)  # the config has checked that it is given
+        self.table = nn.Embedding(config.num_time_bins, hidden_size)
+
+    def forward(self, embeds, times, first=(0, 0), shape=None):
+        last = self.table.num_embeddings - 1
+        position = (times / self.max_time).clamp(0, 1) * last
+        lower = position.floor().clamp(max=last - 1)
+        weight = (position - lower)[..., None].to(embeds.dtype)
+        row = lower.long()
+        return embeds + torch.lerp(self.table(row), self.table(row + 1), weight)
+
+
+class RotaryTimeEmbedding(TimeEmbedding):
+    """The base class of the rotations turns adjacent channels `(2k, 2k + 1)` of the first `num_channels` channels.
+
+    The product is taken in float64 whatever the dtype of the embeddings, as in the original code: angles reach 1e5
+    radians in some modes.
+    """
+
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
+        super().__init__(config, hidden_size, modality)
+        self.num_channels = config.num_channels(hidden_size)
+        self.max_time = config.max_time
+        self.theta = 10000.0 if config.theta is None else config.theta
+        if self.num_channels % 2 or self.num_channels > hidden_size:
+            raise ValueError(f"Cannot rotate {self.num_channels} of {hidden_size} channels in pairs.")
+
+    def angles(self, times: torch.Tensor, steps: Span, tokens: Span) -> torch.Tensor:
+        """Returns angles that broadcast to `(steps.length, tokens.length, num_channels)`, of the spans' `times`."""
+        raise NotImplementedError
+
+    def forward(self, embeds, times, first=(0, 0), shape=None):
         num_steps, num_tokens, _ = embeds.shape
         all_steps, all_tokens = (num_steps, num_tokens) if shape is None else shape
         tokens_at_once = max(1, min(num_tokens, MAX_BLOCK_ELEMENTS // self.num_channels))
@@ -106,7 +125,7 @@ class RotaryTimeEmbedding(nn.Module):
 
 
 class ConstrainedRotaryTimeEmbedding(RotaryTimeEmbedding):
-    """CRTE (arXiv 2510.15870): channel pair `i` of `C` turns by `w_i t` with `w_i = 2 pi / (T_max theta^(i / C))`.
+    """CRTE (arXiv 2510.15870) turns channel pair `i` of `C` by `w_i t` with `w_i = 2 pi / (T_max theta^(i / C))`.
 
     By this formula `T_max` is the shortest period. RoTE is the same with `T_max` left out (1 second).
     """
@@ -119,25 +138,25 @@ class ConstrainedRotaryTimeEmbedding(RotaryTimeEmbedding):
 
 
 class RotaryTimeEmbeddingWithoutLimit(ConstrainedRotaryTimeEmbedding):
-    """RoTE: the frequencies of CRTE without `T_max`."""
+    """RoTE has the frequencies of CRTE without `T_max`."""
 
-    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int):
-        super().__init__(config, hidden_size)
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
+        super().__init__(config, hidden_size, modality)
         self.max_time = None
 
 
 class AxialTimeEmbedding(RotaryTimeEmbedding):
-    """The `pixel` and `lang` modes of the original code.
+    """The `pixel` and `lang` modes of the original code rotate by position and time.
 
     A table of positions along two axes (step and token) times frequencies is multiplied by an angle of time. Follows
     the original code, not the paper: positions take part, and with `seconds` the angle is `-2 pi t`. The products are
-    taken from left to right in the original code's precision (float32 for sound; float32 table and float64 time for
+    taken from left to right in the original code's precision (float32 for audio; float32 table and float64 time for
     video) because the order of rounding shows at such angles. Mended: a video may have more frames than tokens per
     frame.
     """
 
-    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str):
-        super().__init__(config, hidden_size)
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
+        super().__init__(config, hidden_size, modality)
         self.pixel = config.type.startswith("pixel")
         self.periodic = config.type.endswith("periodic")
         # in the original code the video's pixel mode alone does not scale its positions
@@ -156,7 +175,7 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
             positions = torch.linspace(-1, 1, span.total, device=device)[span.first : span.first + span.length]
         else:
             positions = torch.arange(span.first, span.first + span.length, device=device, dtype=torch.float32)
-        if self.scale_positions:
+        if self.scale_positions and self.max_time is not None:
             positions = positions / self.max_time * (2 * math.pi)
         return (positions[:, None] * self._frequencies(device)).repeat_interleave(2, dim=-1)  # (length, dim)
 
@@ -173,14 +192,14 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
 
 
 class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
-    """The `MTCT` ("shortest") and "longest" modes of the original code, of angles `w_j t`.
+    """The `MTCT` ("shortest") and "longest" modes of the original code rotate by angles `w_j t`.
 
     Periods grow geometrically from `max_time` to five times that (shortest) or from one second to `max_time`
     (longest). Follows the original code: channel `j` has angle `j`, so the two channels of a pair turn differently.
     """
 
-    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int):
-        super().__init__(config, hidden_size)
+    def __init__(self, config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str = "video"):
+        super().__init__(config, hidden_size, modality)
         self.longest = config.type == "mtct_longest"
 
     def angles(self, times, steps, tokens):
@@ -195,15 +214,5 @@ class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
 
 
 def build_time_embedding(config: OmniVinciTimeEmbeddingConfig, hidden_size: int, modality: str) -> nn.Module:
-    """The module of `config.type`; `modality` ("video" or "audio") matters to the original modes only."""
-    if config.type == "none":
-        return NoTimeEmbedding()
-    if config.type == "learned":
-        return LearnedTimeEmbedding(config, hidden_size)
-    if config.type == "crte":
-        return ConstrainedRotaryTimeEmbedding(config, hidden_size)
-    if config.type == "rote":
-        return RotaryTimeEmbeddingWithoutLimit(config, hidden_size)
-    if config.type.startswith("mtct"):
-        return MultiPeriodTimeEmbedding(config, hidden_size)
-    return AxialTimeEmbedding(config, hidden_size, modality)
+    """Builds the module of `config.type`; `modality`, "video" or "audio", matters to the original modes alone."""
+    return globals()[TIME_EMBEDDINGS[config.type].module](config, hidden_size, modality)

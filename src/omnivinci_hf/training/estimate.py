@@ -335,13 +335,12 @@ class _Run:
 
     def _audio(self) -> list[_Stage]:
         audio, frames = self.config.audio_config, self.config.audio_window_frames
-        d = getattr(audio, "d_model", None) or audio.hidden_size
+        d = audio.hidden_size
         windows = max(1, self.batch_size * self.num_windows)
         # two convolutions, the second with stride 2, and their activations
         before = self.product * windows * frames * (audio.num_mel_bins + 2 * d + d / 2)
-        width = getattr(audio, "encoder_ffn_dim", None) or audio.intermediate_size
-        num_layers = getattr(audio, "encoder_layers", None) or audio.num_hidden_layers
-        tower = self._encoder("audio_tower", num_layers, windows * frames // 2, d, width, before)
+        tokens = windows * frames // 2
+        tower = self._encoder("audio_tower", audio.num_hidden_layers, tokens, d, audio.intermediate_size, before)
         merged = self.config.audio_feature_size * self.config.audio_merge_size
         num_embeds = windows * self.config.audio_window_embeds
         return [*tower, self._projector("audio", num_embeds, merged, has_norm=False)]
