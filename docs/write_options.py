@@ -1,4 +1,4 @@
-"""Writes the tables of docs/options.md from the one table in which the options are declared.
+"""Writes the tables of docs/source/en/options.md from the one table in which the options are declared.
 
 python docs/write_options.py
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from omnivinci_hf.omnivinci.options_omnivinci import AS_BY_DEFAULT, OPTIONS, Option
 
 
-PAGE = Path(__file__).with_name("options.md")
+PAGE = Path(__file__).parent / "source" / "en" / "options.md"
 START, END = "<!-- options: start -->\n", "<!-- options: end -->\n"
 # heading -> groups of options
 SECTIONS = {

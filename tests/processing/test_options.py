@@ -446,6 +446,6 @@ def test_original_checkpoint_is_loaded_with_the_original_values(original_folder)
 def test_page_of_the_options_is_up_to_date():
     script = runpy.run_path(str(ROOT / "docs" / "write_options.py"))
     assert sum(len(groups) for groups in script["SECTIONS"].values()) == len(get_args(OptionGroup))
-    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "source" / "en" / "options.md").read_text(encoding="utf-8")
     assert page == script["page_with_tables"](page), "run: python docs/write_options.py"
     assert all(f"| `{option.name}` |" in page for option in OPTIONS)

@@ -31,8 +31,8 @@ def test_ask_video():
     assert output.startswith("really there:\n") and output.count("tokens of prompt, ") == 6
 
 
-def test_ask_sound():
-    output = run("ask_sound.py", "--max-new-tokens", "4").splitlines()
+def test_ask_audio():
+    output = run("ask_audio.py", "--max-new-tokens", "4").splitlines()
     assert [line for line in output if not line.startswith(" ")] == ["What do you hear?", "Is it getting higher?"]
 
 
@@ -44,6 +44,6 @@ def test_finetune_round_trip(lora):
         assert "What do you hear? 'A low beep.' (taught: 'A low beep.')" in output
 
 
-def test_search_sound_by_video():
-    output = run("search_sound_by_video.py")
+def test_search_audio_by_video():
+    output = run("search_audio_by_video.py")
     assert int(output.split("found: ")[1].split("%")[0]) >= 80

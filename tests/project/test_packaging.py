@@ -16,7 +16,11 @@ from tests.support.paths import ROOT
 
 
 USED_THROUGH_TRANSFORMERS = {"jinja2", "bitsandbytes"}  # which imports them for chat templates and quantized weights
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "model_cards").glob("*.md")]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "model_cards").glob("*.md"),
+]
 SOURCES = [path for folder in ("src", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 
 setup = configparser.ConfigParser()

@@ -1,7 +1,7 @@
 """Ask about a sound, then go on talking about it without encoding it again.
 
-    python examples/ask_sound.py                                               # tiny random checkpoint, two tones
-    python examples/ask_sound.py --model nvidia/omnivinci --audio speech.wav   # the original weights
+    python examples/ask_audio.py                                               # tiny random checkpoint, two tones
+    python examples/ask_audio.py --model nvidia/omnivinci --audio speech.wav   # the original weights
 
 Run with the first line on 2 busy CPU cores in 13 seconds. The original weights need a GPU with 24 GB in bfloat16.
 Needs: omnivinci-hf alone.

@@ -1,7 +1,7 @@
 """Search sounds by videos, and videos by sounds, with OmniAlignNet's vectors.
 
-    python examples/search_sound_by_video.py                                    # made-up clips, a model trained on them
-    python examples/search_sound_by_video.py --model me/aligned a.mp4 b.mp4     # a trained checkpoint, own clips
+    python examples/search_audio_by_video.py                                    # made-up clips, a model trained on them
+    python examples/search_audio_by_video.py --model me/aligned a.mp4 b.mp4     # a trained checkpoint, own clips
 
 Run with the first line on 2 CPU cores in about a minute. Each made-up clip has the colour and the tone of one of six
 "places"; the model learns from pairs alone which belong together, and then finds them in clips that it never saw.

@@ -1,0 +1,163 @@
+"""The snippets and commands of the README and of the documentation run, page by page, on small checkpoints."""
+
+import ast
+import json
+import re
+import shutil
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+import omnivinci_hf
+from omnivinci_hf.cli import main
+from omnivinci_hf.small import small_checkpoint
+from tests.support import goldens
+from tests.support.documentation import (
+    DOCS,
+    PAGES,
+    anchors,
+    autodoc_names,
+    class_references,
+    commands,
+    links,
+    prose,
+    snippets,
+    text_of,
+)
+from tests.support.paths import ROOT
+from tests.support.world_scenes import write_plain_clip
+
+
+MODEL = "nvidia/omnivinci"
+ROW = json.loads(snippets("training.md", "json")[0])
+WITH_CODE = [page for page in PAGES if snippets(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "training.md"]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with the media and the data that the pages name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(goldens.SMALL / "h_video5" / "video.mp4", "clip.mp4")
+    shutil.copyfile(goldens.SMALL / "d_audio3" / "audio.wav", "speech.wav")
+    Image.open(goldens.SMALL / "b_image" / "image.png").convert("RGB").save("photo.jpg")
+    Path("clips").mkdir()
+    for name in ("7.mp4", "51.mp4"):
+        write_plain_clip(Path("clips") / name, duration=2)
+    Path("train.jsonl").write_text(f"{json.dumps(ROW)}\n" * 2, encoding="utf-8")
+    return tmp_path
+
+
+def run_snippets(page: str, checkpoint: Path) -> dict:
+    """Runs the Python of a page in one namespace, which has the names of the quick tour if the page links to it."""
+    namespace = {}
+    if "(quicktour.md)" in text_of(page):
+        model, processor = (each.from_pretrained(checkpoint) for each in (AutoModel, AutoProcessor))
+        namespace.update(model=model.eval(), processor=processor, AutoModel=AutoModel)
+    for number, code in enumerate(snippets(page, "python"), 1):
+        code = code.replace(f'"{MODEL}"', repr(str(checkpoint))).replace("max_new_tokens=128", "max_new_tokens=4")
+        code = code.replace("push_to_hub(", "save_pretrained(")  # a repository becomes a folder of the same name
+        exec(compile(code, f"{page}, snippet {number}", "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_snippets_of_a_page_run(page, original_folder, workplace):
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("peft")
+    namespace = run_snippets(page, original_folder)
+    if page == "quicktour.md":
+        assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
+    elif page == "generation.md":
+        asked = {"video": "clip.mp4", "question": "Who speaks?", "max_new_tokens": 4, "return_tensors": True}
+        expected = [int(token) for token in namespace["pipe"](**asked)[0]["generated_token_ids"]]
+        assert namespace["output"][0, namespace["ids"].shape[1] :].tolist() == expected
+    elif page == "training.md":
+        assert namespace["trainer"].state.global_step == 1
+    elif page == "omni_align.md":
+        assert namespace["embeds"].vision_embeds.norm() > 0
+
+
+def run_command(words: list[str], original_folder: Path) -> None:
+    """Runs a command of a page on a small checkpoint; one that is not ours is looked up."""
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if words[:2] == ["pip", "install"]:  # tests/project/test_packaging.py knows the extras
+        return
+    if words[:2] == ["accelerate", "launch"]:
+        words = words[words.index("omnivinci_hf") :]
+    assert words[0] in ("omnivinci-hf", "omnivinci_hf"), words
+    command, *arguments = words[1:]
+    checkpoint = str(original_folder if command == "convert" else small_checkpoint())
+    arguments = [checkpoint if word == MODEL else word for word in arguments]
+    if command == "ask":
+        arguments += [] if "--model" in arguments else ["--model", checkpoint]
+        arguments += [] if "--max-new-tokens" in arguments else ["--max-new-tokens", "4"]
+    if not torch.cuda.is_available():  # Transformers asks for a GPU
+        arguments = [word for word in arguments if word != "--bf16"]
+    assert main([command, *arguments]) == 0, words
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_the_commands_of_a_page_run(page, original_folder, workplace):
+    pytest.importorskip("matplotlib")
+    for words in commands(page):
+        run_command(words, original_folder)
+
+
+def test_the_commands_about_training_run_in_the_order_told(original_folder, workplace, capsys):
+    pytest.importorskip("peft")
+    told = [words for words in commands("training.md") if words[0] != "pip"]
+    assert [words[1] for words in told[:3]] == ["validate", "train", "ask"]
+    shown = []
+    for words in told:
+        if "qlora" in words:
+            pytest.importorskip("bitsandbytes")
+        run_command(words, original_folder)
+        shown.append(capsys.readouterr().out)
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", shown[1])]
+    assert len(losses) == 6 and losses[-1] < losses[0]
+    assert shown[2].splitlines()[-1].strip()
+
+
+def test_the_table_of_contents_has_every_page_once():
+    sections = yaml.safe_load((DOCS / "_toctree.yml").read_text(encoding="utf-8"))
+    listed = [page for section in sections for page in section["sections"]]
+    assert sorted(f"{page['local']}.md" for page in listed) == sorted(path.name for path in DOCS.glob("*.md"))
+    for page in listed:
+        assert text_of(f"{page['local']}.md").startswith(f"# {page['title']}\n")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in links(page):
+        name, _, anchor = target.partition("#")
+        path = (PAGES[page].parent / name).resolve() if name else PAGES[page]
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_scripts_that_a_page_names_exist(page):
+    for name in re.findall(r"(?<![\w/.])((?:benchmarks|examples|src|model_cards|docs)/[\w./-]*)", prose(page)):
+        assert (ROOT / name.rstrip(".")).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_classes_and_functions_that_a_page_names_exist(page):
+    for name in (*autodoc_names(page), *class_references(page)):
+        for module in re.findall(r"^([a-z_.]+)\.", name):
+            __import__(f"omnivinci_hf.{module}")
+        assert attrgetter(name)(omnivinci_hf) is not None
+
+
+def test_the_reference_has_every_public_name():
+    stub = ast.parse((ROOT / "src" / "omnivinci_hf" / "__init__.pyi").read_text(encoding="utf-8"))
+    (public,) = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert set(public) - {"__version__"} <= set(autodoc_names("api.md"))
