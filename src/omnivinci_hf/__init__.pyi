@@ -9,6 +9,7 @@ from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, Omn
 from .omnivinci.omni_align_omnivinci import OmniAlignNet
 from .omnivinci.pipeline_omnivinci import OmniQAPipeline
 from .omnivinci.processing_omnivinci import OmniVinciProcessor
+from .omnivinci.session_omnivinci import Session
 from .omnivinci.video_media_omnivinci import VideoClip, load_video, sample_indices
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "OmniVinciProcessor",
     "OmniVinciTimeEmbeddingConfig",
     "OmniVinciVideoProcessor",
+    "Session",
     "VideoClip",
     "__version__",
     "load_audio",

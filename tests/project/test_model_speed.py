@@ -92,7 +92,7 @@ def test_memory_and_cost_are_measured():
 
 def test_two_questions_about_a_clip_are_timed():
     found = speed_tables.questions_seconds(8, "cpu", repeats=1)
-    assert list(found) == ["pipeline", "cache"] and all(0 < second < first for first, second in found.values())
+    assert list(found) == ["pipeline", "session"] and all(0 < second < first for first, second in found.values())
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
 from ..omnivinci.original_config_omnivinci import component_file
-from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, encode_conversations
+from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, read_questions
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from ..original_layout.convert import Progress, convert_checkpoint, push_checkpoint
 from .files import check_folder
@@ -42,13 +42,11 @@ def run_ask(arguments: argparse.Namespace) -> None:
     if arguments.stream and len(questions) > 1:
         raise ValueError("--stream takes one question: leave it, or the others, out.")
     system = [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
-    conversations = [
-        [*system, {"role": "user", "content": [*content, {"type": "text", "text": question}]}] for question in questions
-    ]
+    messages = [*system, {"role": "user", "content": content}]
     check_device(arguments.device_map)
     check_model(arguments.model)
     processor = OmniVinciProcessor.from_pretrained(arguments.model)
-    inputs = encode_conversations(processor, conversations, questions, processor_options(arguments))
+    inputs = read_questions(processor, messages, questions, processor_options(arguments))
     model = OmniVinciForConditionalGeneration.from_pretrained(
         arguments.model, dtype=arguments.dtype, device_map=arguments.device_map
     )

@@ -1,0 +1,524 @@
+"""This module asks many questions about the same media: they are read and encoded once, and their cache is kept."""
+
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
+
+from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES
+from .conversation_omnivinci import read_part
+from .generation_omnivinci import check_context, context_length
+from .media_forms_omnivinci import flatten
+from .options_omnivinci import refuse_unknown
+from .outputs_omnivinci import CACHE
+
+
+ROLES = ("system", "user", "assistant")
+PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
+DEFAULT_MAX_NEW_TOKENS = 256
+GENERATE_ARGUMENTS = ("tokenizer", "assistant_tokenizer", "trust_remote_code")  # `generate` takes them without a name
+# `generate` reads the ids of the whole prompt, media tensors beside them, unless these settings have these values: what
+# is proposed to it follows from the ids, and given embeddings would turn the cache on
+VALUES_WITHOUT_IDS: dict[str, tuple] = {
+    "use_cache": (None, True),
+    "assistant_model": (None,),
+    "assistant_early_exit": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "custom_generate": (None,),
+}
+# the cache of a shared beginning is handed on from question to question where these settings have these values
+VALUES_WITH_SHARED_CACHE: dict[str, tuple] = {
+    "num_beams": (None, 1),
+    "num_return_sequences": (None, 1),
+    "cache_implementation": (None,),
+    **VALUES_WITHOUT_IDS,
+}
+
+
+class Session:
+    r"""
+    Answers many questions about the same media, which are read and encoded once.
+
+    ```python
+    from omnivinci_hf import Session
+
+    session = Session(model, processor, video="clip.mp4", num_frames=8)
+    answer = session.ask("What happens?", max_new_tokens=128)
+    for piece in session.stream("Who speaks?", max_new_tokens=128):
+        print(piece, end="", flush=True)
+    ```
+
+    The media are read here, and encoded with the first question. Their keys and values stay in the cache; those of a
+    question and its answer are taken off again, so that an answer does not depend on what was asked before. With
+    `keep=True` they stay, for a question that follows up on them:
+
+    ```python
+    session.ask("Who speaks first?", keep=True, max_new_tokens=128)
+    session.ask("And what does that person say?", keep=True, max_new_tokens=128)
+    session.reset()  # as if these two had not been asked
+    ```
+
+    Answers are those of `pipeline("omni-qa")`. Every option of `generate` can be given with a question. Under those
+    that cannot share a cache (beams, several sequences, static caches, layers with sliding attention) the language
+    model reads the prompt anew for each question, and the media are still encoded once; with assisted decoding, prompt
+    lookup or `use_cache=False` the media are encoded for each question. One thread at a time may use a session.
+
+    Args:
+        model ([`OmniVinciForConditionalGeneration`]): or one with adapters of PEFT around it.
+        processor ([`OmniVinciProcessor`]).
+        messages (`list[dict]`, *optional*): the beginning of a conversation, in place of media. A question continues
+            its last message, if that is the user's, or is a new turn.
+        system (`str`, *optional*): the system prompt.
+        media_and_options: `image`, `video` and `audio`, each one medium or a list of them (a path, bytes, array,
+            tensor, ...), in the order in which the model shall see them; and options of the processor for them
+            (`num_frames`, `load_audio_from_video`, `video_metadata`, `sampling_rate`, ...).
+
+    Raises:
+        ValueError: without media and `messages`, with both, or when the context has no room for them.
+        TypeError: for an unknown option, and for a model or a processor of another class.
+        MediaError: when a medium cannot be read.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        *,
+        messages: list[dict] | None = None,
+        system: str | None = None,
+        **media_and_options: Any,
+    ):
+        check_parts(model, processor)
+        names = [name for name in media_and_options if name in MODALITIES or name in PLURALS]
+        content = media_content({name: media_and_options.pop(name) for name in names})
+        if not content and not messages:
+            raise ValueError(
+                "A session has nothing to ask about: give media as `image=`, `video=` or `audio=`, or `messages`."
+            )
+        if content and messages:
+            raise ValueError(f"Messages hold their media themselves: leave {names} or `messages` out.")
+        messages = check_roles(messages) if messages else [{"role": "user", "content": content}]
+        if system is not None:
+            messages = with_system(messages, system)
+        self._start(model, processor, messages, read_prompt(processor, messages, media_and_options))
+
+    @classmethod
+    def from_prompt(cls, model, processor, messages: list[dict], prompt: Mapping[str, torch.Tensor]) -> "Session":
+        """A session about media that were read before, by [`read_prompt`] of the same messages."""
+        session = cls.__new__(cls)
+        session._start(model, processor, messages, prompt)
+        return session
+
+    def _start(self, model, processor, messages: list[dict], prompt: Mapping[str, torch.Tensor]) -> None:
+        self.model, self.processor = model, processor
+        self._prompt = dict(prompt)
+        self._messages = without_media(messages)
+        self._embeds: torch.Tensor | None = None
+        self._cache: DynamicCache | None = None
+        self._cached_ids = self._input_ids = self._prompt["input_ids"]
+        self._first_messages = self._messages
+        check_context(self.num_tokens, self._context_length)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens stand before a question: those of the media, of the words around them, of kept turns."""
+        return self._input_ids.shape[1]
+
+    def ask(self, question: str, *, keep: bool = False, **generate_options: Any) -> str:
+        """The answer to a question.
+
+        Args:
+            keep: whether question and answer become part of the conversation, for questions that follow up on them.
+            generate_options: of `generate`; `max_new_tokens` is 256 by default, or what the context has room for.
+
+        Raises:
+            ValueError: when the context has no room for the answer, or for options that ask for several answers.
+            TypeError: for an unknown option, or a question that is no string.
+        """
+        prompt_ids = self._checked_prompt(question, generate_options)
+        answer = self._decode(self.generate(prompt_ids, **generate_options))
+        if keep:
+            self._keep(question, answer)
+        return answer
+
+    def stream(self, question: str, *, keep: bool = False, **generate_options: Any) -> Iterator[str]:
+        """As [`~Session.ask`], but yields the answer piece by piece, while it is generated.
+
+        Whoever stops in between ends the generation; an answer that was not read to its end is not kept.
+        """
+        prompt_ids = self._checked_prompt(question, generate_options)
+        if generate_options.get("streamer") is not None:
+            raise ValueError("`stream` has a streamer of its own: leave `streamer` out, or call `ask`.")
+        return self._stream(question, prompt_ids, keep, generate_options)
+
+    def reset(self) -> None:
+        """Takes kept turns off the conversation again. The media stay encoded."""
+        self._messages, self._input_ids = self._first_messages, self._prompt["input_ids"]
+
+    # -- questions as ids ----------------------------------------------------------------------------------------
+
+    def prompt_ids(self, question: str) -> torch.Tensor:
+        """Ids `(1, seq_len)` of the whole prompt that ends with a question, placeholders of media included."""
+        words = words_of(self.processor, self._messages, question)
+        first = self._prompt["input_ids"][:, : self._prompt["media_length"]]
+        return torch.cat((first, first.new_tensor([words])), dim=1)
+
+    @torch.no_grad()
+    def generate(self, input_ids: torch.Tensor, **generate_options: Any) -> torch.Tensor:
+        """Continues a prompt of [`~Session.prompt_ids`].
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(1, seq_len)`).
+            generate_options: as in [`~Session.ask`]; also those that ask for several sequences.
+
+        Returns:
+            `torch.LongTensor` of shape `(num_sequences, num_new_tokens)`: the ids of the answers.
+        """
+        self.check_room(input_ids, generate_options)
+        settings = generate_settings(self.model, generate_options)
+        input_ids = input_ids.to(bare_model(self.model).device)
+        if not self.num_tokens or _differs(settings, VALUES_WITHOUT_IDS):
+            inputs = {"input_ids": input_ids, **self._media()}
+        elif self._is_sliding or _differs(settings, VALUES_WITH_SHARED_CACHE):
+            inputs = {"input_ids": input_ids, "inputs_embeds": self._embeds_of(input_ids)}
+        else:
+            return self._generate_from_cache(input_ids, generate_options)
+        return new_ids(self.model, self.processor, inputs, generate_options)
+
+    def check_room(self, input_ids: torch.Tensor, generate_options: Mapping[str, Any]) -> None:
+        """Raises ValueError when the context has no room for a prompt and the new tokens that are asked for."""
+        length = input_ids.shape[1]
+        options = complete_options(self.model, self.processor, generate_options, length)
+        num_new = generate_settings(self.model, options).get("max_new_tokens") or 0
+        check_context(length, self._context_length, num_new)
+
+    def _checked_prompt(self, question: str, generate_options: Mapping[str, Any]) -> torch.Tensor:
+        """The prompt of a question, once the options are known and ask for one answer."""
+        if not isinstance(question, str):
+            raise TypeError(f"`question` must be a string, got {question!r}.")
+        processor_options = self.processor.call_option_names - {"max_length"}
+        if misplaced := sorted(processor_options & generate_options.keys()):
+            raise TypeError(f"{misplaced} say how media are read: give them to `Session(...)`, which reads them once.")
+        check_generate_options("A question of a session", self.model, generate_options, error=TypeError)
+        num_sequences = generate_settings(self.model, generate_options).get("num_return_sequences") or 1
+        if num_sequences > 1:
+            raise ValueError(
+                f"A question of a session gets one answer, but `num_return_sequences`={num_sequences} asks for more: "
+                'use `pipeline("omni-qa")`.'
+            )
+        prompt_ids = self.prompt_ids(question)
+        self.check_room(prompt_ids, generate_options)
+        return prompt_ids
+
+    def _stream(self, question: str, prompt_ids: torch.Tensor, keep: bool, options: dict[str, Any]) -> Iterator[str]:
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        is_closed, outcome = Event(), {}
+
+        def stop(input_ids, scores, **kwargs):
+            return torch.full((len(input_ids),), is_closed.is_set(), dtype=torch.bool, device=input_ids.device)
+
+        def run():
+            criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), stop])
+            try:
+                outcome["ids"] = self.generate(
+                    prompt_ids, **{**options, "streamer": streamer, "stopping_criteria": criteria}
+                )
+            except BaseException as error:  # it is raised where the pieces are read
+                outcome["error"] = error
+                streamer.on_finalized_text("", stream_end=True)
+
+        thread = Thread(target=run)
+        thread.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            is_closed.set()
+            thread.join()
+        if "error" in outcome:
+            raise outcome["error"]
+        if keep:
+            self._keep(question, self._decode(outcome["ids"]))
+
+    def _decode(self, ids: torch.Tensor) -> str:
+        return self.processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+    def _keep(self, question: str, answer: str) -> None:
+        turn = {"role": "assistant", "content": answer}
+        self._messages = [*with_question(self._messages, question), turn]
+        words = shared_words(self.processor, self._messages)
+        first = self._prompt["input_ids"][:, : self._prompt["media_length"]]
+        self._input_ids = torch.cat((first, first.new_tensor([words])), dim=1)
+
+    # -- what is encoded once ------------------------------------------------------------------------------------
+
+    @property
+    def _context_length(self) -> int:
+        return context_length(bare_model(self.model).config.get_text_config())
+
+    @property
+    def _is_sliding(self) -> bool:
+        """Whether the cache forgets: what slid out of it does not come back."""
+        return "sliding_attention" in (bare_model(self.model).config.get_text_config().layer_types or ())
+
+    def _media(self) -> dict[str, torch.Tensor]:
+        device = bare_model(self.model).device
+        return {name: self._prompt[name].to(device) for name in MEDIA_INPUTS if name in self._prompt}
+
+    def _first_embeds(self) -> torch.Tensor:
+        """Embeddings `(1, seq_len, hidden_size)` of the conversation's beginning, without kept turns."""
+        if self._embeds is None:
+            model = bare_model(self.model)
+            self._embeds = model.model.embed_inputs(self._prompt["input_ids"].to(model.device), **self._media())
+        return self._embeds
+
+    def _embeds_of(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings `(1, seq_len, hidden_size)` of a whole prompt."""
+        first = self._first_embeds()[:, : _shared_length(self._prompt["input_ids"], input_ids)]
+        words = bare_model(self.model).get_input_embeddings()(input_ids[:, first.shape[1] :])
+        return torch.cat((first, words.to(first.device)), dim=1)
+
+    def _generate_from_cache(self, input_ids: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
+        cache = self._filled_cache()
+        # what is asked anew may begin as the question before did; the answer must not depend on that
+        length = min(_shared_length(self._cached_ids, input_ids), self.num_tokens, input_ids.shape[1] - 1)
+        cache.crop(length - cache.get_seq_length())  # negative: so many tokens are taken off
+        self._cached_ids = input_ids[:, :length]
+        try:
+            answer = new_ids(self.model, self.processor, {"input_ids": input_ids, CACHE: cache}, options)
+        except BaseException:
+            self._cache = None  # some layers may hold more than others
+            raise
+        self._cached_ids = torch.cat((input_ids, answer), dim=1)[:, : cache.get_seq_length()]
+        return answer
+
+    def _filled_cache(self) -> DynamicCache:
+        if self._cache is None:
+            model, embeds = bare_model(self.model), self._first_embeds()
+            cache = DynamicCache(config=model.config.get_text_config())
+            model.model(inputs_embeds=embeds, **{CACHE: cache}, use_cache=True)
+            self._cache, self._cached_ids = cache, self._prompt["input_ids"]
+        return self._cache
+
+
+def _differs(settings: Mapping[str, Any], values: Mapping[str, tuple]) -> bool:
+    return any(settings.get(name) not in usual for name, usual in values.items())
+
+
+def _shared_length(first: torch.Tensor, second: torch.Tensor) -> int:
+    """How many ids two prompts `(1, seq_len)` have in common, from their beginning on."""
+    length = min(first.shape[1], second.shape[1])
+    differs = (first[0, :length].cpu() != second[0, :length].cpu()).nonzero()
+    return int(differs[0]) if len(differs) else length
+
+
+# -- Conversations that a question ends
+
+
+def media_content(media: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Content parts of media that are given by their modality, one each or in lists.
+
+    Raises:
+        ValueError: when a modality is given in the singular and in the plural.
+    """
+    media = {name: medium for name, medium in media.items() if medium is not None}
+    check_plurals(media)
+    items = ((PLURALS.get(name, name), medium) for name, medium in media.items())
+    return [{"type": modality, modality: medium} for modality, given in items for medium in flatten(modality, given)]
+
+
+def check_plurals(names: Iterable[str]) -> None:
+    """Raises ValueError when media of a modality are given in the singular and in the plural."""
+    if both := sorted(name for name, singular in PLURALS.items() if name in names and singular in names):
+        raise ValueError(f"An input has {both} beside the singular of it: put all media of a kind into one list.")
+
+
+def check_roles(messages: Any) -> list[dict]:
+    """A conversation as a list of its messages.
+
+    Raises:
+        ValueError: when it is none, or a message lacks its content or a known role.
+    """
+    is_chat = isinstance(messages, (list, tuple)) and bool(messages)
+    for message in messages if is_chat else [messages]:
+        if not isinstance(message, Mapping) or "content" not in message or message.get("role") not in ROLES:
+            raise ValueError(
+                f"A chat must be a list of messages with `role` (one of {ROLES}) and `content`, got {message!r}."
+            )
+    return list(messages)
+
+
+def with_system(messages: list[dict], system: Any) -> list[dict]:
+    """A conversation with a system prompt before it.
+
+    Raises:
+        TypeError: when the system prompt is neither a string nor a list of content parts.
+        ValueError: when the conversation has one already.
+    """
+    if not isinstance(system, (str, list, tuple)):
+        raise TypeError(f"`system` must be a string, or a list of content parts, got {type(system).__name__}.")
+    if messages and messages[0]["role"] == "system":
+        raise ValueError("The chat has a system message already: leave `system` out.")
+    return [{"role": "system", "content": system}, *messages]
+
+
+def with_question(messages: list[dict], question: str) -> list[dict]:
+    """A conversation that ends with a question: in the user's last message, or in a new one after an answer."""
+    text = {"type": "text", "text": question}
+    if not messages or messages[-1]["role"] != "user":
+        return [*messages, {"role": "user", "content": [text]}]
+    content = messages[-1].get("content") or []
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [*messages[:-1], {**messages[-1], "content": [*parts, text]}]
+
+
+def without_media(messages: list[dict]) -> list[dict]:
+    """A conversation that is rendered the same, but holds no media any more: a name stands for each of them."""
+    return [{**message, "content": _without_media(message.get("content"))} for message in messages]
+
+
+def _without_media(content: Any) -> Any:
+    if not isinstance(content, (list, tuple)):
+        return content
+    parts = [read_part(part) for part in content]
+    return [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind, part.kind: "read before"}
+        for part in parts
+    ]
+
+
+def words_of(processor, messages: list[dict], question: str) -> list[int]:
+    """Ids of what follows the last medium of a conversation that ends with a question."""
+    prompt = processor.apply_chat_template(with_question(messages, question), add_generation_prompt=True)
+    return processor.words_after_media(prompt)
+
+
+def shared_words(processor, messages: list[dict]) -> list[int]:
+    """Ids of what follows the last medium of a conversation, up to where a question will stand.
+
+    Raises:
+        ValueError: when the chat template has no place for the question behind the media.
+    """
+    one, other = (words_of(processor, messages, question) for question in ("A", "0"))
+    if one == other:
+        raise ValueError("The chat template must write the question behind the media, for several to share these.")
+    length = next(index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return one[:length]
+
+
+def read_prompt(processor, messages: list[dict], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the media of a conversation about which several questions will be asked.
+
+    Args:
+        messages: the conversation up to the first question, which continues its last message or follows it.
+        options: of a call of the processor.
+
+    Returns:
+        `input_ids` `(1, num_tokens)` of what stands before a question, `media_length`, how many of them come before the
+        end of the last medium, and tensors of the media.
+
+    Raises:
+        ValueError: when the prompt is truncated.
+    """
+    ended = with_question(messages, "A")
+    inputs = processor.apply_chat_template(
+        ended,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={**options, "return_attention_mask": True},
+    )
+    ids = inputs["input_ids"][inputs["attention_mask"].bool()][None]  # without padding
+    bare = without_media(messages)
+    words = words_of(processor, bare, "A")
+    media_length = ids.shape[1] - len(words)
+    if media_length < 0 or ids[0, media_length:].tolist() != words:
+        raise ValueError("Several questions cannot be asked about a truncated prompt: leave `truncation` out.")
+    shared = media_length + len(shared_words(processor, bare))
+    media = {name: inputs[name] for name in MEDIA_INPUTS if name in inputs}
+    return {"input_ids": ids[:, :shared], "media_length": media_length, **media}
+
+
+# -- Options of `generate`
+
+
+def bare_model(model):
+    """The model itself, where adapters of PEFT are wrapped around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_parts(model, processor) -> None:
+    """Raises TypeError for a model or a processor of another class."""
+    bare = bare_model(model)
+    if not hasattr(bare, "generate") or not hasattr(getattr(bare, "model", None), "embed_inputs"):
+        raise TypeError(
+            f"`model` must be an OmniVinciForConditionalGeneration, got a {type(bare).__name__}: load it with "
+            "`AutoModel.from_pretrained`."
+        )
+    if not hasattr(processor, "call_option_names"):
+        raise TypeError(
+            f"`processor` must be an OmniVinciProcessor, got a {type(processor).__name__}: load it with "
+            "`AutoProcessor.from_pretrained`."
+        )
+
+
+def check_generate_options(
+    taker: str,
+    model,
+    options: Mapping[str, Any],
+    more_names: set[str] | None = None,
+    error: type[Exception] = ValueError,
+) -> None:
+    """Refuses what `generate` would refuse only after all media are read.
+
+    Args:
+        taker: who takes the options, in the words of the error.
+        more_names: names that it takes beside those of `generate`, for the error to propose them.
+    """
+    if options.get("custom_generate") is not None:
+        return  # that knows what it takes
+    bare = bare_model(model)
+    taken = (inspect.signature(function).parameters for function in (bare.generate, bare.forward))
+    names = {*GENERATE_ARGUMENTS, *vars(GenerationConfig()), *(more_names or ())}.union(*taken)
+    refuse_unknown(taker, options, names, error)
+
+
+def generate_settings(model, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `generate` will go by: the checkpoint's settings, under those of a given config, under the call's."""
+    given = options.get("generation_config")
+    return {
+        **model.generation_config.to_diff_dict(),
+        **({} if given is None else given.to_diff_dict()),
+        **options,
+    }
+
+
+def complete_options(model, processor, options: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
+    """Options of `generate`, with an end where nobody has set one: 256 tokens, or where the context ends."""
+    options, settings = dict(options), generate_settings(model, options)
+    if settings.get("stop_strings") is not None:
+        options.setdefault("tokenizer", processor.tokenizer)
+    if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
+        room = context_length(bare_model(model).config.get_text_config()) - num_tokens
+        num_new = max(1, min(DEFAULT_MAX_NEW_TOKENS, room))
+        if (given := options.get("generation_config")) is None:
+            options["max_new_tokens"] = num_new
+        else:
+            options["generation_config"] = copy.deepcopy(given)
+            options["generation_config"].max_new_tokens = num_new
+    return options
+
+
+def new_ids(model, processor, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> torch.Tensor:
+    """Ids `(num_sequences, num_new_tokens)` that `generate` adds to its inputs."""
+    inputs = dict(inputs)
+    if "attention_mask" not in inputs:
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    options = complete_options(model, processor, options, int(inputs["attention_mask"].sum(-1).max()))
+    output = model.generate(**inputs, **options)
+    output = output if isinstance(output, torch.Tensor) else output.sequences
+    return output[:, inputs["input_ids"].shape[1] :]
