@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from omnivinci_hf.world.evaluation import is_right
 from tests.support.paths import ROOT
 
 
@@ -24,6 +26,23 @@ def test_every_example_has_a_test_and_a_header():
         header = path.read_text().split('"""')[1]
         assert f"python examples/{path.name}" in header and "CPU cores" in header and "Needs:" in header
         assert f'run("{path.name}"' in Path(__file__).read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.ipynb")))
+def test_the_cells_of_a_notebook_run_in_order(name, capsys):
+    notebook = json.loads((EXAMPLES / name).read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert notebook["cells"][0]["cell_type"] == "markdown" and "Needs:" in "".join(notebook["cells"][0]["source"])
+    namespace = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"] and cell["execution_count"] is None  # none are stored
+            exec(compile("".join(cell["source"]), f"{name}, {cell['id']}", "exec"), namespace)
+    assert capsys.readouterr().out
+    if name == "ask_video.ipynb":
+        assert sum(map(is_right, namespace["records"], namespace["asked"])) >= 5
+        assert namespace["answer"] == namespace["records"][0]["answer"]
 
 
 def test_ask_video():
