@@ -351,7 +351,7 @@ def test_a_batch_keeps_its_order_and_raises_its_first_error(processor, mp4, tmp_
     other = write_video(tmp_path / "other.mp4", range(20))
     layouts = processor.describe(videos=[mp4, other, mp4], audio=[(tone(1)[0], 16000), mp4], num_frames=4)
     assert [layout.clip.name.split("/")[-1] for layout in layouts[:3]] == ["clip.mp4'", "other.mp4'", "clip.mp4'"]
-    assert [layout.kind for layout in layouts] == ["video"] * 3 + ["audio"] * 2
+    assert [layout.modality for layout in layouts] == ["video"] * 3 + ["audio"] * 2
     (tmp_path / "bad.mp4").write_bytes(b"no film" * 100)
     with pytest.raises(MediaError, match="bad.mp4"):
         processor.describe(videos=[mp4, tmp_path / "bad.mp4", other])

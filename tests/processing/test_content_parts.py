@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from omnivinci_hf.omnivinci.conversation_omnivinci import MediaPart, read_part
+from omnivinci_hf.omnivinci.conversation_omnivinci import MediaPart, parse_part
 
 
 DATA = "data:application/octet-stream;base64,AAAA"
@@ -43,9 +43,9 @@ DATA = "data:application/octet-stream;base64,AAAA"
     ],
 )  # fmt: skip
 def test_parts_say_which_medium_they_hold_with_which_options(part, expected):
-    assert read_part(part) == expected
+    assert parse_part(part) == expected
     if isinstance(expected, MediaPart):
-        assert read_part(expected.as_dict()) == expected
+        assert parse_part(expected.as_dict()) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_parts_say_which_medium_they_hold_with_which_options(part, expected):
         ({"type": "video", "video": "a", "frame_indices": [1], "num_frames": 2}, "Give either `frame_indices`"),
         ({"type": "image", "path": "a", "url": "b"}, "holds several media, under path and url"),
         ({"type": "video", "video": "a", "metadata": {}, "video_metadata": {}}, "`metadata` beside `video_metadata`"),
-        ({"type": "video", "video": "a", "sampling_rate": 8000}, "that of a sound under `audio`, which this video"),
+        ({"type": "video", "video": "a", "sampling_rate": 8000}, "that of audio under `audio`, which this video"),
         ({"type": "video", "video": "a", "num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"type": "video", "video": "a", "fps": float("nan")}, "`fps` must be a finite number or None, got nan"),
         ({"type": "audio", "audio": "a", "start_sec": "1"}, "`start_sec` must be a finite number or None, got '1'"),
@@ -88,14 +88,14 @@ def test_parts_say_which_medium_they_hold_with_which_options(part, expected):
 )
 def test_parts_that_cannot_be_understood_are_refused_before_anything_is_read(part, message):
     with pytest.raises(ValueError, match=message):
-        read_part(part)
+        parse_part(part)
 
 
 def test_place_of_a_part_stands_in_its_errors():
     with pytest.raises(ValueError, match=re.escape("`rows[3]`: `image` must be one image")):
-        read_part({"type": "image", "image": 3}, "`rows[3]`")
+        parse_part({"type": "image", "image": 3}, "`rows[3]`")
 
 
 def test_arrays_are_media_as_they_are():
     samples = np.zeros(4, np.float32)
-    assert read_part({"type": "audio", "audio": samples, "sampling_rate": 8000}).source is samples
+    assert parse_part({"type": "audio", "audio": samples, "sampling_rate": 8000}).source is samples

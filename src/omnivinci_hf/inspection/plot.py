@@ -31,7 +31,7 @@ def plot_media(
     Raises:
         ValueError: for an ending that matplotlib does not know.
     """
-    heights = [ROW_INCH[medium.layout.kind] for medium in media]
+    heights = [ROW_INCH[medium.layout.modality] for medium in media]
     figure = Figure(figsize=(WIDTH_INCH, sum(heights) + 0.7), layout="constrained")
     panels = figure.subfigures(len(media), 1, height_ratios=heights, squeeze=False)[:, 0]
     for panel, medium, fact in zip(panels, media, facts["media"], strict=True):

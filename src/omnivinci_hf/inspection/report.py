@@ -73,7 +73,7 @@ def inspect_media(processor: OmniVinciProcessor, paths: list[str], **options) ->
         for kind in ("image", "video", "audio")
     }
     layouts = processor.describe(images=sources["image"], videos=sources["video"], audio=sources["audio"], **options)
-    of_kind = {kind: iter([layout for layout in layouts if layout.kind == kind]) for kind in sources}
+    of_kind = {kind: iter([layout for layout in layouts if layout.modality == kind]) for kind in sources}
     return [
         InspectedMedium(path, next(of_kind[kind]), images.get(path)) for path, kind in zip(paths, kinds, strict=True)
     ]
@@ -89,7 +89,7 @@ def report(
     facts = [_describe(processor, medium) for medium in media]
     around = 0
     if processor.use_modality_boundary_tokens:
-        kinds = {medium.layout.kind for medium in media} | {"audio" for medium in media if medium.layout.audio}
+        kinds = {medium.layout.modality for medium in media} | {"audio" for medium in media if medium.layout.audio}
         marks = [mark for kind in kinds for mark in MODALITY_BOUNDARIES[kind]]
         around = sum(_num_tokens(processor, mark) for mark in marks)
     return {
@@ -103,11 +103,11 @@ def report(
 
 def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[str, Any]:
     layout = medium.layout
-    facts = {"name": medium.path, "kind": layout.kind}
-    if layout.kind == "image":
+    facts = {"name": medium.path, "kind": layout.modality}
+    if layout.modality == "image":
         facts["width"], facts["height"] = medium.image.size
         facts["tile_rows"], facts["tile_columns"] = layout.grid if layout.grid[0] else (1, 1)
-    elif layout.kind == "video":
+    elif layout.modality == "video":
         clip = layout.clip
         facts["width"], facts["height"] = clip.size
         facts.update(duration_sec=clip.duration_sec, fps=clip.fps, total_frames=clip.total_frames)
@@ -158,7 +158,7 @@ def _tokens(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, in
         kind: int((layout.ids == getattr(processor, f"{kind}_token_id")).sum()) for kind in ("image", "video", "audio")
     }
     total = len(layout.ids)
-    if layout.kind == "video" and layout.audio is not None and not layout.groups:
+    if layout.modality == "video" and layout.audio is not None and not layout.groups:
         # without time groups the whole sound stands before the frames
         before = processor.describe(audio=[layout.audio])[0]
         counts["audio"] += before.num_audio_embeds

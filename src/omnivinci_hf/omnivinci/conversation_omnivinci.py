@@ -56,12 +56,19 @@ CHAT_TEMPLATE = """\
 
 
 def template_variables(template: str) -> set[str]:
-    """Names for which a template has a place, but for those that every rendering fills."""
+    """Names the variables that a template has a place for, but for those that every rendering fills."""
     return _get_template_variables(template) - {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
 
 
-def collect_media(message: dict, media: dict[str, list]) -> dict:
-    """A copy of a message for the template; its media are appended to `media`, each a [`MediaPart`]."""
+def collect_media(message: Any, media: Mapping[str, list["MediaPart"]]) -> dict[str, Any]:
+    """Makes the copy of a message that the chat template renders, and appends its media to `media`.
+
+    Args:
+        media: modality -> the parts of that modality so far.
+
+    Raises:
+        ValueError: for a message or a part that cannot be understood.
+    """
     if not isinstance(message, dict) or "role" not in message:
         got = f"one with the keys {list(message)}" if isinstance(message, dict) else f"a {type(message).__name__}"
         raise ValueError(f"A message must be a dictionary with `role` and `content`, got {got}.")
@@ -70,154 +77,172 @@ def collect_media(message: dict, media: dict[str, list]) -> dict:
     if not isinstance(parts, (list, tuple)):
         raise ValueError(f"`content` of a message must be a string or a list of parts, got a {type(parts).__name__}.")
     cleaned = []
-    for part in map(read_part, parts):
+    for part in map(parse_part, parts):
         if isinstance(part, str):
             cleaned.append({"type": "text", "text": clean_words(part)})
         else:
-            media[part.kind].append(part)
-            cleaned.append({"type": part.kind})
+            media[part.modality].append(part)
+            cleaned.append({"type": part.modality})
     return {**message, "content": cleaned}
 
 
-# -- Parts of a message: the one place that reads them, whichever way they came in
+# -- Content parts: the chat template, training data and the pipeline all have them parsed here
 
 
-PLACES = ("path", "url", "base64")  # where a medium may stand beside the name of its type
-# the type of a part that holds its medium one level deeper -> the kind of medium
+SOURCE_KEYS = ("path", "url", "base64")  # under which a medium may stand, beside the name of its type
+# the type of a part that holds its medium one level deeper -> its modality
 NESTED_TYPES = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}
 
 
 @dataclass(frozen=True)
 class MediaPart:
-    """A medium with options of its own, which come before those of the call."""
+    """A media part is a medium with options of its own, which come before those of the call.
 
-    kind: str
+    Args:
+        modality: "image", "video" or "audio".
+        source: what `load_image`, `load_video` or `load_audio` takes.
+        options: those that docs/options.md lists for parts of this modality.
+    """
+
+    modality: str
     source: Any
     options: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The part in its plainest form; [`read_part`] makes the same of it."""
-        return {"type": self.kind, self.kind: self.source, **self.options}
+        """Writes the part in its plainest form; [`parse_part`] makes the same of it."""
+        return {"type": self.modality, self.modality: self.source, **self.options}
 
 
-def read_part(part: Any, place: str = "A part of a message", needs_medium: bool = True) -> "MediaPart | str":
-    """What a part of a message holds: words, or a medium with its options.
+def parse_part(part: Any, place: str = "A part of a message", needs_medium: bool = True) -> MediaPart | str:
+    """Parses a content part: its words, or its medium with options. No medium is opened.
 
     Args:
+        part: such as `{"type": "text", "text": ...}`, `{"type": "video", "path": ..., "num_frames": 8}` or
+            `{"type": "image_url", "image_url": {"url": ...}}`. A key whose value is None counts as missing.
         place: the words that errors have for the part.
         needs_medium: whether a part without a medium is an error; else its `source` is None.
 
     Raises:
-        ValueError: for a part that cannot be understood, before any medium is read.
+        ValueError: for a part that cannot be understood.
     """
     if not isinstance(part, Mapping):
-        words = '{"type": "text", "text": ...}'
-        raise ValueError(f"{place} must be a dictionary such as {words}, got {shown(part)}.")
+        example = '{"type": "text", "text": ...}'
+        raise ValueError(f"{place} must be a dictionary such as {example}, got {shown(part)}.")
     given = {name: value for name, value in part.items() if value is not None and name != "type"}
-    kind = part.get("type")
-    if kind == "text":
+    part_type = part.get("type")
+    if part_type == "text":
         refuse_unknown(f"{place} of type 'text'", given, ["text"], ValueError)
         if not isinstance(given.get("text"), str):
             raise ValueError(f"{place}: `text` must be a string, got {shown(given.get('text'))}.")
         return given["text"]
-    if isinstance(kind, str) and kind in NESTED_TYPES:
-        given, kind = _flattened(place, kind, given), NESTED_TYPES[kind]
-    if not isinstance(kind, str) or kind not in MODALITIES:
-        raise ValueError(
-            f"{place} has the type {shown(kind)}; known are {', '.join(('text', *MODALITIES, *NESTED_TYPES))}."
-        )
-    return _read_medium(place, kind, given, needs_medium)
+    if isinstance(part_type, str) and part_type in NESTED_TYPES:
+        given, part_type = _flattened(place, part_type, given), NESTED_TYPES[part_type]
+    if not isinstance(part_type, str) or part_type not in MODALITIES:
+        known = ", ".join(("text", *MODALITIES, *NESTED_TYPES))
+        raise ValueError(f"{place} has the type {shown(part_type)}; known are {known}.")
+    return _parse_medium(place, part_type, given, needs_medium)
 
 
-def _flattened(place: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What a nested part holds: `{"image_url": {"url": ...}, ...}`, options inside and beside it in one dictionary."""
-    beside, kind = dict(given), NESTED_TYPES[name]
-    inside = beside.pop(name, {})
+def _flattened(place: str, part_type: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Joins what a nested part such as `{"image_url": {"url": ...}}` holds, options inside and beside it."""
+    beside, modality = dict(given), NESTED_TYPES[part_type]
+    inside = beside.pop(part_type, {})
     inside = inside if isinstance(inside, Mapping) else {"url": inside}
-    inside = {one: value for one, value in inside.items() if value is not None}
+    inside = {name: value for name, value in inside.items() if value is not None}
     if inside.keys() & {"bytes", "array", "data", "format"}:  # a medium as `datasets` has it, or of `input_audio`
-        entries = ENTRIES | SOUND_ENTRIES if kind == "audio" else ENTRIES
-        inside[kind] = {one: inside.pop(one) for one in entries & inside.keys()}
+        entries = ENTRIES | SOUND_ENTRIES if modality == "audio" else ENTRIES
+        inside[modality] = {name: inside.pop(name) for name in entries & inside.keys()}
     if twice := sorted(inside.keys() & beside.keys()):
-        raise ValueError(f"{place} has {twice} twice, in `{name}` and beside it: give it once.")
+        raise ValueError(f"{place} has {twice} twice, in `{part_type}` and beside it: give it once.")
     if inside.get("detail") == "auto":  # of OpenAI's images: as the model sees fit
         del inside["detail"]
     return {**inside, **beside}
 
 
-def _read_medium(place: str, kind: str, given: dict[str, Any], needs_medium: bool) -> MediaPart:
-    keys = [key for key in (kind, *PLACES) if key in given]
+def _parse_medium(place: str, modality: str, given: dict[str, Any], needs_medium: bool) -> MediaPart:
+    keys = [key for key in (modality, *SOURCE_KEYS) if key in given]
     if len(keys) > 1:
         raise ValueError(f"{place} holds several media, under {' and '.join(keys)}; leave one.")
     options = {name: value for name, value in given.items() if name not in keys}
-    if kind == "video" and "metadata" in options:
+    options = _checked_options(place, modality, options)
+    if not keys:
+        if needs_medium:
+            raise ValueError(
+                f"{place} of type {modality!r} has no medium: put it under one of "
+                f"{', '.join((modality, *SOURCE_KEYS))}. (The audio of a video is heard with "
+                "`load_audio_from_video=True`; it needs no part of its own.)"
+            )
+        return MediaPart(modality, None, options)
+    source = {"data": given["base64"]} if keys == ["base64"] else given[keys[0]]
+    source = check_source(f"{place}: `{keys[0]}`", modality, source)
+    if "audio" in options:
+        options["audio"] = check_source(f"{place}: `audio`", "audio", options["audio"])
+    if "sampling_rate" in options:
+        _check_rate(place, options.get("audio", source), options["sampling_rate"])
+    return MediaPart(modality, source, options)
+
+
+def _checked_options(place: str, modality: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Checks the options of a media part against the table of options, and against each other."""
+    if modality == "video" and "metadata" in options:
         if "video_metadata" in options:
             raise ValueError(f"{place} has `metadata` beside `video_metadata`, which is the same: give one.")
         options["video_metadata"] = options.pop("metadata")
     if not isinstance(options.get("video_metadata", {}), Mapping):
         raise ValueError(f"{place}: `video_metadata` must be a dictionary, got {shown(options['video_metadata'])}.")
-    known = part_options(kind)
-    refuse_unknown(f"{place} of type {kind!r}", options, [kind, *PLACES, *known], ValueError)
+    known = part_options(modality)
+    refuse_unknown(f"{place} of type {modality!r}", options, [modality, *SOURCE_KEYS, *known], ValueError)
     try:
         options = check_options(options, known)
         check_choice(options)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    if kind == "video" and "sampling_rate" in options and "audio" not in options:
-        raise ValueError(f"{place}: `sampling_rate` is that of a sound under `audio`, which this video does not have.")
-    if not keys:
-        if needs_medium:
-            raise ValueError(
-                f"{place} of type {kind!r} has no medium: put it under one of {', '.join((kind, *PLACES))}. (The sound "
-                "of a video is heard with `load_audio_from_video=True`; it needs no part of its own.)"
-            )
-        return MediaPart(kind, None, options)
-    source = given[keys[0]]
-    if keys == ["base64"]:
-        source = {"data": source}
-    source = read_source(f"{place}: `{keys[0]}`", kind, source)
-    if "audio" in options:
-        options["audio"] = read_source(f"{place}: `audio`", "audio", options["audio"])
-    if "sampling_rate" in options:
-        _check_rate(place, options.get("audio", source), options["sampling_rate"])
-    return MediaPart(kind, source, options)
+    if modality == "video" and "sampling_rate" in options and "audio" not in options:
+        raise ValueError(
+            f"{place}: `sampling_rate` is that of audio under `audio`, which this video does not have beside it."
+        )
+    return options
 
 
-def _check_rate(place: str, sound: Any, given: Any) -> None:
-    """Refuse a rate beside samples that come with another one, of which the loader would hear theirs."""
-    if isinstance(sound, tuple) and len(sound) == 2:
-        sound = {"sampling_rate": sound[1]}
-    own = sound.get("sampling_rate") if isinstance(sound, Mapping) else getattr(sound, "sampling_rate", None)
-    if own is not None and own != given:
-        raise ValueError(f"{place}: `sampling_rate`={given} beside samples at {own}; leave one out.")
+def _check_rate(place: str, audio: Any, given: Any) -> None:
+    """Refuses a rate beside samples that come with another one, of which the loader would take theirs."""
+    if isinstance(audio, tuple) and len(audio) == 2:
+        audio = {"sampling_rate": audio[1]}
+    rate = audio.get("sampling_rate") if isinstance(audio, Mapping) else getattr(audio, "sampling_rate", None)
+    if rate is not None and rate != given:
+        raise ValueError(f"{place}: `sampling_rate`={given} beside samples at {rate}; leave one out.")
 
 
-def read_source(place: str, kind: str, source: Any) -> Any:
-    """A medium out of the dictionary that holds it; an error if it cannot be one. It is not opened."""
+def check_source(place: str, modality: str, source: Any) -> Any:
+    """Takes a medium out of the dictionary that holds it, and refuses what cannot be one. It is not opened.
+
+    Raises:
+        ValueError: with `place` in front.
+    """
     if isinstance(source, Mapping):
         try:
-            source = plain_source(kind, source)
+            source = plain_source(modality, source)
         except MediaError as error:
             raise ValueError(f"{place}: {error}") from error
     is_list = isinstance(source, (list, tuple))
     is_empty = isinstance(source, (str, bytes, list, tuple)) and not source
-    if source is None or isinstance(source, (bool, int, float)) or is_empty or (is_list and kind == "image"):
-        raise ValueError(f"{place} must be one {kind}: a path, bytes or an array, got {shown(source)}.")
-    if kind == "video" and is_list:
-        return [read_source(f"{place}, frame {number}", "image", frame) for number, frame in enumerate(source)]
+    if source is None or isinstance(source, (bool, int, float)) or is_empty or (is_list and modality == "image"):
+        raise ValueError(f"{place} must be one {modality}: a path, bytes or an array, got {shown(source)}.")
+    if modality == "video" and is_list:
+        return [check_source(f"{place}, frame {number}", "image", frame) for number, frame in enumerate(source)]
     return source
 
 
 def clean_words(words: str) -> str:
-    """Words without placeholders of media, which would pass for media."""
-    # what is left may form another one: "<im<image>age>"
+    """Removes placeholders of media from words, where they would pass for media."""
+    # What is left may form another one: "<im<image>age>".
     while (cleaned := re.sub("|".join(map(re.escape, MEDIA_TOKENS.values())), "", words)) != words:
         words = cleaned
     return words
 
 
 def shown(value: Any) -> str:
-    """A value as an error quotes it: what was written, if that is short."""
+    """Describes a value for an error: as it was written, if that is short."""
     if isinstance(value, Mapping):
         return f"a dictionary with {sorted(map(str, value))}"
     if isinstance(value, (str, int, float, type(None))):

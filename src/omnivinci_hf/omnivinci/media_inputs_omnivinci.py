@@ -1,4 +1,4 @@
-"""The media of one call of the processor: read side by side, each with the options of the call and its own."""
+"""This module reads the media of one call of the processor, each with the options of the call and its own."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -20,45 +20,52 @@ from .video_media_omnivinci import VideoClip, load_video
 
 
 def load_media(
-    images, videos, audio, options: Mapping[str, Any], transform: Callable[[Image.Image], Any], sampling_rate: int
-) -> tuple[list[Image.Image], list[VideoClip], list[AudioClip]]:
-    """What the call's images, videos and sounds are, in order.
+    media: Mapping[str, Any], options: Mapping[str, Any], transform: Callable[[Image.Image], Any], sampling_rate: int
+) -> dict[str, list]:
+    """Reads all media of a call, side by side.
 
     Args:
-        images, videos, audio: one medium, a list, or a list per text; a [`MediaPart`] has options of its own.
+        media: modality -> one medium, a list, or a list per text; a [`MediaPart`] has options of its own.
         options: of the processor's call.
-        transform: what becomes of every frame of a video.
-        sampling_rate: of the sounds that are returned.
+        transform: is applied to every frame of a video as soon as it is decoded.
+        sampling_rate: of the audio that is returned.
+
+    Returns:
+        modality -> its images, [`VideoClip`]s or [`AudioClip`]s, in order.
+
+    Raises:
+        MediaError: when a medium cannot be read; names it by its number if there are several.
     """
-    images, videos, audio = flatten("image", images), flatten("video", videos), flatten("audio", audio)
+    parts = {
+        modality: [_as_part(modality, medium) for medium in flatten(modality, media.get(modality))]
+        for modality in MODALITIES
+    }
     metadata = options["video_metadata"]
-    metadata = metadata if isinstance(metadata, (list, tuple)) else [metadata] * len(videos)
-    if len(metadata) != len(videos):
-        raise ValueError(f"Got {len(videos)} videos but {len(metadata)} entries of `video_metadata`.")
-    for part in (*images, *videos, *audio):
-        if isinstance(part, MediaPart):
-            check_choice(own_options(part, options))
+    if not isinstance(metadata, (list, tuple)):
+        metadata = [metadata] * len(parts["video"])
+    if len(metadata) != len(parts["video"]):
+        raise ValueError(f"Got {len(parts['video'])} videos but {len(metadata)} entries of `video_metadata`.")
+    jobs: list[Callable] = []
+    labels = []
     num_threads, cancelled = available_processors(), threading.Event()
     # One video is decoded by all processors, several are decoded side by side.
-    shared = {"cancelled": cancelled, "num_threads": max(1, num_threads // max(1, len(videos)))}
-    jobs = [partial(load_medium, _as_part("image", image), options, **shared) for image in images]
-    for video, entry in zip(videos, metadata, strict=True):
-        own = {**options, "video_metadata": entry}
-        jobs.append(
-            partial(load_medium, _as_part("video", video), own, sampling_rate, transform=transform, **shared),
-        )
-    jobs += [partial(load_medium, _as_part("audio", sound), options, sampling_rate, **shared) for sound in audio]
+    shared: dict[str, Any] = {"cancelled": cancelled, "num_threads": max(1, num_threads // max(1, len(parts["video"])))}
+    for modality, number, part in ((name, *entry) for name in parts for entry in enumerate(parts[name])):
+        medium_options, arguments = options, shared
+        if modality == "video":
+            medium_options = {**options, "video_metadata": metadata[number]}
+            arguments = {**shared, "transform": transform}
+        check_choice(options_of_part(part, medium_options))
+        jobs.append(partial(load_medium, part, medium_options, sampling_rate, **arguments))
+        labels.append(f"{modality} {number + 1}")
     if len(jobs) > 1:
-        labels = [f"{kind} {number}" for kind, media in zip(MODALITIES, (images, videos, audio), strict=True)
-                  for number in range(1, len(media) + 1)]  # fmt: skip
-        jobs = [partial(_labelled, label, job) for label, job in zip(labels, jobs, strict=True)]
-    media = run_all(jobs, num_threads, cancelled)
-    first_sound = len(images) + len(videos)
-    return media[: len(images)], media[len(images) : first_sound], media[first_sound:]
+        jobs = [partial(_with_label, label, job) for label, job in zip(labels, jobs, strict=True)]
+    loaded = iter(run_all(jobs, num_threads, cancelled))
+    return {modality: [next(loaded) for _ in parts[modality]] for modality in MODALITIES}
 
 
-def own_options(part: MediaPart, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a part before those of the call."""
+def options_of_part(part: MediaPart, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts the options of a part before those of the call; a part that chooses frames chooses them alone."""
     if any(name in part.options for name in FRAME_OPTIONS):
         options = {**options, **dict.fromkeys(FRAME_OPTIONS)}
     return {**options, **part.options}
@@ -67,49 +74,59 @@ def own_options(part: MediaPart, options: Mapping[str, Any]) -> dict[str, Any]:
 def load_medium(
     part: MediaPart, options: Mapping[str, Any], sampling_rate: int = 16000, **arguments: Any
 ) -> Image.Image | VideoClip | AudioClip:
-    """Read one medium: its own options come before those of the call, and a sound of its own before its file's.
+    """Reads one medium. The options of its part come before those of the call, and audio under `audio` of a video part
+    before that of its file.
 
     Args:
-        sampling_rate: of the sound that is returned.
-        arguments: more of those of the loader.
+        options: of the processor's call, or some of them.
+        sampling_rate: of the audio that is returned.
+        arguments: further arguments of the loader.
+
+    Raises:
+        MediaError: when the medium cannot be read.
     """
-    options = own_options(part, options)
+    options = options_of_part(part, options)
     given = {
         argument: options[name]
-        for name, argument in loader_arguments(part.kind).items()
+        for name, argument in loader_arguments(part.modality).items()
         if options.get(name) is not None
     }
-    if part.kind == "image":
+    if part.modality == "image":
         return load_image(part.source, **given, **arguments)
-    if part.kind == "audio":
+    if part.modality == "audio":
         return load_audio(part.source, sampling_rate=sampling_rate, **given, **arguments)
-    sound = sound_of(part, options)
-    if sound is not None:
+    audio = audio_of_video(part, options)
+    if audio is not None:
         given["with_audio"] = False
     clip = load_video(part.source, sampling_rate=sampling_rate, **given, **arguments)
-    if sound is not None:
+    if audio is not None:
         arguments.pop("transform", None)
-        clip.audio = load_medium(sound, options, sampling_rate, **arguments)
+        heard = load_medium(audio, options, sampling_rate, **arguments)
+        assert isinstance(heard, AudioClip)
+        clip.audio = heard
     return clip
 
 
-def sound_of(part: MediaPart, options: Mapping[str, Any]) -> MediaPart | None:
-    """The sound that a video brings along, under `audio` of its part or of its metadata."""
+def audio_of_video(part: MediaPart, options: Mapping[str, Any]) -> MediaPart | None:
+    """Returns the audio that a video brings along under `audio` of its part or of its metadata, if there is any."""
     metadata = options.get("video_metadata")
-    given = part.options if "audio" in part.options else metadata if isinstance(metadata, Mapping) else {}
+    given: Mapping[str, Any] = (
+        part.options if "audio" in part.options else metadata if isinstance(metadata, Mapping) else {}
+    )
     if given.get("audio") is None:
         return None
-    own = {name: part.options[name] for name in RANGE_OPTIONS if name in part.options}
-    rate = {} if given.get("sampling_rate") is None else {"sampling_rate": given["sampling_rate"]}
-    return MediaPart("audio", given["audio"], {**own, **rate})
+    options_of_audio = {name: part.options[name] for name in RANGE_OPTIONS if name in part.options}
+    if given.get("sampling_rate") is not None:
+        options_of_audio["sampling_rate"] = given["sampling_rate"]
+    return MediaPart("audio", given["audio"], options_of_audio)
 
 
-def _as_part(kind: str, medium: Any) -> MediaPart:
-    return medium if isinstance(medium, MediaPart) else MediaPart(kind, medium)
+def _as_part(modality: str, medium: Any) -> MediaPart:
+    return medium if isinstance(medium, MediaPart) else MediaPart(modality, medium)
 
 
-def _labelled(label: str, read: Callable) -> Any:
-    """Bytes and arrays have no name that would tell which of several is meant."""
+def _with_label(label: str, read: Callable) -> Any:
+    """Puts a label before the error of a medium: bytes and arrays have no name that would tell which one is meant."""
     try:
         return read()
     except MediaError as error:

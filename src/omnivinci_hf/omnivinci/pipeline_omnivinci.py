@@ -11,7 +11,7 @@ from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .configuration_omnivinci import MODALITIES
-from .conversation_omnivinci import read_part
+from .conversation_omnivinci import parse_part
 from .model_card_omnivinci import ModelCardMixin
 from .session_omnivinci import (
     PLURALS,
@@ -364,5 +364,5 @@ def _last_question(messages: list[dict]) -> str:
             content = message["content"]
             if isinstance(content, str):
                 return content
-            return "".join(part for part in map(read_part, content) if isinstance(part, str))
+            return "".join(part for part in map(parse_part, content) if isinstance(part, str))
     return ""

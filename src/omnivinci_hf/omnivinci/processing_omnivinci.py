@@ -1,6 +1,8 @@
-"""The processor: conversations, images, videos and sounds to the tensors that the model reads."""
+"""This module holds the processor, which turns conversations and their media into the tensors that the model reads."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,8 +12,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS, check_boundary_tokens
-from .conversation_omnivinci import CHAT_TEMPLATE, collect_media, template_variables
+from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES, PAIR_INPUTS, check_boundary_tokens
+from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_media, template_variables
 from .frame_sampling_omnivinci import check_choice
 from .media_inputs_omnivinci import load_media
 from .model_card_omnivinci import ModelCardMixin
@@ -25,32 +27,89 @@ from .options_omnivinci import (
     TEXT_OPTIONS,
     check_options,
     flat_options,
+    option_checks,
 )
 from .original_config_omnivinci import MEDIA_TOKENS
 from .processor_loading_omnivinci import ProcessorLoadingMixin
-from .sequence_layout_omnivinci import MODALITY_BOUNDARIES, LayoutRules, MediumLayout, PromptEncoder, span_mask
+from .sequence_layout_omnivinci import (
+    MODALITY_BOUNDARIES,
+    LayoutRules,
+    MediumLayout,
+    PromptEncoder,
+    Spans,
+    span_mask,
+)
+from .video_media_omnivinci import VideoClip
 from .video_pruning_omnivinci import moving_embeds
 
 
 logger = logging.get_logger(__name__)
 
 
+@dataclass
+class EncodedMedium:
+    """An encoded medium is what the model reads of one medium, whatever stands around it in a prompt.
+
+    Args:
+        layout ([`MediumLayout`]): which ids stand in the place of its placeholder, and how they came about.
+        tensors (`dict[str, torch.Tensor]`): the model's inputs, with the names and shapes that
+            [`~OmniVinciProcessor.__call__`] returns for a prompt with this medium alone. An image has `pixel_values`
+            and `image_grids`; a video `pixel_values_videos`, `video_num_frames`, `video_frame_times_ns`,
+            `video_has_audio`, and with `still_threshold` `video_kept_embeds`; an audio clip, and a video with audio,
+            `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds` and `audio_from_video`.
+    """
+
+    layout: MediumLayout
+    tensors: dict[str, torch.Tensor]
+
+    @property
+    def modality(self) -> str:
+        """The modality: "image", "video" or "audio"."""
+        return self.layout.modality
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """The ids `(length,)` that stand in the place of the placeholder.
+
+        With `use_modality_boundary_tokens`, a prompt has a token more before the first and after the last medium of
+        each modality.
+        """
+        return torch.from_numpy(np.concatenate([self.layout.audio_ids, self.layout.ids]))
+
+
+def join_media(media: Sequence[EncodedMedium]) -> dict[str, torch.Tensor]:
+    """Joins the tensors of all media of a batch, each along its first dimension, in the order of the media.
+
+    No tensor is held twice: those of the media become parts of the result and share its memory.
+    """
+    joined = {}
+    for name in dict.fromkeys(name for medium in media for name in medium.tensors):
+        parts = [medium.tensors[name] for medium in media if name in medium.tensors]
+        joined[name] = parts[0]
+        if len(parts) > 1:
+            joined[name] = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype)
+            for part, room in zip(parts, joined[name].split([*map(len, parts)]), strict=True):
+                part.set_(room.copy_(part))  # whoever holds the part now holds this piece, and its memory is free
+    return joined
+
+
 class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
     r"""
-    Prepares text, images, videos and sounds for [`OmniVinciForConditionalGeneration`].
+    Prepares text, images, videos and audio for [`OmniVinciForConditionalGeneration`].
 
     Every option can be set when the processor is built or loaded, and those marked with * for a single call.
+    docs/options.md lists all of them.
 
     Args:
         image_processor ([`OmniVinciImageProcessor`]), video_processor ([`OmniVinciVideoProcessor`]),
         feature_extractor ([`OmniVinciFeatureExtractor`]), tokenizer: the parts.
         chat_template (`str`, *optional*): Jinja template; the default writes the original checkpoint's prompt.
-        load_audio_from_video* (`bool`, defaults to True): hear the sound track of videos that have one.
-        align_audio_start* (`bool`, defaults to True): put a sound track that starts later (or earlier) than the
-            picture at its true place. The original checkpoint takes its first sample as second 0.
-        video_audio_downmix* (`"mean"` or `"sum"`): how several channels of a video's sound become one. "sum" is the
+        load_audio_from_video* (`bool`, defaults to True): hear the audio of videos that have some.
+        align_audio_start* (`bool`, defaults to True): put audio that starts later (or earlier) than the picture at its
+            true time. The original checkpoint takes its first sample as second 0.
+        video_audio_downmix* (`"mean"` or `"sum"`): how several channels of a video's audio become one. "sum" is the
             unnormalised sum that the original checkpoint heard (stereo comes out `sqrt(2)` louder).
-        max_audio_sec* (`float`, *optional*): only so many seconds of a sound are heard.
+        max_audio_sec* (`float`, *optional*): only so many seconds of an audio clip are heard.
         group_duration_sec* (`float`, *optional*), boundary_tokens, use_modality_boundary_tokens, video_pool_sizes,
         audio_merge_size, spatial_merge_size, s2_output_scale_index: as in [`OmniVinciConfig`]; they decide how many
             placeholders stand where and must be the model's.
@@ -61,6 +120,13 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
     """
 
     model_input_names = ["input_ids", "attention_mask", *MEDIA_INPUTS, *PAIR_INPUTS]
+    # set from the tokenizer
+    image_token: str
+    image_token_id: int
+    video_token: str
+    video_token_id: int
+    audio_token: str
+    audio_token_id: int
 
     def __init__(
         self,
@@ -113,7 +179,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             setattr(self, name, token_id)
 
     def _check_sizes(self) -> None:
-        """Refuse sizes of the parts that do not fit together, or make a tile of too many embeddings."""
+        """Refuses sizes of the parts that do not fit together, or make a tile of too many embeddings."""
         side, patch = self.image_processor.size, self.patch_size
         if self.video_processor.size != side:
             raise ValueError(
@@ -134,14 +200,15 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             )
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
-        """
+        """Turns prompts and their media into one batch of the model's inputs.
+
         Args:
             images, videos, audio: one medium, a list, or a list per text; each what `load_image`, `load_video` or
                 `load_audio` takes (a path, file object, bytes, array, PIL image, ...), in the order of their
                 placeholders in `text`.
             text (`str` or `list[str]`): prompts with `<image>`, `<vila/video>` and `<sound>` where media stand.
             kwargs: options marked with * in the class, `num_frames`, `fps`, `video_metadata` (of arrays: frame rate
-                or times), `sampling_rate` (of sound arrays), `padding`, `padding_side`, `truncation`, `max_length`,
+                or times), `sampling_rate` (of audio arrays), `padding`, `padding_side`, `truncation`, `max_length`,
                 `return_tensors`, `return_attention_mask`, `return_mm_token_type_ids`; `start_sec`, `end_sec`,
                 `frame_indices`, `frame_times` as in [`load_video`], `do_sample_frames=False` (all frames are kept),
                 `resize_backend`; for this call only `media_limits`, `on_damage`, `timeout_sec`,
@@ -149,12 +216,14 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
                 also grouped as `text_kwargs`, `videos_kwargs`, ... An option is given once.
 
         Returns:
-            `input_ids`, `attention_mask` of final length, and for the media of the batch, flat and in order of
-            appearance: `pixel_values`, `image_grids`, `pixel_values_videos`, `video_num_frames`,
-            `video_frame_times_ns`, `video_kept_embeds` (with `still_threshold`, which embeddings of all frames have a
-            placeholder), `input_features`, `audio_num_windows`, `audio_durations_ns`, `audio_num_embeds`
-            (how many embeddings of each sound are kept), `video_has_audio`, `audio_from_video` (which videos and
-            sounds are clips of both).
+            `input_ids`, `attention_mask` `(batch_size, length)`, and for the media of the batch, flat and in order of
+            appearance: `pixel_values (num_tiles, 3, size, size)`, `image_grids (num_images, 2)` (rows and columns of
+            tiles, 0 for a single tile); `pixel_values_videos (frames of all videos, 3, size, size)`, `video_num_frames
+            (num_videos,)`, `video_frame_times_ns (frames of all videos,)`, `video_kept_embeds (embeddings of all
+            frames,)` (with `still_threshold`: which of them have a placeholder), `video_has_audio (num_videos,)`;
+            `input_features (num_windows, feature_size, window_frames)`, `audio_num_windows (num_audios,)`,
+            `audio_durations_ns (num_audios,)`, `audio_num_embeds (num_audios,)` (how many embeddings of each audio clip
+            are kept), `audio_from_video (num_audios,)`. The audio of videos counts among the audio clips.
 
         Raises:
             ValueError: when placeholders and media do not match, or truncation would cut a medium.
@@ -162,6 +231,32 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         """
         options = self.resolve_options(("as an argument", kwargs))
         return self._process({"image": images, "video": videos, "audio": audio}, text, options)
+
+    def encode_medium(self, modality: str, source: Any, *, tile: bool = True, **options: Any) -> EncodedMedium:
+        """Encodes one medium independently of what stands around it in a prompt.
+
+        A call of the processor encodes each medium in the same way: its tensors are those of its media joined, see
+        [`join_media`], and its ids those of the words with `input_ids` of each medium in the place of its placeholder.
+
+        Args:
+            modality: "image", "video" or "audio".
+            source: what `load_image`, `load_video` or `load_audio` takes, or a [`MediaPart`].
+            tile: whether an image is cut into tiles. In a call, that is so where it is the only image of its prompt.
+            options: of [`~OmniVinciProcessor.__call__`], but for those of the text and of the output.
+
+        Raises:
+            ValueError: for an unknown modality, or an option that cannot have its value.
+            TypeError: for an option that does not concern media.
+            MediaError: when the medium cannot be read.
+        """
+        if modality not in MODALITIES:
+            raise ValueError(f"`modality` must be one of {', '.join(MODALITIES)}, got {modality!r}.")
+        if others := sorted(options.keys() & option_checks("text", "output").keys()):
+            raise TypeError(f"{others} are options of a prompt, and `encode_medium` makes none.")
+        resolved = self.resolve_options(("as an argument", options))
+        part = source if isinstance(source, MediaPart) else MediaPart(modality, source)
+        media = self._load_media({modality: [part]}, resolved, self.video_processor.frame_pixels)
+        return self._encode(modality, media[modality][0], tile, resolved, self.layout_rules)
 
     def apply_chat_template(
         self,
@@ -179,31 +274,32 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         processor_kwargs=None,
         **kwargs,
     ):
-        """As [`ProcessorMixin.apply_chat_template`], for one conversation or a list of them.
+        """Writes the prompt of a conversation, or of each in a list; with `tokenize=True` encodes it with its media.
+
+        The arguments are those of [`ProcessorMixin.apply_chat_template`].
 
         A content part holds its medium under `path`, `url`, `base64` or its type's name (`{"type": "video", "video":
         frames, "video_metadata": {"fps": 25}}`, `{"type": "audio", "audio": samples, "sampling_rate": 48000}`), with
-        options of its own beside it, see [`read_part`]. A video part may bring its sound along under `audio` (and
+        options of its own beside it, see [`parse_part`]. A video part may bring its audio along under `audio` (and
         `sampling_rate`), as frames have none of their own. Options of [`~OmniVinciProcessor.__call__`] go into
         `processor_kwargs` or stand beside the others. Placeholder strings in the words of a message are removed, so
         that they cannot pass for media.
         """
         if not conversation:
             raise ValueError("A conversation is a list of messages, got an empty one.")
-        batched = not isinstance(conversation[0], dict)
-        conversations = conversation if batched else [conversation]
         if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
             raise ValueError(
                 "`continue_final_message` cannot be combined with `add_generation_prompt` or "
                 "`return_assistant_tokens_mask`."
             )
-        media = {"image": [], "video": [], "audio": []}
-        conversations = [[collect_media(message, media) for message in messages] for messages in conversations]
+        batched = not isinstance(conversation[0], dict)
+        media: dict[str, list[MediaPart]] = {modality: [] for modality in MODALITIES}
+        conversations = [
+            [collect_media(message, media) for message in messages]
+            for messages in (conversation if batched else [conversation])
+        ]
         template = self._template(chat_template)
-        names = template_variables(template)
-        if tools and "tools" not in names:
-            logger.warning_once("The chat template has no place for `tools`: the model will not see them.")
-        variables = {name: kwargs.pop(name) for name in kwargs.keys() & names - CALL_OPTIONS.keys()}
+        variables = _pop_variables(kwargs, template, tools)
         named = {"load_audio_from_video": load_audio_from_video, "return_tensors": return_tensors}
         kwargs.update({name: value for name, value in named.items() if value is not None})
         options = self.resolve_options(("as an argument", kwargs), ("in `processor_kwargs`", processor_kwargs or {}))
@@ -223,34 +319,35 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         return output if return_dict else output["input_ids"]
 
     def describe(self, images=None, videos=None, audio=None, **kwargs) -> list[MediumLayout]:
-        """What the model will see of each medium (images first, then videos, then sounds), without encoding it."""
+        """Tells what the model will see of each medium (images first, then videos, then audio), without encoding it.
+
+        Takes the media and options of [`~OmniVinciProcessor.__call__`], and raises the same errors.
+        """
         options = self.resolve_options(("as an argument", kwargs))
         given = {"image": images, "video": videos, "audio": audio}
-        images, videos, audio = self._load_media(given, options, self.video_processor.squash)
-        rules, layouts = self.layout_rules, []
-        for image in images:
-            tiled = len(images) == 1 and len(self.image_processor.s2_scales) > 1
-            layouts.append(rules.image(self.image_processor.grid(image) if tiled else (0, 0)))
-        layouts.extend(self._video_layout(clip, rules, options) for clip in videos)
-        layouts.extend(rules.audio(clip) for clip in audio)
-        return layouts
+        media = self._load_media(given, options, self.video_processor.squash)
+        rules = self.layout_rules
+        tiled = len(media["image"]) == 1 and len(self.image_processor.s2_scales) > 1
+        layouts = [rules.image(self.image_processor.grid(image) if tiled else (0, 0)) for image in media["image"]]
+        layouts += [self._video_layout(clip, rules, options) for clip in media["video"]]
+        return layouts + [rules.audio(clip) for clip in media["audio"]]
 
     @property
     def call_option_names(self) -> set[str]:
-        """Names of the options that a call takes, and of their groups."""
+        """The names of the options that a call takes, and of their groups."""
         return {*CALL_OPTIONS, *FIXED_OPTIONS, *GROUPS}
 
-    def resolve_options(self, *doors: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-        """All options of a call: those that are stored, overridden by what is given.
+    def resolve_options(self, *sources: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        """Returns all options of a call: the stored ones, overridden by what is given.
 
         Args:
-            doors: where options come from, in the words of an error ("as an argument"), and the options.
+            sources: where options were given, in the words of an error ("as an argument"), and the options.
 
         Raises:
             TypeError: for an unknown name, with the nearest known one.
             ValueError: for an option that is given twice, or that cannot have its value.
         """
-        given = flat_options(type(self).__name__, *doors)
+        given = flat_options(type(self).__name__, *sources)
         options = {name: getattr(self, name, None) for name in CALL_OPTIONS}
         options.update(num_frames=self.video_processor.num_frames, fps=self.video_processor.fps)
         options.update(self._text_defaults())
@@ -270,34 +367,37 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         return options
 
     def _text_defaults(self) -> dict[str, Any]:
-        """Options of the text with which the tokenizer was saved or built, as other processors take them, too."""
+        """Returns the options of the text with which the tokenizer was saved or built, as other processors do, too."""
         stored = self.tokenizer.init_kwargs
         defaults = {name: getattr(self.tokenizer, name, stored[name]) for name in TEXT_OPTIONS if name in stored}
         check_options(defaults)
         return defaults
 
     def encode_after_media(self, conversation: list[dict]) -> tuple[list[int], list[int]]:
-        """Ids of what follows the last medium of a conversation, all of it if there is none, and 1 for each of them
-        that the assistant speaks. The media are not read.
+        """Encodes what follows the last medium of a conversation, or all of it if it has none; no medium is read.
+
+        Returns:
+            The ids, and for each 1 if the assistant speaks it, else 0.
         """
-        media = {"image": [], "video": [], "audio": []}
-        prompts, spans = render_jinja_template(
+        media: dict[str, list[MediaPart]] = {modality: [] for modality in MODALITIES}
+        rendered: Any = render_jinja_template(
             conversations=[[collect_media(message, media) for message in conversation]],
             chat_template=self._template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
+        prompts, spans = rendered
         ids, offsets = self._prompts.tokenize(prompts[0])
         first = self._prompts.end_of_media(ids)
         return ids[first:].tolist(), span_mask(offsets, spans[0])[first:].tolist()
 
     def words_after_media(self, prompt: str) -> list[int]:
-        """Ids of what follows the last placeholder of a prompt; of all of it if there is none."""
+        """Returns the ids of what follows the last placeholder of a prompt, or of all of it if it has none."""
         ids, _ = self._prompts.tokenize(prompt)
         return ids[self._prompts.end_of_media(ids) :].tolist()
 
     def join(self, inputs: list[BatchFeature], padding_side: str = "left") -> BatchFeature:
-        """Several outputs of this processor, made with `return_tensors="pt"`, as one batch."""
+        """Joins several outputs of this processor, made with `return_tensors="pt"`, to one batch."""
         rows = [
             row[mask.bool()].cpu().numpy()
             for one in inputs
@@ -309,56 +409,79 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
                 data[name] = torch.cat(parts)
         return BatchFeature(data, tensor_type="pt")
 
-    # -- a call, step by step ------------------------------------------------------------------------------------
+    # -- a call, step by step
 
-    def _process(self, media: dict[str, Any], text, options: dict[str, Any], generation_spans=None) -> BatchFeature:
+    def _process(
+        self,
+        media: Mapping[str, Any],
+        text: str | Sequence[str] | None,
+        options: Mapping[str, Any],
+        generation_spans: Sequence[Spans | None] | None = None,
+    ) -> BatchFeature:
         if text is None:
             raise ValueError("`text` is needed: a prompt with a placeholder for every medium.")
-        prompts, words = self._prompts, {name: options[name] for name in TEXT_OPTIONS if options[name] is not None}
-        rows = [prompts.tokenize(prompt, words) for prompt in ([text] if isinstance(text, str) else list(text))]
+        prompts = self._prompts
+        text_options = {name: options[name] for name in TEXT_OPTIONS if options[name] is not None}
+        rows = [prompts.tokenize(prompt, text_options) for prompt in ([text] if isinstance(text, str) else text)]
         prompts.check_counts(rows, media)
-        images, videos, audio = self._load_media(media, options, self.video_processor.frame_pixels)
-
-        rules, layouts, image_inputs = self.layout_rules, {"image": []}, {}
-        if images:
-            counts = [int((ids == self.image_token_id).sum()) for ids, _ in rows]
-            tile = [count == 1 for count in counts for _ in range(count)]
-            image_inputs = self.image_processor(images, tile=tile, resize_backend=options["resize_backend"])
-            layouts["image"] = [rules.image(tuple(grid)) for grid in image_inputs["image_grids"].tolist()]
-        video_inputs = self.video_processor(videos, resize_backend=options["resize_backend"]) if videos else {}
-        layouts["video"] = [self._video_layout(clip, rules, options) for clip in videos]
-        layouts["audio"] = [rules.audio(clip) for clip in audio]
-
-        remaining = {kind: iter(items) for kind, items in layouts.items()}
-        expanded, masks, sounds = [], [], []
-        for index, (ids, offsets) in enumerate(rows):
-            spans = None if generation_spans is None else generation_spans[index]
-            new_ids, mask = prompts.expand(ids, offsets, remaining, sounds, spans)
-            expanded.append(new_ids)
-            masks.append(mask)
-        data = prompts.pad(expanded, None if generation_spans is None else masks, words)
+        remaining = self._encode_all([ids for ids, _ in rows], media, options)
+        placed = [[next(remaining[modality]) for modality in prompts.modalities(ids)] for ids, _ in rows]
+        expanded = [
+            prompts.expand(ids, offsets, [medium.layout for medium in row], spans)
+            for (ids, offsets), row, spans in zip(rows, placed, generation_spans or [None] * len(rows), strict=True)
+        ]
+        masks = None if generation_spans is None else [mask for _, mask in expanded]
+        data = prompts.pad([ids for ids, _ in expanded], masks, text_options)
         if options["return_mm_token_type_ids"]:
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         if options["return_attention_mask"] is False:
             del data["attention_mask"]
-        data.update(image_inputs)
-        if videos:
-            data.update(video_inputs)
-            if options["still_threshold"] is not None:
-                kept = np.concatenate([layout.kept_embeds for layout in layouts["video"]])
-                data["video_kept_embeds"] = torch.from_numpy(kept)
-            data["video_has_audio"] = torch.tensor([layout.audio is not None for layout in layouts["video"]])
-        if sounds:
-            data.update(self.feature_extractor([layout.audio.samples for layout in sounds]))
-            data["audio_num_embeds"] = torch.tensor([layout.num_audio_embeds for layout in sounds])
-            data["audio_from_video"] = torch.tensor([layout.kind == "video" for layout in sounds])
+        data.update(join_media([medium for row in placed for medium in row]))
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
-    def _load_media(self, media: dict[str, Any], options: dict[str, Any], transform):
-        transform = partial(transform, resize_backend=options["resize_backend"])
-        return load_media(*media.values(), options, transform, self.feature_extractor.sampling_rate)
+    def _encode_all(
+        self, rows: list[np.ndarray], media: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> dict[str, Iterator[EncodedMedium]]:
+        """Loads and encodes all media of a call; returns those of each modality, in order."""
+        loaded = self._load_media(media, options, self.video_processor.frame_pixels)
+        counts = [int((ids == self.image_token_id).sum()) for ids in rows]
+        tile = [count == 1 for count in counts for _ in range(count)]
+        rules, encoded = self.layout_rules, {}
+        for modality, clips in loaded.items():
+            flags = tile if modality == "image" else [False] * len(clips)
+            encoded[modality] = iter(
+                [self._encode(modality, clip, flag, options, rules) for clip, flag in zip(clips, flags, strict=True)]
+            )
+        return encoded
 
-    def _video_layout(self, clip, rules: LayoutRules, options) -> MediumLayout:
+    def _encode(
+        self, modality: str, medium: Any, tile: bool, options: Mapping[str, Any], rules: LayoutRules
+    ) -> EncodedMedium:
+        """Encodes one medium that is loaded: a PIL image, a [`VideoClip`] or an [`AudioClip`]."""
+        backend = options["resize_backend"]
+        if modality == "image":
+            tensors = dict(self.image_processor([medium], tile=tile, resize_backend=backend))
+            rows, columns = tensors["image_grids"][0].tolist()
+            return EncodedMedium(rules.image((rows, columns)), tensors)
+        if modality == "audio":
+            layout, tensors = rules.audio(medium), {}
+        else:
+            tensors = dict(self.video_processor([medium], resize_backend=backend))
+            layout = self._video_layout(medium, rules, options)
+            if layout.kept_embeds is not None:
+                tensors["video_kept_embeds"] = torch.from_numpy(layout.kept_embeds)
+            tensors["video_has_audio"] = torch.tensor([layout.audio is not None])
+        if layout.audio is not None:
+            tensors.update(self.feature_extractor([layout.audio.samples]))
+            tensors["audio_num_embeds"] = torch.tensor([layout.num_audio_embeds])
+            tensors["audio_from_video"] = torch.tensor([modality == "video"])
+        return EncodedMedium(layout, tensors)
+
+    def _load_media(self, media: Mapping[str, Any], options: Mapping[str, Any], transform) -> dict[str, list]:
+        transform = partial(transform, resize_backend=options["resize_backend"])
+        return load_media(media, options, transform, self.feature_extractor.sampling_rate)
+
+    def _video_layout(self, clip: VideoClip, rules: LayoutRules, options: Mapping[str, Any]) -> MediumLayout:
         kept, threshold = None, options["still_threshold"]
         if threshold is not None:
             if self.video_pool_sizes != [[1, 1, 1]]:
@@ -373,13 +496,14 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
     @property
     def _prompts(self) -> PromptEncoder:
         placeholders = {
-            kind: (getattr(self, f"{kind}_token"), getattr(self, f"{kind}_token_id")) for kind in MODALITY_BOUNDARIES
+            modality: (getattr(self, f"{modality}_token"), getattr(self, f"{modality}_token_id"))
+            for modality in MODALITIES
         }
         return PromptEncoder(self.tokenizer, placeholders, self.use_modality_boundary_tokens)
 
     @property
     def layout_rules(self) -> LayoutRules:
-        """What decides which ids stand in place of a medium."""
+        """The rules that decide which ids stand in the place of a medium."""
         patches = self.image_processor.size // self.patch_size
         return LayoutRules(
             image_token_id=self.image_token_id,
@@ -395,7 +519,16 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         )
 
     def _template(self, chat_template: str | None) -> str:
-        templates = self.chat_template
-        if isinstance(templates, dict):
-            return templates.get(chat_template or "default", chat_template)
-        return chat_template or templates
+        """Returns the chat template that is meant: by its name, as it is given, or the stored one."""
+        stored: Any = self.chat_template
+        if isinstance(stored, dict):
+            stored, chat_template = stored.get(chat_template or "default", chat_template), None
+        return chat_template or stored
+
+
+def _pop_variables(kwargs: dict[str, Any], template: str, tools: Any) -> dict[str, Any]:
+    """Takes the variables of a template out of the arguments of a call."""
+    names = template_variables(template)
+    if tools and "tools" not in names:
+        logger.warning_once("The chat template has no place for `tools`: the model will not see them.")
+    return {name: kwargs.pop(name) for name in kwargs.keys() & names - CALL_OPTIONS.keys()}

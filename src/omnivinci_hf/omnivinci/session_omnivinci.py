@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
 from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES
-from .conversation_omnivinci import read_part
+from .conversation_omnivinci import parse_part
 from .generation_omnivinci import check_context, context_length
 from .media_forms_omnivinci import flatten
 from .options_omnivinci import refuse_unknown
@@ -383,9 +383,11 @@ def without_media(messages: list[dict]) -> list[dict]:
 def _without_media(content: Any) -> Any:
     if not isinstance(content, (list, tuple)):
         return content
-    parts = [read_part(part) for part in content]
+    parts = [parse_part(part) for part in content]
     return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind, part.kind: "read before"}
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": part.modality, part.modality: "read before"}
         for part in parts
     ]
 

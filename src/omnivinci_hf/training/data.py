@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
-from ..omnivinci.conversation_omnivinci import PLACES, MediaPart, read_part, read_source, shown
+from ..omnivinci.conversation_omnivinci import SOURCE_KEYS, MediaPart, check_source, parse_part, shown
 from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.sequence_layout_omnivinci import is_text
 
@@ -201,7 +201,7 @@ class _RowReader:
 
     def _part(self, place: str, part: Any, columns: dict[str, list], used: dict[str, int]) -> dict | None:
         try:
-            part = read_part(part, f"`{place}`", needs_medium=False)
+            part = parse_part(part, f"`{place}`", needs_medium=False)
             return (
                 self._medium(place, part, columns, used)
                 if isinstance(part, MediaPart)
@@ -212,18 +212,18 @@ class _RowReader:
             return None
 
     def _medium(self, place: str, part: MediaPart, columns: dict[str, list], used: dict[str, int]) -> dict | None:
-        source, kind = part.source, part.kind
+        source, kind = part.source, part.modality
         if source is None:
             number, entries = used[kind], columns[kind]
             if not entries:
                 raise ValueError(
-                    f"`{place}` has no medium: put it under one of {', '.join((kind, *PLACES))}, or into the list "
+                    f"`{place}` has no medium: put it under one of {', '.join((kind, *SOURCE_KEYS))}, or into the list "
                     f"`{COLUMNS[kind]}` of the row."
                 )
             used[kind] += 1
             if number >= len(entries):
                 return None  # how many are missing is told once
-            source = read_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
+            source = check_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
         if isinstance(source, str) and not is_text(source):
             raise ValueError(f"`{place}` has the path {shown(source)}, which is no text: it holds half of a character.")
         options = dict(part.options)

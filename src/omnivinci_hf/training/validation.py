@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
-from ..omnivinci.conversation_omnivinci import MediaPart, read_part
+from ..omnivinci.conversation_omnivinci import MediaPart, parse_part
 from ..omnivinci.media_inputs_omnivinci import load_medium
 from ..omnivinci.media_limits_omnivinci import MediaError
 from ..omnivinci.options_omnivinci import POSITION_OPTIONS
@@ -82,14 +82,14 @@ class _MediaCheck:
     def check(self, message: Mapping) -> Iterator[str]:
         content = message.get("content", [])
         for part in () if isinstance(content, str) else content:
-            medium = read_part(part)
+            medium = parse_part(part)
             if isinstance(medium, MediaPart) and (problem := self._check(medium)):
                 yield problem
 
     def _check(self, part: MediaPart) -> str | None:
         digest = _digest(part)
         if digest is None or digest not in self.answers:
-            self.counts[part.kind] += 1
+            self.counts[part.modality] += 1
             problem = _read(part) if self.read_media else None
             if digest is None:
                 return problem
@@ -100,7 +100,7 @@ class _MediaCheck:
 def _read(part: MediaPart) -> str | None:
     """What is wrong with a medium, read as the processor reads it, but only a few frames of a video."""
     few = {} if part.options.keys() & POSITION_OPTIONS.keys() else {"num_frames": NUM_FRAMES}
-    part = replace(part, options={**part.options, **few}) if part.kind == "video" else part
+    part = replace(part, options={**part.options, **few}) if part.modality == "video" else part
     try:
         load_medium(part, {"load_audio_from_video": True, "progress": False})
     except MediaError as error:
@@ -117,4 +117,6 @@ def _digest(part: MediaPart) -> bytes | None:
         source = hashlib.blake2b(source, digest_size=16).digest()
     if not isinstance(source, (str, bytes)):
         return None
-    return hashlib.blake2b(repr((part.kind, source, sorted(part.options.items()))).encode(), digest_size=16).digest()
+    return hashlib.blake2b(
+        repr((part.modality, source, sorted(part.options.items()))).encode(), digest_size=16
+    ).digest()

@@ -172,7 +172,7 @@ class TrackEncoder:
             size=(),
         )
         layout = self.rules.video(clip, self.processor.group_duration_sec)
-        shared = torch.tensor([*self.before, *layout.sound_ids, *layout.ids])
+        shared = torch.tensor([*self.before, *layout.audio_ids, *layout.ids])
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         media = {
             "pixel_values_videos": (pixels.float() / 255 - 0.5) / 0.5,
