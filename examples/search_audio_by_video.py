@@ -48,7 +48,9 @@ def train_on_pairs() -> tuple:
     tokenizer = build_tokenizer()
     config = build_config(tokenizer)
     model, processor = build_model(config), build_processor(config, tokenizer)
-    recipe = Recipe("pairs", learn=dict.fromkeys(("vision_projector", "audio_projector", "omni_align_net"), 1e-3))
+    recipe = Recipe(
+        "pairs", learning_rates=dict.fromkeys(("vision_projector", "audio_projector", "omni_align_net"), 1e-3)
+    )
     rng = np.random.default_rng(0)
     # one clip of each place in a batch: the others are what it is told apart from
     rows = []

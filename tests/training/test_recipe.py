@@ -11,7 +11,7 @@ from omnivinci_hf.training import (
     load_recipe,
     recipe_names,
 )
-from omnivinci_hf.training.recipe import LORA, MODULES, module_of
+from omnivinci_hf.training.recipe import LORA, PART_PREFIXES, part_of
 from omnivinci_hf.training.run import StageOptions, load_model
 from tests.support.training_data import ALIGN, load, row
 
@@ -68,7 +68,7 @@ def test_every_stage_of_the_paper_has_a_recipe():
 @pytest.mark.parametrize("name", sorted(set(LEARNS) - {"qlora"}))
 def test_a_recipe_changes_exactly_what_it_names(name, tmp_path):
     recipe = load_recipe(name)
-    assert set(recipe.learn) == LEARNS[name]
+    assert set(recipe.learning_rates) == LEARNS[name]
     time = {"type": "learned", "max_time": 4.0, "num_time_bins": 8}
     # two queries, for a single one has nothing to choose from in self-attention: its q_proj and k_proj learn nothing
     model, processor = load(omni_align_config={**ALIGN, "num_queries": 2})
@@ -80,7 +80,7 @@ def test_a_recipe_changes_exactly_what_it_names(name, tmp_path):
     make_trainer(trained, processor, recipe, tmp_path, max_steps=2, learning_rate=1.0).train()
     changed, adapted = set(), set()
     for key, value in trained.named_parameters():
-        if module_of(key) == LORA:
+        if part_of(key) == LORA:
             adapted.add(key)
             continue
         plain = own_name(key).replace(".modules_to_save.default.", ".")
@@ -89,14 +89,14 @@ def test_a_recipe_changes_exactly_what_it_names(name, tmp_path):
                 assert torch.equal(value.detach(), before[plain.replace(".original_module.", ".")]), key
             else:
                 changed.add(plain)
-    assert bool(adapted) == (LORA in recipe.learn)
-    expected = {key for key in before if module_of(key) in recipe.learn} - never
+    assert bool(adapted) == (LORA in recipe.learning_rates)
+    expected = {key for key in before if part_of(key) in recipe.learning_rates} - never
     unchanged = {key for key in expected - changed}
     # a key's bias shifts all scores alike, an unread word has no gradient of its own: these learn nothing by nature
     assert {key for key in unchanged if not key.endswith("k_proj.bias")} == set()
     assert changed <= expected
     learning = {own_name(key).replace(".modules_to_save.default.", ".") for key, value in trained.named_parameters()
-                if value.requires_grad and module_of(key) != LORA}  # fmt: skip
+                if value.requires_grad and part_of(key) != LORA}  # fmt: skip
     assert learning == expected
 
 
@@ -116,8 +116,8 @@ def test_every_part_has_the_rate_of_the_recipe(tmp_path):
     optimizer = trainer.create_optimizer()
     names = {id(value): name for name, value in model.named_parameters()}
     for group in optimizer.param_groups:
-        parts = {module_of(names[id(value)]) for value in group["params"]}
-        assert len(parts) == 1 and group["lr"] == recipe.learn[parts.pop()]
+        parts = {part_of(names[id(value)]) for value in group["params"]}
+        assert len(parts) == 1 and group["lr"] == recipe.learning_rates[parts.pop()]
         shrinking = {names[id(value)].endswith("bias") or "norm" in names[id(value)] for value in group["params"]}
         assert shrinking == {group["weight_decay"] == 0}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == sum(
@@ -162,17 +162,17 @@ def test_qlora_trains_over_four_bits(tmp_path, original_folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learn: {}", "lets nothing `learn`"),
-        ("learn: {eyes: 1e-3}", r"`learn` has no \['eyes'\]"),
-        ("learn: {language_model: -1.0}", "must be more than 0"),
-        ("learn: {lora: 1.0e-4}", "`lora` and `learn.lora`"),
-        ("learn: {language_model: 1.0e-4}\nquantization: nf4", "quantized weights cannot learn"),
-        ("learn: {lora: 1.0e-4}\nlora: {r: 4}\nquantization: fp3", "must be one of"),
-        ("learn: {language_model: 1.0e-4}\nrates: 3", r"unknown keys \['rates'\]"),
-        ("learn: {language_model: 1.0e-4}\narguments: 3", "`arguments` must be a mapping"),
-        ("learn: {language_model: 1.0e-4}\narguments: {learning_rate: 1.0}", "stand in `learn`"),
-        ("- 3", "must be a mapping with `learn`"),
-        ("learn: [", "is no YAML"),
+        ("learning_rates: {}", "lets nothing learn; name .* in `learning_rates`"),
+        ("learning_rates: {eyes: 1e-3}", r"`learning_rates` has no \['eyes'\]"),
+        ("learning_rates: {language_model: -1.0}", "must be more than 0"),
+        ("learning_rates: {lora: 1.0e-4}", "`lora` and `learning_rates.lora`"),
+        ("learning_rates: {language_model: 1.0e-4}\nquantization: nf4", "quantized weights cannot learn"),
+        ("learning_rates: {lora: 1.0e-4}\nlora: {r: 4}\nquantization: fp3", "must be one of"),
+        ("learning_rates: {language_model: 1.0e-4}\nrates: 3", r"unknown keys \['rates'\]"),
+        ("learning_rates: {language_model: 1.0e-4}\narguments: 3", "`arguments` must be a mapping"),
+        ("learning_rates: {language_model: 1.0e-4}\narguments: {learning_rate: 1.0}", "stand in `learning_rates`"),
+        ("- 3", "must be a mapping with `learning_rates`"),
+        ("learning_rates: [", "is no YAML"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path, text, message):
@@ -193,31 +193,31 @@ def test_a_recipe_for_a_part_that_is_not_there_is_an_error():
 
 
 def test_a_recipe_of_ones_own(tmp_path):
-    (tmp_path / "mine.yaml").write_text("learn: {audio_projector: 1.0e-3}\narguments: {weight_decay: 0.1}\n")
+    (tmp_path / "mine.yaml").write_text("learning_rates: {audio_projector: 1.0e-3}\narguments: {weight_decay: 0.1}\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
-    assert recipe == Recipe(name="mine", learn={"audio_projector": 1e-3}, arguments={"weight_decay": 0.1})
+    assert recipe == Recipe(name="mine", learning_rates={"audio_projector": 1e-3}, arguments={"weight_decay": 0.1})
 
 
 def test_rates_without_a_point_are_numbers(tmp_path):
-    (tmp_path / "mine.yaml").write_text("learn: {audio_projector: 1e-3}\n")
-    assert load_recipe(tmp_path / "mine.yaml").learn == {"audio_projector": 1e-3}
+    (tmp_path / "mine.yaml").write_text("learning_rates: {audio_projector: 1e-3}\n")
+    assert load_recipe(tmp_path / "mine.yaml").learning_rates == {"audio_projector": 1e-3}
 
 
 def test_options_that_peft_does_not_know_are_named():
-    recipe = Recipe("mine", learn={"lora": 1e-3}, lora={"rr": 4, "target_modules": ".*q_proj"})
+    recipe = Recipe("mine", learning_rates={"lora": 1e-3}, lora={"rr": 4, "target_modules": ".*q_proj"})
     with pytest.raises(ValueError, match="rr"):
         apply_recipe(load()[0], recipe)
 
 
 def test_an_adapter_cannot_add_an_omni_align_net(original_folder):
-    recipe = Recipe("mine", learn={"lora": 1e-3}, lora={"r": 4}, omni_align_config={})
+    recipe = Recipe("mine", learning_rates={"lora": 1e-3}, lora={"r": 4}, omni_align_config={})
     with pytest.raises(ValueError, match="which an adapter cannot hold"):
         load_model(recipe, StageOptions(str(original_folder), data="-"))
 
 
 def test_the_weight_of_the_loss_can_change_but_not_the_sizes(tmp_path):
     load(omni_align_config=ALIGN)[0].save_pretrained(tmp_path)
-    parts = {"learn": {"omni_align_net": 1e-3}}
+    parts = {"learning_rates": {"omni_align_net": 1e-3}}
     recipe = Recipe("mine", **parts, omni_align_config={"loss_weight": 0.1})
     model = load_model(recipe, StageOptions(str(tmp_path), data="-"))
     assert model.config.omni_align_config.loss_weight == 0.1 and model.config.omni_align_config.embed_dim == 16
@@ -251,4 +251,4 @@ def test_projectors_may_be_more_exact_than_their_towers(tmp_path):
 
 def test_parts_cover_the_whole_model():
     model, _ = load(omni_align_config=ALIGN)
-    assert {module_of(name) for name, _ in model.named_parameters()} == set(MODULES)
+    assert {part_of(name) for name, _ in model.named_parameters()} == set(PART_PREFIXES)

@@ -254,8 +254,8 @@ def command(folder, output, *options) -> list[str]:
 def single(workplace):
     """Logs of one process with batches of four."""
     (workplace / "recipe.yaml").write_text(
-        "learn: {vision_tower: 1.0e-3, vision_projector: 1.0e-3, audio_tower: 1.0e-3, audio_projector: 1.0e-3, "
-        "language_model: 1.0e-3, omni_align_net: 1.0e-3}\n"
+        "learning_rates: {vision_tower: 1.0e-3, vision_projector: 1.0e-3, audio_tower: 1.0e-3, "
+        "audio_projector: 1.0e-3, language_model: 1.0e-3, omni_align_net: 1.0e-3}\n"
         "omni_align_config: {embed_dim: 16, num_attention_heads: 2}\n"
     )
     assert main(command(workplace, workplace / "single", "--per_device_train_batch_size", "4")) == 0
@@ -383,7 +383,7 @@ def test_a_batch_that_lacks_a_modality_does_not_stall_the_others(single):
 def test_the_adapter_and_what_it_is_merged_into(workplace, single, tmp_path):
     pytest.importorskip("peft")
     (tmp_path / "lora.yaml").write_text(
-        "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n"
+        "learning_rates: {lora: 1.0e-2, audio_projector: 1.0e-3}\n"
         "lora: {r: 4, target_modules: '.*language_model.*(q_proj|v_proj)'}\n"
     )
     words = command(workplace, tmp_path / "out", "--merge")
@@ -418,7 +418,7 @@ def trained_adapter(workplace, single, tmp_path_factory):
         words[words.index("--model") + 1] = str(folder / model)
         return words
 
-    recipe = "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
+    recipe = "learning_rates: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
     assert main(going_on(recipe, "first", workplace / "model")) == 0
     return folder, going_on
 
@@ -429,7 +429,7 @@ def weights_of(folder):
 
 def test_training_an_adapter_goes_on_with_it(workplace, trained_adapter):
     folder, going_on = trained_adapter
-    recipe = "learn: {lora: 1.0e-12, audio_projector: 1.0e-12}\n" + LORA.format(r=4)
+    recipe = "learning_rates: {lora: 1.0e-12, audio_projector: 1.0e-12}\n" + LORA.format(r=4)
     assert main([*going_on(recipe, "second"), "--merge"]) == 0
     first, second = weights_of(folder / "first"), weights_of(folder / "second")
     assert any(weight.any() for name, weight in first.items() if "lora_B" in name)
@@ -441,7 +441,7 @@ def test_training_an_adapter_goes_on_with_it(workplace, trained_adapter):
 
 def test_an_adapter_is_merged_before_the_weights_themselves_learn(trained_adapter):
     folder, going_on = trained_adapter
-    assert main(going_on("learn: {language_model: 1.0e-12}\n", "full")) == 0
+    assert main(going_on("learning_rates: {language_model: 1.0e-12}\n", "full")) == 0
     assert (folder / "full" / "model.safetensors").exists()
     assert_same_answers(folder / "first", folder / "full")
 
@@ -459,8 +459,11 @@ def assert_same_answers(folder, other):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=2), "`r` is 2 there and 4 here"),
-        ("learn: {lora: 1.0e-2}\n" + LORA.format(r=4), "`modules_to_save` is None there and ['audio_projector'] here"),
+        ("learning_rates: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=2), "`r` is 2 there and 4 here"),
+        (
+            "learning_rates: {lora: 1.0e-2}\n" + LORA.format(r=4),
+            "`modules_to_save` is None there and ['audio_projector'] here",
+        ),
     ],
 )
 def test_a_recipe_that_contradicts_the_adapter_is_refused(trained_adapter, recipe, message, capsys):
@@ -473,7 +476,7 @@ def test_a_pickled_adapter_is_refused(trained_adapter, tmp_path, capsys):
     folder, going_on = trained_adapter
     shutil.copytree(folder / "first", tmp_path / "pickled")
     (tmp_path / "pickled" / "adapter_model.safetensors").rename(tmp_path / "pickled" / "adapter_model.bin")
-    recipe = "learn: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
+    recipe = "learning_rates: {lora: 1.0e-2, audio_projector: 1.0e-3}\n" + LORA.format(r=4)
     assert main(going_on(recipe, "third", tmp_path / "pickled")) == 2
     assert "pickled adapters are never read" in capsys.readouterr().err
 
@@ -482,7 +485,7 @@ def test_a_model_with_an_adapter_in_its_folder_is_neither(workplace, trained_ada
     folder, going_on = trained_adapter
     shutil.copytree(workplace / "model", tmp_path / "both")
     shutil.copy(folder / "first" / "adapter_config.json", tmp_path / "both")
-    assert main(going_on("learn: {language_model: 1.0e-3}\n", "third", tmp_path / "both")) == 2
+    assert main(going_on("learning_rates: {language_model: 1.0e-3}\n", "third", tmp_path / "both")) == 2
     assert "a model or an adapter of one, and not both" in capsys.readouterr().err
 
 

@@ -44,7 +44,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     training = parse_training_arguments(recipe, arguments.rest)
     if any(option.split("=")[0] in ("--learning_rate", "--learning-rate") for option in arguments.rest):
         # one rate for all that learns
-        recipe.learn.update(dict.fromkeys(recipe.learn, training.learning_rate))
+        recipe.learning_rates.update(dict.fromkeys(recipe.learning_rates, training.learning_rate))
     names = {entry.name for entry in fields(StageOptions)} - {"processor_options"}
     options = StageOptions(
         **{name: getattr(arguments, name) for name in names},
@@ -62,21 +62,21 @@ def print_estimate(arguments: argparse.Namespace) -> None:
     config = OmniVinciConfig.from_pretrained(model) if model else OmniVinciConfig()
     if recipe.omni_align_config is not None and config.omni_align_config is None:
         config = OmniVinciConfig.from_dict(config.to_dict(), omni_align_config=recipe.omni_align_config)
-    learns = [*recipe.parts, *(["lm_head"] if "language_model" in recipe.parts else [])]
+    trainable = [*recipe.trainable_parts, *(["lm_head"] if "language_model" in recipe.trainable_parts else [])]
     weights = arguments.dtype or ("float32" if recipe.lora is None else "auto")
     is_full = weights == "float32" or (weights == "auto" and config.dtype in (None, torch.float32) and bool(model))
     dtype = "bfloat16" if not is_full else "mixed" if training.bf16 else "float32"
     estimate = estimate_memory(
         config,
-        learns,
+        trainable,
         dtype=dtype,
         batch_size=training.per_device_train_batch_size,
         num_frames=arguments.num_frames or 0,
         audio_sec=arguments.audio_sec,
         text_tokens=arguments.text_tokens,
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=bool(training.gradient_checkpointing),
         optimizer=ESTIMATED_OPTIMIZERS.get(str(getattr(training.optim, "value", training.optim)), "adamw"),
-        lora_rank=recipe.lora and recipe.lora.get("r", 8),
+        lora_rank=None if recipe.lora is None else recipe.lora.get("r", 8),
         quantization=recipe.quantization,
         num_processes=arguments.num_processes,
         sharding=arguments.sharding,

@@ -1,4 +1,4 @@
-"""Training: data, recipes, and what a run will need."""
+"""This package trains: data, recipes, a trainer, and an estimate of the memory that a run will need."""
 
 from .collator import EncodedRow, OmniVinciDataCollator
 from .data import RowError, load_rows, normalize_row

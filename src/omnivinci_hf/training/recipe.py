@@ -1,9 +1,9 @@
-"""Recipes: which parts of the model learn in a stage of training, and how fast."""
+"""This module reads recipes, which say what parts of the model learn in a stage of training, and how fast."""
 
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from torch import nn
@@ -13,8 +13,8 @@ from ..omnivinci.configuration_omnivinci import check_number
 from ..omnivinci.original_config_omnivinci import component_file
 
 
-# what a recipe may name, and where it lies in the model
-MODULES = {
+# the parts of the model that a recipe may name, and how the names of their parameters begin
+PART_PREFIXES = {
     "vision_tower": ("model.vision_tower.",),
     "vision_projector": ("model.vision_projector.", "model.video_time_embedding."),
     "audio_tower": ("model.audio_tower.",),
@@ -23,19 +23,20 @@ MODULES = {
     "omni_align_net": ("model.omni_align_net.",),
 }
 LORA = "lora"
+ModelT = TypeVar("ModelT", bound=nn.Module)
 QUANTIZATIONS = ("int8", "nf4")
-# of peft's LoraConfig: how a new adapter begins
+# arguments of peft's LoraConfig that say how a new adapter begins, and nothing about a saved one
 NEW_ADAPTERS_ONLY = ("init_lora_weights",)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """
-    A stage of training, as plain data. Parts of the model that `learn` does not name keep every bit.
+    A recipe is a stage of training as plain data. What `learning_rates` does not name of a model keeps every bit.
 
     Args:
         name (`str`): of the file that it came from.
-        learn (`dict[str, float]`): learning rate of each part that learns: `vision_tower`, `vision_projector`,
+        learning_rates (`dict[str, float]`): learning rate of each part that learns: `vision_tower`, `vision_projector`,
             `audio_tower`, `audio_projector` (each projector with the time embedding behind it, if that has weights),
             `language_model` (with its head), `omni_align_net`, and `lora` for the adapter.
         summary, data (`str`): what happens, and on what kind of data.
@@ -48,7 +49,7 @@ class Recipe:
     """
 
     name: str
-    learn: dict[str, float]
+    learning_rates: dict[str, float]
     summary: str = ""
     data: str = ""
     follows: str | None = None
@@ -59,14 +60,19 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.learn:
-            raise ValueError(f"Recipe {self.name!r} lets nothing `learn`; name at least one of {[*MODULES, LORA]}.")
-        if unknown := sorted(set(self.learn) - {*MODULES, LORA}):
-            raise ValueError(f"Recipe {self.name!r}: `learn` has no {unknown}; it has {[*MODULES, LORA]}.")
-        for module, rate in self.learn.items():
-            check_number(f"learn.{module}", rate)
-        if (self.lora is None) != (LORA not in self.learn):
-            raise ValueError(f"Recipe {self.name!r}: `lora` and `learn.lora` (its learning rate) go together.")
+        if not self.learning_rates:
+            raise ValueError(
+                f"Recipe {self.name!r} lets nothing learn; name at least one of "
+                f"{[*PART_PREFIXES, LORA]} in `learning_rates`."
+            )
+        if unknown := sorted(set(self.learning_rates) - {*PART_PREFIXES, LORA}):
+            raise ValueError(
+                f"Recipe {self.name!r}: `learning_rates` has no {unknown}; it has {[*PART_PREFIXES, LORA]}."
+            )
+        for part, rate in self.learning_rates.items():
+            check_number(f"learning_rates.{part}", rate)
+        if (self.lora is None) != (LORA not in self.learning_rates):
+            raise ValueError(f"Recipe {self.name!r}: `lora` and `learning_rates.lora` (its learning rate) go together.")
         for name in ("processor_options", "arguments"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
@@ -74,25 +80,25 @@ class Recipe:
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
         if "learning_rate" in self.arguments:
-            raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learn`, not in `arguments`.")
+            raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learning_rates`, not in `arguments`.")
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"Recipe {self.name!r}: `quantization` must be one of {QUANTIZATIONS}.")
-        if self.quantization and (self.lora is None or "language_model" in self.learn):
+        if self.quantization and (self.lora is None or "language_model" in self.learning_rates):
             raise ValueError(f"Recipe {self.name!r}: quantized weights cannot learn; use `lora`.")
 
     @property
-    def parts(self) -> list[str]:
-        """The parts of the model that learn themselves, without the adapter."""
-        return [part for part in self.learn if part != LORA]
+    def trainable_parts(self) -> list[str]:
+        """Names the parts of the model whose own weights learn, without the adapter."""
+        return [part for part in self.learning_rates if part != LORA]
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Lists the names of the recipes that come with the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe by its name, or from a YAML file of one's own.
+    """Reads a recipe by its name, or from a YAML file of one's own.
 
     Raises:
         ValueError: when there is no such recipe, or its file is wrong.
@@ -108,9 +114,9 @@ def load_recipe(name: str | Path) -> Recipe:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is no YAML: {error}") from error
-    if not isinstance(values, dict) or not isinstance(values.get("learn"), dict):
-        raise ValueError(f"{name} must be a mapping with `learn`: learning rates by part of the model.")
-    values["learn"] = {part: _as_number(rate) for part, rate in values["learn"].items()}
+    if not isinstance(values, dict) or not isinstance(values.get("learning_rates"), dict):
+        raise ValueError(f"{name} must be a mapping with `learning_rates`: learning rates by part of the model.")
+    values["learning_rates"] = {part: _as_number(rate) for part, rate in values["learning_rates"].items()}
     known = {entry.name for entry in fields(Recipe)} - {"name"}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{name} has unknown keys {unknown}; known are {sorted(known)}.")
@@ -124,17 +130,25 @@ def _as_number(rate: Any) -> Any:
         return rate
 
 
-def module_of(parameter_name: str) -> str | None:
-    """The part of the model that a parameter belongs to, in the terms of `Recipe.learn`; peft's names too."""
+def part_of(parameter_name: str) -> str | None:
+    """Tells to which part of the model a parameter belongs, in the terms of `Recipe.learning_rates`.
+
+    Names that peft gives are understood too; None stands for a parameter of no part.
+    """
     name = parameter_name.removeprefix("base_model.model.")
     if ".lora_" in name:
         return LORA
-    return next((part for part, prefixes in MODULES.items() if name.startswith(prefixes)), None)
+    return next((part for part, prefixes in PART_PREFIXES.items() if name.startswith(prefixes)), None)
 
 
 def apply_recipe(model: nn.Module, recipe: Recipe, adapter: str | None = None) -> nn.Module:
-    """Freeze what does not learn and put the adapter on, a new one or the saved `adapter`, whose training goes on;
-    returns the model to train, a [`PeftModel`] with `lora`.
+    """Freezes what does not learn, and puts the adapter on: a new one, or a saved one whose training goes on.
+
+    Args:
+        adapter: folder or Hub id of the saved adapter.
+
+    Returns:
+        the model to train, a [`PeftModel`] if the recipe has `lora`.
 
     It only ever freezes: what the classes freeze themselves (parts that are never run, tables of sinusoids) stays so,
     hence start each stage from a model that was just loaded.
@@ -142,24 +156,24 @@ def apply_recipe(model: nn.Module, recipe: Recipe, adapter: str | None = None) -
     Raises:
         ValueError: when the model has no part that shall learn, or the recipe contradicts the saved adapter.
     """
-    kept = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for part in recipe.parts:
-        if not any(module_of(name) == part for name in kept):
+    can_learn = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for part in recipe.trainable_parts:
+        if not any(part_of(name) == part for name in can_learn):
             raise ValueError(
                 f"Recipe {recipe.name!r} trains {part!r}, but this model has no such weights that can learn."
             )
-    learned = {name for name in kept if module_of(name) in recipe.parts}
+    trainable = {name for name in can_learn if part_of(name) in recipe.trainable_parts}
     if recipe.lora is not None:
         model = _with_adapter(model, recipe, adapter)
     for name, parameter in model.named_parameters():
         # peft trains copies of whole modules, which it saves with the adapter
-        own_name = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
-        parameter.requires_grad_(module_of(name) == LORA or own_name in learned)
+        name_in_model = name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+        parameter.requires_grad_(part_of(name) == LORA or name_in_model in trainable)
     return model
 
 
 def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = False):
-    """A [`PeftModel`] of the model with a saved adapter; both are left as they are until it is trained or merged.
+    """Makes a [`PeftModel`] of a model and a saved adapter, which stay apart until it is trained or merged.
 
     Raises:
         ValueError: when the adapter's weights are a pickle.
@@ -171,45 +185,55 @@ def load_adapter(model: nn.Module, adapter: str | Path, is_trainable: bool = Fal
     return PeftModel.from_pretrained(model, str(adapter), is_trainable=is_trainable)
 
 
-def merge_saved_adapter(model: nn.Module, adapter: str | Path) -> nn.Module:
-    """The model with a saved adapter in its weights, of which the same can learn as before."""
-    learnable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def merge_saved_adapter(model: ModelT, adapter: str | Path) -> ModelT:
+    """Merges a saved adapter into a model's weights; the same of them can learn as before."""
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     merged = load_adapter(model, adapter).merge_and_unload()
     for name, parameter in merged.named_parameters():
-        parameter.requires_grad_(name in learnable)
+        parameter.requires_grad_(name in trainable)
     return merged
 
 
-def _with_adapter(model: nn.Module, recipe: Recipe, adapter: str | None):
+def _with_adapter(model: nn.Module, recipe: Recipe, adapter: str | None) -> nn.Module:
+    """Puts a new adapter on a model, or a saved one that the recipe does not contradict."""
     try:
-        from peft import LoraConfig, PeftConfig, get_peft_model
+        from peft import PeftConfig, get_peft_model
     except ImportError as error:
         raise ImportError("LoRA needs the package peft: pip install peft") from error
-    whole = [prefix.removeprefix("model.").removesuffix(".") for part in recipe.parts for prefix in MODULES[part]]
-    present = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if any(True for _ in module.parameters())
-    }
-    options = dict(recipe.lora)
-    whole = [*(options.pop("modules_to_save", None) or ()), *(name for name in whole if name in present)]
-    try:
-        config = LoraConfig(modules_to_save=whole or None, **options)
-    except TypeError as error:
-        raise ValueError(f"Recipe {recipe.name!r}: `lora` does not fit peft's LoraConfig: {error}") from error
+    config = _lora_config(model, recipe)
     if adapter is None:
         return get_peft_model(model, config)
     saved = PeftConfig.from_pretrained(adapter)
-    for name in (*options, "modules_to_save"):
-        found, wanted = (_comparable(getattr(one, name, None)) for one in (saved, config))
-        if name not in NEW_ADAPTERS_ONLY and found != wanted and wanted != "all-linear":
+    for name in {**(recipe.lora or {}), "modules_to_save": None}:
+        in_adapter, in_recipe = (_comparable(getattr(one, name, None)) for one in (saved, config))
+        if name not in NEW_ADAPTERS_ONLY and in_adapter != in_recipe and in_recipe != "all-linear":
             raise ValueError(
                 f"Recipe {recipe.name!r} contradicts the adapter {adapter}, whose training would go on: `{name}` is "
-                f"{wanted!r} there and {found!r} here. Take the adapter's own, or merge it first (`train --merge` "
-                "writes the folder `merged`) and begin a new adapter on the result."
+                f"{in_recipe!r} there and {in_adapter!r} here. Take the adapter's own, or merge it first (`train "
+                "--merge` writes the folder `merged`) and begin a new adapter on the result."
             )
     return load_adapter(model, adapter, is_trainable=True)
 
 
+def _lora_config(model: nn.Module, recipe: Recipe):
+    """The [`LoraConfig`] of a recipe: parts that learn themselves are trained whole, and saved with the adapter."""
+    from peft import LoraConfig
+
+    with_weights = {
+        name.rpartition(".")[2] for name, module in model.named_modules() if any(True for _ in module.parameters())
+    }
+    prefixes = [prefix for part in recipe.trainable_parts for prefix in PART_PREFIXES[part]]
+    names = [prefix.removeprefix("model.").removesuffix(".") for prefix in prefixes]
+    options = dict(recipe.lora or {})
+    whole = [*(options.pop("modules_to_save", None) or ()), *(name for name in names if name in with_weights)]
+    try:
+        return LoraConfig(modules_to_save=whole or None, **options)
+    except TypeError as error:
+        raise ValueError(f"Recipe {recipe.name!r}: `lora` does not fit peft's LoraConfig: {error}") from error
+
+
 def _comparable(value: Any) -> Any:
+    """A value of a LoraConfig so that lists compare as sets, and what is empty as what is absent."""
     return sorted(value) if isinstance(value, (list, tuple, set)) else value or None
 
 

@@ -1,4 +1,4 @@
-"""One stage of training from beginning to end: what `omnivinci-hf train` does, as a function."""
+"""This module trains one stage from beginning to end, as `omnivinci-hf train` does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available, is_peft_available, logging
 
 from ..hub.folders import whole_folder
-from ..omnivinci.checkpoint_files_omnivinci import find_adapter
+from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.generation_omnivinci import context_length
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
@@ -28,7 +29,7 @@ logger = logging.get_logger(__name__)
 @dataclass
 class StageOptions:
     """
-    What a stage of training works on; how it is trained is said by [`TrainingArguments`].
+    The options say what a stage of training works on; [`TrainingArguments`] say how it is trained.
 
     Args:
         model (`str`): checkpoint to start from, of any layout that `from_pretrained` takes. The training of an adapter
@@ -61,7 +62,7 @@ class StageOptions:
 
 
 def train_stage(recipe: Recipe | str, options: StageOptions, arguments: TrainingArguments) -> OmniVinciTrainer:
-    """Train one stage, save the result with its processor to `arguments.output_dir`, push it if that was asked for.
+    """Trains one stage, saves the result with its processor to `arguments.output_dir`, pushes it if that was asked for.
 
     `arguments.resume_from_checkpoint` takes the folder of a checkpoint, or `"true"` for the last one of the output. The
     learning rates are those of the recipe; `arguments.learning_rate` is not used, nor are the recipe's own `arguments`,
@@ -72,25 +73,12 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     adapted = find_adapter(options.model, {})
-    if options.merge and recipe.lora is None:
-        raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
-    if adapted is not None and adapted.base == options.model:
-        raise ValueError(
-            f"{options.model} must be a model or an adapter of one, and not both: move the adapter to a folder of its "
-            "own, with the model's as `base_model_name_or_path` in adapter_config.json."
-        )
-    for package, is_there, is_needed in (
-        ("peft", is_peft_available(), recipe.lora is not None or adapted is not None),
-        ("bitsandbytes", is_bitsandbytes_available(), recipe.quantization is not None),
-    ):
-        if is_needed and not is_there:
-            raise ImportError(f"Recipe {recipe.name!r} needs the package {package}: pip install {package}")
+    _check_stage(recipe, options, adapted)
     set_seed(arguments.seed)
     # the data first: a wrong path should not cost the loading of the weights
-    data = {"media_root": options.media_root, "streaming": options.streaming, "on_bad_row": "return"}
-    train_rows = load_rows(options.data, options.split, **data)
-    eval_rows = None if options.eval_data is None else load_rows(options.eval_data, options.eval_split, **data)
-    base = options.model if adapted is None else adapted.base
+    train_rows = _load_rows(options, options.data, options.split)
+    eval_rows = None if options.eval_data is None else _load_rows(options, options.eval_data, options.eval_split)
+    base = options.model if adapted is None else str(adapted.base)
     processor = OmniVinciProcessor.from_pretrained(options.model)
     collator = make_collator(
         options.model,
@@ -100,19 +88,8 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         on_error=options.on_error,
         **{**recipe.processor_options, **options.processor_options},
     )
-    model = load_model(recipe, replace(options, model=base))
-    if adapted is None:
-        model = apply_recipe(model, recipe)
-    elif recipe.lora is None:
-        model = apply_recipe(merge_saved_adapter(model, adapted.adapter), recipe)
-    else:
-        model = apply_recipe(model, recipe, adapted.adapter)
-    if recipe.lora is not None:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
     trainer = OmniVinciTrainer(
-        model,
+        _trainable_model(recipe, replace(options, model=base), adapted),
         arguments,
         recipe=recipe,
         data_collator=collator,
@@ -128,52 +105,99 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     if collator.num_skipped:
         logger.warning("%d bad rows were left out.", collator.num_skipped)
     if options.merge and trainer.is_world_process_zero():
-        merge_adapter(arguments.output_dir, base, Path(arguments.output_dir) / "merged", options.dtype or "auto")
+        output = str(arguments.output_dir)
+        merge_adapter(output, base, Path(output) / "merged", options.dtype or "auto")
     if arguments.push_to_hub:
         trainer.push_to_hub(finetuned_from=base)
     return trainer
 
 
+def _check_stage(recipe: Recipe, options: StageOptions, adapted: Adapted | None) -> None:
+    """Refuses a stage that cannot be trained, before any of its data or weights are read."""
+    if options.merge and recipe.lora is None:
+        raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
+    if adapted is not None and adapted.base == options.model:
+        raise ValueError(
+            f"{options.model} must be a model or an adapter of one, and not both: move the adapter to a folder of its "
+            "own, with the model's as `base_model_name_or_path` in adapter_config.json."
+        )
+    for package, is_there, is_needed in (
+        ("peft", is_peft_available(), recipe.lora is not None or adapted is not None),
+        ("bitsandbytes", is_bitsandbytes_available(), recipe.quantization is not None),
+    ):
+        if is_needed and not is_there:
+            raise ImportError(f"Recipe {recipe.name!r} needs the package {package}: pip install {package}")
+
+
+def _load_rows(options: StageOptions, data: str | Sequence[str], split: str):
+    return load_rows(data, split, options.media_root, options.streaming, on_bad_row="return")
+
+
+def _trainable_model(recipe: Recipe, options: StageOptions, adapted: Adapted | None) -> nn.Module:
+    """The checkpoint with what the recipe trains, and the saved adapter on it or merged into it."""
+    model: nn.Module = load_model(recipe, options)
+    if adapted is None:
+        model = apply_recipe(model, recipe)
+    elif recipe.lora is None:
+        model = apply_recipe(merge_saved_adapter(model, adapted.adapter), recipe)
+    else:
+        model = apply_recipe(model, recipe, adapted.adapter)
+    if recipe.lora is not None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return model
+
+
 def make_collator(model: str, processor: OmniVinciProcessor | None = None, **options: Any) -> OmniVinciDataCollator:
-    """The collator of a stage that trains `model`: rows beyond its context are bad ones."""
+    """Makes the collator of a stage that trains `model`, to which rows beyond its context are bad ones."""
     context = context_length(OmniVinciConfig.from_pretrained(model).text_config)
     processor = processor or OmniVinciProcessor.from_pretrained(model)
     return OmniVinciDataCollator(processor, context_length=context, **options)
 
 
 def load_model(recipe: Recipe, options: StageOptions) -> OmniVinciForConditionalGeneration:
-    """The checkpoint as a stage needs it: quantized below an adapter, with an OmniAlignNet."""
+    """Loads the checkpoint as a stage needs it: quantized below an adapter, with an OmniAlignNet if the recipe has one.
+
+    Raises:
+        ValueError: when the checkpoint has another OmniAlignNet, or an adapter would have to hold one.
+    """
     arguments: dict[str, Any] = {"dtype": options.dtype or ("float32" if recipe.lora is None else "auto")}
     if recipe.omni_align_config is not None:
-        saved = OmniVinciForConditionalGeneration.config_class.from_pretrained(options.model).omni_align_config
-        if saved is None and recipe.lora is not None:
-            raise ValueError(
-                f"Recipe {recipe.name!r} adds an OmniAlignNet, which an adapter cannot hold: first save the checkpoint "
-                "with one, `from_pretrained(..., omni_align_config={})`."
-            )
-        if saved is None:
-            arguments["omni_align_config"] = recipe.omni_align_config
-        else:
-            # what has no weights can change
-            changed = {name: value for name, value in recipe.omni_align_config.items() if getattr(saved, name) != value}
-            if set(changed) - {"loss_weight"}:
-                raise ValueError(f"{options.model} has another OmniAlignNet than recipe {recipe.name!r}: {changed}.")
-            if changed:
-                arguments["omni_align_config"] = {**saved.to_diff_dict(), **changed}
+        arguments.update(_omni_align_arguments(recipe, options.model))
     if recipe.quantization is not None:
-        if recipe.quantization == "int8":
-            quantization = BitsAndBytesConfig(load_in_8bit=True)
-        else:
-            compute_dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-            quantization = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type=recipe.quantization, bnb_4bit_compute_dtype=compute_dtype
-            )
+        quantization = quantization_config(recipe.quantization)
         arguments.update(quantization_config=quantization, device_map={"": PartialState().device})
     return OmniVinciForConditionalGeneration.from_pretrained(options.model, **arguments)
 
 
+def _omni_align_arguments(recipe: Recipe, model: str) -> dict[str, Any]:
+    """What `from_pretrained` is given so that the model has the OmniAlignNet of a recipe."""
+    wanted = recipe.omni_align_config or {}
+    saved = OmniVinciConfig.from_pretrained(model).omni_align_config
+    if saved is None:
+        if recipe.lora is not None:
+            raise ValueError(
+                f"Recipe {recipe.name!r} adds an OmniAlignNet, which an adapter cannot hold: first save the checkpoint "
+                "with one, `from_pretrained(..., omni_align_config={})`."
+            )
+        return {"omni_align_config": wanted}
+    changed = {name: value for name, value in wanted.items() if getattr(saved, name) != value}
+    if changed.keys() - {"loss_weight"}:  # which has no weights, and can change
+        raise ValueError(f"{model} has another OmniAlignNet than recipe {recipe.name!r}: {changed}.")
+    return {"omni_align_config": {**saved.to_diff_dict(), **changed}} if changed else {}
+
+
+def quantization_config(quantization: str) -> BitsAndBytesConfig:
+    """Makes the configuration of weights in `"int8"` or `"nf4"`."""
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute_dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_compute_dtype=compute_dtype)
+
+
 def merge_adapter(adapter: str | Path, base: str | Path, folder: str | Path, dtype: str = "auto") -> None:
-    """Write the checkpoint `base`, loaded without quantization, with a PEFT adapter merged into it to `folder`."""
+    """Writes the checkpoint `base`, loaded without quantization, with a PEFT adapter merged into it to `folder`."""
     model = OmniVinciForConditionalGeneration.from_pretrained(base, dtype=dtype)
     merged = merge_saved_adapter(model, adapter)
     with whole_folder(folder, overwrite=True) as new:

@@ -1,16 +1,31 @@
-"""A trainer for recipes: a learning rate per part of the model, both losses in the log."""
+"""This module trains by recipes, with a learning rate per part of the model and both losses in the log."""
+
+from dataclasses import dataclass, field
 
 import torch
 from transformers import Trainer
 
 from ..hub.trainer import HubTrainerMixin
 from .collator import IGNORE_INDEX, OmniVinciDataCollator
-from .recipe import Recipe, module_of
+from .recipe import Recipe, part_of
+
+
+@dataclass
+class _LossSums:
+    """Both losses, summed up since a step."""
+
+    first_step: int
+    num_batches: int = 0
+    totals: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        self.num_batches += 1
+        self.totals = {name: self.totals.get(name, 0.0) + loss for name, loss in losses.items()}
 
 
 class OmniVinciTrainer(HubTrainerMixin, Trainer):
     """
-    [`~transformers.Trainer`], which trains these models as it is, and in addition:
+    This trainer is a [`~transformers.Trainer`], which trains these models as it is, and adds to it:
 
     - `recipe` ([`Recipe`], *optional*) gives every part of the model its own learning rate;
     - the log also has `language_loss` and `omni_align_loss` where the model has an OmniAlignNet (`eval_...` when
@@ -27,7 +42,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
         self.recipe = recipe
-        self._losses: dict[str, dict[str, torch.Tensor]] = {"train": {}, "eval": {}}
+        self._losses: dict[str, _LossSums | None] = {"train": None, "eval": None}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.recipe is None or self.optimizer is not None:
@@ -40,22 +55,32 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         return self.optimizer
 
     def parameter_groups(self, model) -> list[dict]:
-        """What learns, by part of the recipe and whether it decays: `params`, `lr` and `weight_decay`."""
+        """Groups the parameters that learn by their part and by whether they decay: `params`, `lr`, `weight_decay`.
+
+        Raises:
+            ValueError: without a recipe, or when a parameter learns for which the recipe has no rate.
+        """
+        if self.recipe is None:
+            raise ValueError("Parameter groups follow a recipe: give `recipe` to the trainer.")
         decayed = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[str, bool], dict] = {}
+        groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                key = module_of(name.removeprefix("module.")), name in decayed
-                group = groups.setdefault(
-                    key,
-                    {
-                        "params": [],
-                        "lr": self.recipe.learn[key[0]],
-                        "weight_decay": self.args.weight_decay if key[1] else 0.0,
-                    },
-                )
-                group["params"].append(parameter)
-        return list(groups.values())
+                part = part_of(name.removeprefix("module."))
+                if part not in self.recipe.learning_rates:
+                    raise ValueError(
+                        f"{name} learns, but recipe {self.recipe.name!r} has no rate for it: prepare the model with "
+                        "`apply_recipe`."
+                    )
+                groups.setdefault((part, name in decayed), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": self.recipe.learning_rates[part],
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            for (part, decays), parameters in groups.items()
+        ]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -70,16 +95,13 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         weight = self.accelerator.unwrap_model(self.model).config.omni_align_config.loss_weight
         # the sum has the share of this batch in its step
         parts = {"language_loss": language, "omni_align_loss": (loss - language) / weight}
-        sums = self._losses[phase]
-        sums.setdefault("first_step", self.state.global_step)
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value.float()
-        sums["batches"] = sums.get("batches", 0.0) + 1
+        sums = self._losses[phase] = self._losses[phase] or _LossSums(self.state.global_step)
+        sums.add({name: value.float() for name, value in parts.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and (sums := self._losses["train"]):
-            self._losses["train"] = {}
-            logs.update(self._mean_losses(sums, self.state.global_step - sums["first_step"]))
+            self._losses["train"] = None
+            logs.update(self._mean_losses(sums, self.state.global_step - sums.first_step))
         if isinstance(self.data_collator, OmniVinciDataCollator):
             count = torch.tensor([self.data_collator.num_skipped], device=self.args.device)
             if skipped := int(self.accelerator.gather(count).sum()):
@@ -89,27 +111,28 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if prediction_loss_only and "labels" in inputs:
             # nobody sees the logits: at positions where no row has a label they would only take memory
-            learned = (inputs["labels"][:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0]
-            inputs = {**inputs, "logits_to_keep": learned}
+            positions = (inputs["labels"][:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0]
+            inputs = {**inputs, "logits_to_keep": positions}
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self._losses["eval"] = {}
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if sums := self._losses["eval"]:
-            output.metrics.update(self._mean_losses(sums, sums["batches"], f"{metric_key_prefix}_"))
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ):
+        self._losses["eval"] = None
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if output.metrics is not None and (sums := self._losses["eval"]):
+            output.metrics.update(self._mean_losses(sums, sums.num_batches, f"{metric_key_prefix}_"))
         return output
 
-    def _mean_losses(self, sums: dict, count: float, prefix: str = "") -> dict[str, float]:
-        return {
-            prefix + name: round(self.accelerator.gather(sums[name].reshape(1)).mean().item() / max(count, 1), 6)
-            for name in ("language_loss", "omni_align_loss")
-        }
+    def _mean_losses(self, sums: "_LossSums", count: int, prefix: str = "") -> dict[str, float]:
+        """The means over all processes, by the names that the log has for them."""
+        gathered = {name: self.accelerator.gather(total.reshape(1)).mean() for name, total in sums.totals.items()}
+        return {prefix + name: round(total.item() / max(count, 1), 6) for name, total in gathered.items()}
 
     def _describe_rate(self) -> str:
         if self.recipe is None:
             return super()._describe_rate()
-        return ", ".join(f"{part} {rate:g}" for part, rate in self.recipe.learn.items())
+        return ", ".join(f"{part} {rate:g}" for part, rate in self.recipe.learning_rates.items())
 
 
 def _check_arguments(args) -> None:

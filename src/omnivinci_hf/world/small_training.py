@@ -211,8 +211,8 @@ class _Recorder(TrainerCallback):
 def recipe_of(name: str, config) -> Recipe:
     recipe = load_recipe(resources.files(__package__) / "recipes" / f"{name}.yaml")
     if config.omni_align_config is None:
-        learn = {part: rate for part, rate in recipe.learn.items() if part != "omni_align_net"}
-        recipe = replace(recipe, learn=learn)
+        rates = {part: rate for part, rate in recipe.learning_rates.items() if part != "omni_align_net"}
+        recipe = replace(recipe, learning_rates=rates)
     return recipe
 
 
