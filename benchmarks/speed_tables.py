@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, pipeline
 from transformers.generation.streamers import BaseStreamer
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, Session
-from omnivinci_hf.omnivinci.configuration_omnivinci import MEDIA_INPUTS
+from omnivinci_hf.omnivinci.outputs_omnivinci import MEDIA_INPUTS
 from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 

@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, dynamic_module_utils, modeling_utils
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
+from omnivinci_hf import (
+    OmniVinciConfig,
+    OmniVinciForConditionalGeneration,
+    OmniVinciModel,
+    OmniVinciTimeEmbeddingConfig,
+)
 from omnivinci_hf.omnivinci.outputs_omnivinci import CACHE
 from omnivinci_hf.omnivinci.time_embedding_omnivinci import NoTimeEmbedding
 from tests.support.small_model import AUDIO_ENCODERS, LENGTH, row, small_config, small_inputs, small_model
@@ -559,7 +564,7 @@ def test_low_precision_keeps_times_exact_from_end_to_end(model, inputs, dtype):
     inputs = {**inputs, "video_frame_times_ns": (moments * 1e9).round().long()}
     half = copy.deepcopy(model).to(dtype)
     found = torch.cat(features(half, inputs, "video").pooler_output)
-    half.model.video_time_embedding = NoTimeEmbedding()
+    half.model.video_time_embedding = NoTimeEmbedding(OmniVinciTimeEmbeddingConfig(), 32)
     plain = torch.cat(features(half, inputs, "video").pooler_output).double().view(6, 4, 16, 2)
     frequencies = 2 * torch.pi / (3600 * 10000 ** (torch.arange(16, dtype=torch.float64) / 16))
     angles = (moments[:, None] * frequencies)[:, None]  # (frames, 1, pairs of channels)

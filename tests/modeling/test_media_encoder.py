@@ -1,4 +1,4 @@
-"""Towers in chunks: the same results whatever the size, and memory that does not grow."""
+"""The media encoder works without a language model, in chunks: the same results whatever the size, bounded memory."""
 
 import weakref
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from measuring import WaitCounter, count_operators, tensor_peak
 
-from omnivinci_hf.omnivinci import media_encoder_omnivinci as media_encoding_omnivinci
+from omnivinci_hf import OmniVinciConfig, OmniVinciModel
+from omnivinci_hf.omnivinci import media_encoder_omnivinci
 from omnivinci_hf.omnivinci.configuration_omnivinci import TIME_EMBEDDINGS
-from omnivinci_hf.omnivinci.media_encoder_omnivinci import read_numbers
+from omnivinci_hf.omnivinci.media_encoder_omnivinci import OmniVinciMediaEncoder, read_numbers
 from tests.support.small_model import AUDIO, AUDIO_ENCODERS, IMAGE, VIDEO, small_config, small_inputs, small_model
 
 
@@ -194,6 +195,53 @@ def test_media_without_any_row_are_no_media(name):
         model(torch.tensor([[7, getattr(model.config, f"{kind}_token_id"), 9]]), **own)
 
 
+# -- without a language model -----------------------------------------------------------------------------------------
+
+
+def small_aligned_model(audio="qwen2_audio_encoder"):
+    times = {"type": "learned", "max_time": 9.0}
+    aligned = {"embed_dim": 8, "num_attention_heads": 2}
+    return small_model(audio, video_time_embedding=times, audio_time_embedding=times, omni_align_config=aligned)
+
+
+@pytest.mark.parametrize("audio", AUDIO_ENCODERS)
+@torch.no_grad()
+def test_the_encoder_built_alone_gives_the_same_bits(audio):
+    model = small_aligned_model(audio)
+    encoder = OmniVinciMediaEncoder(OmniVinciConfig(**model.config.to_dict())).eval()
+    others = ("language_model.", "omni_align_net.")
+    weights = {name: value for name, value in model.model.state_dict().items() if not name.startswith(others)}
+    encoder.load_state_dict(weights, strict=True)
+    expected, given = features(model, output_hidden_states=True), features(encoder, output_hidden_states=True)
+    for modality, output in expected.items():
+        assert output.keys() == given[modality].keys()
+        for name, value in output.items():
+            assert all(map(torch.equal, value, given[modality][name])), (modality, name)
+
+
+@torch.no_grad()
+def test_the_encoder_is_loaded_alone_from_a_whole_checkpoint(tmp_path):
+    model = small_aligned_model()
+    model.save_pretrained(tmp_path)
+    encoder, info = OmniVinciMediaEncoder.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not any(isinstance(module, type(model.model.language_model)) for module in encoder.modules())
+    expected = features(model)
+    for modality, output in features(encoder).items():
+        assert all(map(torch.equal, output.pooler_output, expected[modality].pooler_output)), modality
+
+
+def test_a_model_still_tells_of_weights_that_it_has_no_place_for(tmp_path):
+    small_aligned_model().save_pretrained(tmp_path)
+    _, info = OmniVinciModel.from_pretrained(tmp_path, omni_align_config=None, output_loading_info=True)
+    assert any("omni_align_net" in name for name in info["unexpected_keys"])
+
+
+def test_an_unknown_input_is_refused():
+    with pytest.raises(TypeError, match=r"\['pixels'\] are no inputs of media"):
+        small_model().model.embed_inputs(torch.tensor([[7]]), pixels=None)
+
+
 # -- the size ---------------------------------------------------------------------------------------------------------
 
 
@@ -218,21 +266,21 @@ def test_the_size_is_taken_from_the_config(sizes):
 
 def test_by_default_a_chunk_has_so_many_positions(sizes, monkeypatch):
     # 16 patches a tile, 20 positions a window
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
     assert sizes(small_model()) == [12, 12, 3, 12, 1, 6]
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 7)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 7)
     assert sizes(small_model()) == [1] * (NUM_TILES + sum(FRAMES) + sum(WINDOWS))
 
 
 @pytest.fixture
 def two_processes(monkeypatch):
-    monkeypatch.setattr(media_encoding_omnivinci.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(media_encoding_omnivinci.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(media_encoder_omnivinci.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(media_encoder_omnivinci.dist, "get_world_size", lambda: 2)
 
 
 @pytest.mark.parametrize("mark", ["ds_id", "_is_fsdp_managed_module"])
 def test_all_at_once_where_processes_share_out_the_weights(sizes, monkeypatch, two_processes, mark):
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
     model = small_model()
     for tower in (model.model.vision_tower, model.model.audio_tower):
         layer = tower.get_submodule("encoder.layers.0" if tower is model.model.vision_tower else "layers.0")
@@ -243,12 +291,12 @@ def test_all_at_once_where_processes_share_out_the_weights(sizes, monkeypatch, t
 
 
 def test_in_chunks_where_each_process_has_all_weights(sizes, monkeypatch, two_processes):
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
     assert sizes(small_model()) == [12, 12, 3, 12, 1, 6]
 
 
 def test_a_tower_that_learns_with_others_runs_once(monkeypatch, two_processes):
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 16 * 12 + 5)
     model, seen = small_model(), []
     model.model.vision_tower.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     features(model)
@@ -260,11 +308,11 @@ def test_a_tower_that_learns_with_others_runs_once(monkeypatch, two_processes):
 def test_larger_chunks_where_weights_are_fetched_for_each(sizes, monkeypatch):
     from accelerate import cpu_offload
 
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_ON_CPU", 1)
     model = small_model()
     for tower in (model.model.vision_tower, model.model.audio_tower):
         cpu_offload(tower, execution_device="cpu")
-    monkeypatch.setattr(media_encoding_omnivinci, "CHUNK_POSITIONS_OFFLOADED", 16 * 12 + 5)
+    monkeypatch.setattr(media_encoder_omnivinci, "CHUNK_POSITIONS_OFFLOADED", 16 * 12 + 5)
     assert sizes(model) == [12, 12, 3, 12, 1, 6]
 
 

@@ -243,13 +243,14 @@ def test_sampling_returns_several_sequences_per_row(model, batch):
 
 def test_media_are_encoded_once_for_all_beams(model, singles, monkeypatch):
     calls = []
-    encode = model.model._videos
+    encode = model.model._encoding
 
-    def count(media, *args):
-        calls.append(len(media["pixel_values_videos"]))
-        return encode(media, *args)
+    def count(modality, media, *args):
+        if modality == "video":
+            calls.append(len(media["pixel_values_videos"]))
+        return encode(modality, media, *args)
 
-    monkeypatch.setattr(model.model, "_videos", count)
+    monkeypatch.setattr(model.model, "_encoding", count)
     generate(model, singles[0], num_beams=4)
     assert calls == [8]
 

@@ -94,9 +94,14 @@ def test_several_questions_read_and_encode_the_media_once(pipe, monkeypatch, opt
     questions = ["What happens?", "What is heard at the end, and by whom?", "Why?"]
     expected = [pipe(video=VIDEO, question=question, **options)[0] for question in questions]
     calls = []
-    encode, process = pipe.model.model._videos, pipe.processor._process
-    encoded = lambda *a, **k: calls.append("encode") or encode(*a, **k)  # noqa: E731
-    monkeypatch.setattr(pipe.model.model, "_videos", encoded)
+    encode, process = pipe.model.model._encoding, pipe.processor._process
+
+    def encoded(modality, *args):
+        if modality == "video":
+            calls.append("encode")
+        return encode(modality, *args)
+
+    monkeypatch.setattr(pipe.model.model, "_encoding", encoded)
     monkeypatch.setattr(pipe.processor, "_process", lambda *a: calls.append("read") or process(*a))
     assert pipe(video=VIDEO, question=questions, **options) == expected
     assert calls == ["read", "encode"]

@@ -4,7 +4,7 @@ import torch
 from measuring import WaitCounter
 from PIL import Image
 
-from omnivinci_hf.omnivinci.configuration_omnivinci import MEDIA_INPUTS
+from omnivinci_hf.omnivinci.outputs_omnivinci import MEDIA_INPUTS
 from omnivinci_hf.omnivinci.pipeline_omnivinci import OmniQAPipeline
 from omnivinci_hf.omnivinci.video_pruning_omnivinci import moving_embeds
 from omnivinci_hf.training import OmniVinciDataCollator

@@ -14,21 +14,6 @@ from .original_config_omnivinci import HUB_OPTIONS, is_original_config, map_bare
 
 logger = logging.get_logger(__name__)
 MODALITIES = ("image", "video", "audio")
-# tensors of media, as the processor returns them and the model takes them: flat over the batch, in order
-MEDIA_INPUTS = (
-    "pixel_values",
-    "image_grids",
-    "pixel_values_videos",
-    "video_num_frames",
-    "video_frame_times_ns",
-    "video_kept_embeds",
-    "input_features",
-    "audio_num_windows",
-    "audio_durations_ns",
-    "audio_num_embeds",
-)
-# which videos have their own sound, and which sounds are those of videos, in the same order: OmniAlignNet's pairs
-PAIR_INPUTS = ("video_has_audio", "audio_from_video")
 MAX_BOUNDARY_CHARACTERS = 1000
 BOUNDARY_TOKENS = {
     "image_start": None,

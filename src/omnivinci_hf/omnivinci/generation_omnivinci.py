@@ -1,16 +1,26 @@
-"""This module generates answers with media: encoded once, continued from a cache, repeated for beams, prefilled in
-chunks."""
+"""This module generates answers about media, and checks what a call of the model must fulfil beside its shapes.
+
+Media are encoded once, whether a conversation is continued from a cache, repeated for beams or prefilled in chunks.
+"""
+
+from typing import Any
 
 import torch
 from transformers import GenerationMixin, PreTrainedConfig
 from transformers.utils import is_torchdynamo_compiling
 
-from .configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
-from .outputs_omnivinci import CACHE, the_cache
+from .outputs_omnivinci import CACHE, MEDIA_INPUTS, PAIR_INPUTS, the_cache
 
 
 class OmniVinciGenerationMixin(GenerationMixin):
-    """A model with it generates; its `model.embed_inputs` puts media into the word embeddings."""
+    """A model with this mixin generates; its `model.embed_inputs` puts media into the word embeddings.
+
+    Three private methods of Transformers are overridden, as no public way exists from 5.20 to 5.24; each says why, and
+    when it can go.
+    """
+
+    model: Any  # it has `embed_inputs`
+    config: Any
 
     def prepare_inputs_for_generation(
         self,
@@ -22,30 +32,21 @@ class OmniVinciGenerationMixin(GenerationMixin):
         past_key_values=None,
         **kwargs,
     ):
-        """As usual, and: a conversation may be continued from a kept cache.
+        """Does as usual, and lets a conversation be continued from a kept cache.
 
         `generate` then takes the ids and mask of the whole conversation and the cache of its beginning. Media
         that are in the cache may be given again or left out; they are not put into place again, and not even encoded
-        unless new media of their kind came along. Or it takes the new ids alone, with new media alone, and the mask
+        unless new media of their modality came along. Or it takes the new ids alone, with new media alone, and the mask
         of the whole conversation.
         """
         for name in PAIR_INPUTS:
             kwargs.pop(name, None)
         kwargs.update(the_cache(cache, past_key_values))
-        cache, new_length = kwargs[CACHE], kwargs.get("next_sequence_length")
-        if inputs_embeds is None and new_length == input_ids.shape[1]:
+        if inputs_embeds is None and kwargs.get("next_sequence_length") == input_ids.shape[1]:
             is_first_iteration = True  # also an assistant's, which Transformers says of none
-        if is_first_iteration and new_length is None and cache is not None and (cached := int(cache.get_seq_length())):
-            # assisted decoding does not say what is new
-            new_length = kwargs["next_sequence_length"] = input_ids.shape[1] - cached
-        if is_first_iteration and inputs_embeds is None and cache is not None and new_length is not None:
-            media = {name: kwargs.pop(name) for name in MEDIA_INPUTS if kwargs.get(name) is not None}
-            past_length = input_ids.shape[1] - new_length
-            if past_length > 0:
-                inputs_embeds = self.model.embed_inputs(input_ids, **media, past_length=past_length)
-            else:
-                kwargs.update(media)
-        if not is_first_iteration and inputs_embeds is not None and not use_cache:
+        if is_first_iteration:
+            inputs_embeds = self._continue_from_cache(input_ids, inputs_embeds, kwargs)
+        elif inputs_embeds is not None and not use_cache:
             # every step runs the whole sequence: the encoded prompt, then the words that were generated since
             words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
             inputs_embeds, is_first_iteration = torch.cat((inputs_embeds, words), dim=1), True
@@ -61,10 +62,33 @@ class OmniVinciGenerationMixin(GenerationMixin):
             inputs = {name: value for name, value in inputs.items() if name not in MEDIA_INPUTS}
         return inputs
 
+    def _continue_from_cache(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None, kwargs: dict[str, Any]
+    ) -> torch.Tensor | None:
+        """Embeds the new ids, with their media, behind those that are in the cache.
+
+        Takes the media out of `kwargs`, and notes in it how many positions are new. Where nothing is cached, the inputs
+        stay as they are.
+        """
+        cache = kwargs[CACHE]
+        if cache is None:
+            return inputs_embeds
+        num_new = kwargs.get("next_sequence_length")
+        if num_new is None and (cached := int(cache.get_seq_length())):
+            # assisted decoding does not say what is new
+            num_new = kwargs["next_sequence_length"] = input_ids.shape[1] - cached
+        if inputs_embeds is not None or num_new is None or num_new >= input_ids.shape[1]:
+            return inputs_embeds
+        return self.model.embed_inputs(input_ids, past_length=input_ids.shape[1] - num_new, **_pop_media(kwargs))
+
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
-        """As usual, once the context has room for what will stand in the cache."""
+        """Does as usual, once the context has room for what will stand in the cache.
+
+        Overridden because `generate` only warns of a sequence that is longer than the context, and nothing public sees
+        both the prompt's mask and the final options before the model runs. It can go when Transformers refuses it.
+        """
         mask, num_new = model_kwargs.get("attention_mask"), generation_config.max_new_tokens or 0
         # some versions keep the length alone of a mask that hides nothing
         whole = getattr(generation_config, "_mask_length", 0) if mask is None else mask.shape[1]
@@ -80,6 +104,13 @@ class OmniVinciGenerationMixin(GenerationMixin):
         )
 
     def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        """Does as usual; also the new ids alone may be given after a kept cache, and media with `prefill_chunk_size`.
+
+        Overridden because Transformers does not say how many ids are new where it was given those alone, and cuts ids
+        into chunks but not media: from 5.24 on it refuses them, unless `forward` takes `mm_encoder_outputs`. The chunks
+        can go when that is the lowest version and `forward` does; the rest when `prepare_inputs_for_generation` is
+        told what is new.
+        """
         cache, embeds = model_kwargs.get(CACHE), model_kwargs.get("inputs_embeds")
         if cache is None or not is_first_iteration:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
@@ -87,32 +118,30 @@ class OmniVinciGenerationMixin(GenerationMixin):
         mask = model_kwargs.get("attention_mask")
         # some versions keep the length alone of a mask that hides nothing
         whole = (getattr(generation_config, "_mask_length", None) or given) if mask is None else mask.shape[1]
-        only_new = bool(cached) and embeds is None and given < whole
-        if (num_new := given if only_new else given - cached) < 1:
+        is_new_alone = bool(cached) and embeds is None and given < whole
+        num_new = given if is_new_alone else given - cached
+        if num_new < 1:
             raise ValueError(
                 f"The cache holds {cached} positions already and {given} were given, so that none is new. Give the ids "
                 "of the whole conversation, or the new ones with the `attention_mask` of the whole; or crop the cache."
             )
         if generation_config.prefill_chunk_size is not None:
             return self._prefill_in_chunks(input_ids, generation_config.prefill_chunk_size, num_new, model_kwargs)
-        if not only_new:
+        if not is_new_alone:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
         inputs = self.prepare_inputs_for_generation(
             input_ids, next_sequence_length=num_new, is_first_iteration=True, **model_kwargs
         )
-        return self(**inputs, return_dict=True)
+        return self(**inputs, return_dict=True)  # type: ignore[operator]  # it is mixed into a module
 
     def _prefill_in_chunks(self, input_ids, size: int, num_new: int, model_kwargs):
-        """Transformers cuts the ids alone into chunks: with media, the embeddings are cut."""
-        media = {name: model_kwargs[name] for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
-        embeds, mask, positions = (
-            model_kwargs.get(name) for name in ("inputs_embeds", "attention_mask", "position_ids")
-        )
-        if embeds is None:
-            embeds = self.model.embed_inputs(input_ids, past_length=input_ids.shape[1] - num_new, **media)
-        elif media:
-            embeds = self.model.embed_inputs(inputs_embeds=embeds, past_length=embeds.shape[1] - num_new, **media)
-        kwargs = {name: value for name, value in model_kwargs.items() if name not in MEDIA_INPUTS}
+        """Runs the prompt `size` positions at a time: with media, its embeddings are cut and not its ids."""
+        kwargs = dict(model_kwargs)
+        media = _pop_media(kwargs)
+        embeds, mask, positions = (kwargs.get(name) for name in ("inputs_embeds", "attention_mask", "position_ids"))
+        if embeds is None or media:
+            ids, length = (input_ids, input_ids.shape[1]) if embeds is None else (None, embeds.shape[1])
+            embeds = self.model.embed_inputs(ids, inputs_embeds=embeds, past_length=length - num_new, **media)
         left = num_new
         for chunk in embeds[:, -num_new:].split(size, dim=1):
             left -= chunk.shape[1]
@@ -122,14 +151,19 @@ class OmniVinciGenerationMixin(GenerationMixin):
             if positions is not None:
                 kwargs["position_ids"] = positions[:, : positions.shape[1] - left][:, -chunk.shape[1] :]
             inputs = self.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
-            outputs = self(**inputs, return_dict=True)
+            outputs = self(**inputs, return_dict=True)  # type: ignore[operator]  # it is mixed into a module
         return outputs
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        """Repeats each row for beams and for several answers.
+
+        Overridden because media are flat over the batch and cannot be repeated row by row: they are encoded once, then
+        the result is repeated. It can go when the lowest version is 5.24, which repeats the `mm_encoder_outputs` of a
+        `forward` that takes them.
+        """
         for name in PAIR_INPUTS:
             model_kwargs.pop(name, None)
-        # media are flat over the batch and cannot be repeated row by row: encode them once, then repeat the result
-        media = {name: model_kwargs.pop(name) for name in MEDIA_INPUTS if model_kwargs.get(name) is not None}
+        media = _pop_media(model_kwargs)
         if expand_size > 1 and media:
             embeds = model_kwargs.get("inputs_embeds")
             ids = input_ids if embeds is None else None
@@ -139,11 +173,17 @@ class OmniVinciGenerationMixin(GenerationMixin):
         return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
 
 
-# -- What a call of the model must fulfil beside its shapes: it fits into the context, and what is learned is counted
+def _pop_media(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Takes the media that were given out of `kwargs`."""
+    media = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+    return {name: value for name, value in media.items() if value is not None}
+
+
+# -- checks: a call fits into the context, and what is learned is counted ---------------------------------------------
 
 
 def refuse(bad: torch.Tensor, words: str) -> None:
-    """An error where `bad ()` is True; in a compiled graph, which cannot look at it, the device raises it.
+    """Raises an error where `bad ()` is True; in a compiled graph, which cannot look at it, the device raises it.
 
     Raises:
         ValueError: with these words.
@@ -155,14 +195,14 @@ def refuse(bad: torch.Tensor, words: str) -> None:
 
 
 def context_length(text_config: PreTrainedConfig) -> int:
-    """How many positions the language model was made for, scaled rotary embeddings included."""
+    """Returns how many positions the language model was made for, scaled rotary embeddings included."""
     limit, rope = text_config.max_position_embeddings, text_config.rope_parameters or {}
     original = rope.get("original_max_position_embeddings", limit)
     return max(limit, int(original * rope.get("factor", 1.0)))
 
 
 def check_context(num_tokens: int, limit: int, num_new: int = 0, asked_by: str = "max_new_tokens") -> None:
-    """Sees to it that a sequence, and the new tokens that an option asks for, have room in the context.
+    """Checks that a sequence, and the new tokens that an option asks for, have room in the context.
 
     Raises:
         ValueError: with both numbers, and what can be lowered.
@@ -181,7 +221,11 @@ def check_context(num_tokens: int, limit: int, num_new: int = 0, asked_by: str =
 def check_rows(
     length: int, limit: int, attention_mask: torch.Tensor | None = None, position_ids: torch.Tensor | None = None
 ) -> None:
-    """As `check_context`, for a batch of padded or packed rows; the device is asked only where `length` is above."""
+    """Does as `check_context` for a batch of padded or packed rows; the device is asked only where `length` is above.
+
+    Raises:
+        ValueError: when a row is longer than `limit`.
+    """
     if length <= limit:
         return
     longest = longest_row(length, attention_mask, position_ids)
@@ -194,7 +238,7 @@ def check_rows(
 def longest_row(
     length: int, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
 ) -> torch.Tensor | int:
-    """How many tokens the longest row of a batch has without its padding, and without the rows packed beside it."""
+    """Counts the tokens of the longest row of a batch, without its padding and without the rows packed beside it."""
     if position_ids is not None:
         return position_ids.max() + 1
     if attention_mask is not None and attention_mask.ndim == 2:

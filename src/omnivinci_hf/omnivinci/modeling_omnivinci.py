@@ -1,4 +1,11 @@
-"""OmniVinci: SigLIP vision, Audio Flamingo 3 / Qwen2-Audio hearing, and Qwen2.5 (arXiv 2510.15870)."""
+"""This module holds the models of OmniVinci (arXiv 2510.15870): media encoder, Qwen2.5, and its head.
+
+Media become embeddings in `media_encoder_omnivinci`; here these are written into those of the words, where placeholder
+tokens stand.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +19,33 @@ from transformers.utils import (
     is_torchdynamo_compiling,
     is_torchdynamo_exporting,
     logging,
+    torch_compilable_check,
 )
 
-from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES, OmniVinciConfig
-from .encoders_omnivinci import AUDIO_TOWERS, OmniVinciAudioProjector, OmniVinciVisionProjector, OmniVinciVisionTower
+from .configuration_omnivinci import MODALITIES, OmniVinciConfig
 from .generation_omnivinci import OmniVinciGenerationMixin, check_rows, context_length, refuse
-from .media_encoder_omnivinci import TENSORS, OmniVinciMediaMixin
+from .media_encoder_omnivinci import (
+    COUNTS,
+    TENSORS,
+    Encoding,
+    OmniVinciMediaEncoder,
+    numbers_of_shapes,
+    read_numbers,
+    whole_media_inputs,
+)
 from .omni_align_omnivinci import OmniAlignNet
 from .outputs_omnivinci import (
     CACHE,
+    MEDIA_INPUTS,
+    PAIR_INPUTS,
     OmniEmbeddingsOutput,
     OmniVinciCausalLMOutputWithPast,
+    OmniVinciMediaInputs,
+    OmniVinciModelInputs,
     OmniVinciModelOutputWithPast,
     the_cache,
 )
 from .pretrained_omnivinci import OmniVinciPreTrainedModel
-from .time_embedding_omnivinci import build_time_embedding
 
 
 logger = logging.get_logger(__name__)
@@ -40,32 +58,18 @@ COUNTED_PLACEHOLDERS = (
 )
 
 
-class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
-    """Both towers, their projectors, the time embeddings and the language model, without head."""
+class OmniVinciModel(OmniVinciMediaEncoder):
+    """
+    This is OmniVinci without its head: the media encoder, the language model and, if the config has one, OmniAlignNet.
+    """
 
-    def __init__(self, config: OmniVinciConfig):
-        super().__init__(config)
-        layer, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
-        self.vision_tower = OmniVinciVisionTower._from_config(
-            config.vision_config, num_layers=layer if layer >= 0 else layers + 1 + layer
-        )
-        self.audio_tower = AUDIO_TOWERS[config.audio_config.model_type]._from_config(config.audio_config)
-        self.vision_projector = OmniVinciVisionProjector(config)
-        self.audio_projector = OmniVinciAudioProjector(config)
-        hidden_size = config.text_config.hidden_size
-        self.video_time_embedding = build_time_embedding(config.video_time_embedding, hidden_size, "video")
-        self.audio_time_embedding = build_time_embedding(config.audio_time_embedding, hidden_size, "audio")
+    _keys_to_ignore_on_load_unexpected = None  # it takes all that it is given
+
+    def build_parts(self, config: OmniVinciConfig) -> None:
+        super().build_parts(config)
         self.language_model = Qwen2Model._from_config(config.text_config)
-        self.omni_align_net = config.omni_align_config and OmniAlignNet(config.omni_align_config, hidden_size)
-        self.post_init()
-
-    def train(self, mode: bool = True):
-        """As [`nn.Module.train`], but towers that learn nothing stay in evaluation mode."""
-        super().train(mode)
-        for tower in (self.vision_tower, self.audio_tower):
-            if not any(parameter.requires_grad for parameter in tower.parameters()):
-                tower.eval()
-        return self
+        align_config = config.omni_align_config
+        self.omni_align_net = align_config and OmniAlignNet(align_config, config.text_config.hidden_size)
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -73,21 +77,11 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
     def set_input_embeddings(self, value):
         self.language_model.set_input_embeddings(value)
 
-    def get_omni_embeddings(
-        self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_num_frames: torch.Tensor | None = None,
-        video_frame_times_ns: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_num_windows: torch.Tensor | None = None,
-        audio_durations_ns: torch.Tensor | None = None,
-        audio_num_embeds: torch.Tensor | None = None,
-        **kwargs,
-    ) -> OmniEmbeddingsOutput:
-        """Unit vectors for search across sound and picture, in the shared space of OmniAlignNet.
+    def get_omni_embeddings(self, **inputs: Unpack[OmniVinciMediaInputs]) -> OmniEmbeddingsOutput:
+        """Returns unit vectors for search across audio and picture, in the shared space of OmniAlignNet.
 
-        Takes what the processor returns: one vector for each video and for each sound (those of videos included), in
-        order; what has no part in it (words, images) is ignored.
+        Takes what the processor returns: one vector for each video and for each audio clip (those of videos included),
+        in order; what has no part in it (words, images) is ignored.
 
         Raises:
             ValueError: when the model has no OmniAlignNet.
@@ -96,30 +90,27 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             raise ValueError(
                 "This model has no OmniAlignNet: load it with `from_pretrained(..., omni_align_config={})` and train."
             )
-        media = {
-            "pixel_values_videos": pixel_values_videos,
-            "video_num_frames": video_num_frames,
-            "video_frame_times_ns": video_frame_times_ns,
-            "input_features": input_features,
-            "audio_num_windows": audio_num_windows,
-            "audio_durations_ns": audio_durations_ns,
-            "audio_num_embeds": audio_num_embeds,
-        }
-        projected = self._project(media)
-        video, audio = projected.get("video"), projected.get("audio")
+        media = {name: inputs.get(name) for name in MEDIA_INPUTS}
+        video = None if media[TENSORS["video"]] is None else self.project("video", media)
+        audio = None if media[TENSORS["audio"]] is None else self.project("audio", media)
         return OmniEmbeddingsOutput(
             vision_embeds=None if video is None else self.omni_align_net.vision(video),
             audio_embeds=None if audio is None else self.omni_align_net.audio(audio),
         )
 
-    def _paired_embeddings(self, found, video_has_audio, audio_from_video) -> OmniEmbeddingsOutput:
-        """Of the clips that have both picture and sound; the others take no part."""
+    def _paired_embeddings(
+        self,
+        projected: Mapping[str, list[torch.Tensor]],
+        video_has_audio: torch.Tensor | None,
+        audio_from_video: torch.Tensor | None,
+    ) -> OmniEmbeddingsOutput:
+        """Returns the vectors of the clips that have both picture and audio; the others take no part."""
         clips, stand_ins = {}, {}
-        for kind, taken in (("video", video_has_audio), ("audio", audio_from_video)):
-            projected = found.get(kind, ())
-            taken = [False] * len(projected) if taken is None else taken.tolist()
-            clips[kind] = [clip for clip, pair in zip(projected, taken, strict=True) if pair]
-            stand_ins[kind] = projected[0][:1] if projected else None
+        for modality, mask in (("video", video_has_audio), ("audio", audio_from_video)):
+            media = projected.get(modality, [])
+            is_pair = [False] * len(media) if mask is None else mask.tolist()
+            clips[modality] = [clip for clip, pair in zip(media, is_pair, strict=True) if pair]
+            stand_ins[modality] = media[0][:1] if media else None
         if len(clips["video"]) != len(clips["audio"]):
             raise ValueError(
                 f"`video_has_audio` speaks of {len(clips['video'])} clips but `audio_from_video` of "
@@ -139,78 +130,175 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_grids: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_num_frames: torch.Tensor | None = None,
-        video_frame_times_ns: torch.Tensor | None = None,
-        video_kept_embeds: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_num_windows: torch.Tensor | None = None,
-        audio_durations_ns: torch.Tensor | None = None,
-        audio_num_embeds: torch.Tensor | None = None,
-        video_has_audio: torch.Tensor | None = None,
-        audio_from_video: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[OmniVinciModelInputs],
     ) -> OmniVinciModelOutputWithPast:
         """
-        Media as in the `get_..._features`, the rest as in `Qwen2Model`. Media given with `inputs_embeds` take the
-        places where these hold the embeddings of placeholder tokens.
+        Media are given as [`OmniVinciMediaInputs`] names them, and [`OmniVinciPairInputs`]; the rest is as in
+        `Qwen2Model`. Media given with `inputs_embeds` take the places where these hold the embeddings of placeholder
+        tokens.
 
         Args:
-            video_has_audio (`torch.BoolTensor` of shape `(num_videos,)`, *optional*), audio_from_video
-            (`torch.BoolTensor` of shape `(num_sounds,)`, *optional*): which videos and which sounds, in the same
-                order, are clips of both; OmniAlignNet's pairs.
             past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
+
+        Raises:
+            ValueError: when media and placeholders do not match, or the inputs contradict each other.
         """
-        kwargs.update(the_cache(cache, past_key_values))
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
-        align_net, projected = self.omni_align_net, None
-        # in training, all processes must take part or none; a net that does not learn has no part in what others learn
-        learns = align_net is not None and align_net.logit_scale.requires_grad
-        if learns and (self.training or video_has_audio is not None) and not is_torchdynamo_exporting():
-            projected = {}
-        tensors = (
-            *(pixel_values, image_grids),
-            *(pixel_values_videos, video_num_frames, video_frame_times_ns, video_kept_embeds),
-            *(input_features, audio_num_windows, audio_durations_ns, audio_num_embeds),
-        )
-        has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-        if self.training and not _is_continued(input_ids if inputs_embeds is None else inputs_embeds, kwargs[CACHE]):
-            self.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
-        if has_media:
-            media = dict(zip(MEDIA_INPUTS, tensors, strict=True))
-            if is_torchdynamo_exporting():
-                inputs_embeds = self._embed_in_graph(input_ids, inputs_embeds, media)
-            else:
-                inputs_embeds = self._embed(input_ids, inputs_embeds, media, projected=projected)
-        elif inputs_embeds is None:
-            # words that were generated may hold placeholders too, if the model is untrained
-            told = self.training or is_torchdynamo_compiling() or _is_continued(input_ids, kwargs[CACHE])
-            if not told and (missing := self._missing(input_ids)):
-                logger.warning_once(
-                    f"{missing}: they are read as mere words. Pass on everything that the processor returned."
-                )
-            inputs_embeds = self._embed_words(input_ids)
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4 and attention_mask.dtype == torch.bool:
-            attention_mask = self._full_mask(attention_mask, inputs_embeds)
+        options: dict[str, Any] = {**kwargs, **the_cache(cache, past_key_values)}
+        media = {name: options.pop(name, None) for name in MEDIA_INPUTS}
+        video_has_audio, audio_from_video = (options.pop(name, None) for name in PAIR_INPUTS)
+        if self.training and not _is_continued(input_ids, inputs_embeds, options[CACHE]):
+            self.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media(media))
+        is_aligned = self._is_aligned(video_has_audio)
+        projected: dict[str, list[torch.Tensor]] = {}
+        if not has_media(media):
+            inputs_embeds = self._embed_words_alone(input_ids, inputs_embeds, options[CACHE])
+        elif is_torchdynamo_exporting():
+            inputs_embeds = self._embed_in_graph(input_ids, inputs_embeds, media)
+        else:
+            inputs_embeds, projected = self._embed(input_ids, inputs_embeds, media, keep_projected=is_aligned)
         outputs = self.language_model(
-            attention_mask=attention_mask,
+            attention_mask=self._full_mask(attention_mask, inputs_embeds),
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
-            **kwargs,
+            **options,
         )
-        omni_embeds = None
-        if projected is not None:
-            omni_embeds = self._paired_embeddings(projected, video_has_audio, audio_from_video)
+        omni_embeds = self._paired_embeddings(projected, video_has_audio, audio_from_video) if is_aligned else None
         return OmniVinciModelOutputWithPast(**outputs, omni_embeds=omni_embeds)
 
-    def _full_mask(self, mask: torch.Tensor, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """A boolean mask `(batch_size, 1, length, length)` as the attention implementation takes it."""
+    def _is_aligned(self, video_has_audio: torch.Tensor | None) -> bool:
+        """Says whether OmniAlignNet runs: in training on all processes or on none."""
+        # a net that does not learn has no part in what others learn
+        if self.omni_align_net is None or not self.omni_align_net.logit_scale.requires_grad:
+            return False
+        return (self.training or video_has_audio is not None) and not is_torchdynamo_exporting()
+
+    # -- media among the words -----------------------------------------------------------------------------------
+
+    def embed_inputs(
+        self,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        past_length: int = 0,
+        **media: Unpack[OmniVinciMediaInputs],
+    ) -> torch.Tensor:
+        """Returns word embeddings `(batch_size, seq_len - past_length, hidden_size)` with the media in their places.
+
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`, *optional*):
+                In place of `input_ids`: embeddings of the words, and of the placeholder tokens where media shall stand.
+            past_length (`int`, defaults to 0):
+                So many first positions are in a cache and left out. Media that stand there may be given or not.
+            media: see [`OmniVinciMediaInputs`].
+
+        Raises:
+            ValueError: when the placeholders of a modality do not match its embeddings in number.
+        """
+        return self._embed(input_ids, inputs_embeds, whole_media_inputs(media), past_length)[0]
+
+    # sizes follow from what the inputs hold, and a compiler would stop at each: it takes the language model alone
+    @torch.compiler.disable
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        media: Mapping[str, Any],
+        past_length: int = 0,
+        keep_projected: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
+        """Does as `embed_inputs`, and returns what OmniAlignNet reads of each video and audio clip, if wanted."""
+        masks = {modality: self._placeholders(modality, input_ids, inputs_embeds) for modality in MODALITIES}
+        new_masks = {modality: mask[:, past_length:] for modality, mask in masks.items()}
+        counted = torch.stack([mask.sum() for mask in (*masks.values(), *new_masks.values())])
+        numbers = read_numbers({**{name: media[name] for name in COUNTS}, "placeholders": counted})
+        num_all, num_new = numbers["placeholders"][:3], numbers["placeholders"][3:]
+        encodings: dict[str, Encoding] = {}
+        places = {}
+        for modality, total, new in zip(MODALITIES, num_all, num_new, strict=True):
+            num_embeds = 0
+            if media[TENSORS[modality]] is not None and (new or not past_length):
+                encodings[modality] = self._encoding(modality, media, numbers)
+                num_embeds = encodings[modality].num_embeds
+            if num_embeds not in (total, new):  # what stands in the cache may be given again or not
+                raise ValueError(
+                    f"`input_ids` has {new} {modality} placeholders but the {modality} inputs give {num_embeds} "
+                    "embeddings; they must match. Were the ids truncated, or made by a processor with other options?"
+                )
+            mask = masks[modality] if num_embeds == total else F.pad(new_masks[modality], (past_length, 0))
+            places[modality] = _positions(mask.flatten(), num_embeds)
+        embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
+        if encodings and inputs_embeds is not None and not torch.is_grad_enabled():
+            embeds = embeds.clone()  # it is written to
+        projected = {}
+        for modality, encoding in encodings.items():
+            embeds, projected[modality] = _write(encoding, embeds, places[modality], keep_projected)
+        return embeds[:, past_length:] if past_length else embeds, projected
+
+    def _embed_in_graph(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        media: Mapping[str, Any],
+    ) -> torch.Tensor:
+        """Does as `embed_inputs` for `torch.export`, which knows shapes but not what tensors hold."""
+        numbers = numbers_of_shapes(media)
+        embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
+        for modality in MODALITIES:
+            if media[TENSORS[modality]] is None:
+                continue
+            # all are encoded, and those that do not count put last
+            encoding = self._encoding(modality, {**media, "video_kept_embeds": None}, numbers)
+            features = encoding.gather()[0].to(embeds.device, embeds.dtype)
+            kept = _kept_in_graph(modality, media, numbers, len(features)).to(embeds.device)
+            mask = self._placeholders(modality, input_ids, inputs_embeds)
+            torch_compilable_check(mask.sum() == kept.sum(), f"The {modality} placeholders do not match the inputs.")
+            embeds = embeds.masked_scatter(mask[..., None], features[_positions(kept, len(kept))])
+        return embeds
+
+    def _embed_words_alone(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, cache: Cache | None
+    ) -> torch.Tensor:
+        """Embeds a batch without media, and warns where its ids have placeholders of some."""
+        if inputs_embeds is not None:
+            return inputs_embeds
+        # words that were generated may hold placeholders too, if the model is untrained
+        is_checked = self.training or is_torchdynamo_compiling() or _is_continued(input_ids, None, cache)
+        if not is_checked and (missing := self._missing(input_ids)):
+            logger.warning_once(
+                f"{missing}: they are read as mere words. Pass on everything that the processor returned."
+            )
+        return self._embed_words(input_ids)
+
+    def _embed_words(self, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """Embeds token ids, also those of placeholders that lie outside of the vocabulary."""
+        vocab_size = self.config.text_config.vocab_size
+        if max(getattr(self.config, f"{modality}_token_id") for modality in MODALITIES) >= vocab_size:
+            # outside a vocabulary that was not enlarged for them
+            input_ids = input_ids.masked_fill(input_ids >= vocab_size, 0)
+        return self.get_input_embeddings()(input_ids)
+
+    def _placeholders(
+        self, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Finds where the embeddings of a modality belong, `(batch_size, seq_len)`."""
+        token_id = getattr(self.config, f"{modality}_token_id")
+        if inputs_embeds is None:
+            return input_ids == token_id
+        if token_id >= self.config.text_config.vocab_size:
+            return torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        token = self.get_input_embeddings()(torch.full((1,), token_id, device=inputs_embeds.device))
+        return (inputs_embeds == token).all(-1)
+
+    # -- checks --------------------------------------------------------------------------------------------------
+
+    def _full_mask(self, mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
+        """Turns a boolean mask `(batch_size, 1, length, length)` into what the attention implementation takes."""
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 4 or mask.dtype != torch.bool:
+            return mask
         implementation = self.language_model.config._attn_implementation
         if implementation not in ("sdpa", "eager"):
             raise ValueError(f"Masks of four dimensions need attention 'sdpa' or 'eager', not {implementation!r}.")
@@ -218,8 +306,15 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
             return mask
         return inputs_embeds.new_zeros(()).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
 
-    def check_learned(self, input_ids, inputs_embeds, attention_mask, position_ids, has_media: bool) -> None:
-        """What is learned from, or measured against labels, must be whole.
+    def check_learned(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        has_media: bool,
+    ) -> None:
+        """Checks that what is learned from, or measured against labels, is whole.
 
         Raises:
             ValueError: when a row is longer than the context, or when placeholders are given without any media.
@@ -229,8 +324,8 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
         if has_media:
             return
         if is_torchdynamo_compiling():
-            found = torch.stack([self._placeholders(kind, input_ids, inputs_embeds) for kind in MODALITIES]).any()
-            refuse(found, "`input_ids` has placeholders of media but no media were given.")
+            masks = [self._placeholders(modality, input_ids, inputs_embeds) for modality in MODALITIES]
+            refuse(torch.stack(masks).any(), "`input_ids` has placeholders of media but no media were given.")
         elif missing := self._missing(input_ids, inputs_embeds):
             raise ValueError(
                 f"{missing}, so that the model would learn from words alone: they were lost between the processor and "
@@ -241,10 +336,10 @@ class OmniVinciModel(OmniVinciMediaMixin, OmniVinciPreTrainedModel):
 
     def _missing(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None = None) -> str:
         """Says which media have placeholders; "" for none."""
-        masks = torch.stack([self._placeholders(kind, input_ids, inputs_embeds).any() for kind in MODALITIES])
-        kinds = [kind for kind, found in zip(MODALITIES, masks.tolist(), strict=True) if found]
-        lost = [TENSORS[kind] for kind in kinds]
-        return f"`input_ids` has placeholders of {kinds} but no media were given ({lost})" if kinds else ""
+        masks = torch.stack([self._placeholders(modality, input_ids, inputs_embeds).any() for modality in MODALITIES])
+        missing = [modality for modality, is_there in zip(MODALITIES, masks.tolist(), strict=True) if is_there]
+        lost = [TENSORS[modality] for modality in missing]
+        return f"`input_ids` has placeholders of {missing} but no media were given ({lost})" if missing else ""
 
 
 class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGenerationMixin):
@@ -326,6 +421,9 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         **kwargs: Unpack[TransformersKwargs],
     ) -> OmniVinciCausalLMOutputWithPast:
         """
+        Takes the media as [`OmniVinciMediaInputs`] and [`OmniVinciPairInputs`] describe them, one by one because
+        `generate` and trainers read this signature.
+
         Args:
             labels (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 Token ids to predict, -100 where there is no loss. Placeholders of media are never learned: without
@@ -342,13 +440,24 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
                 Taken because processors may return it; the ids say the same.
             past_key_values (`Cache`, *optional*): the name of `cache` before Transformers 5.24.
         """
+        media: OmniVinciMediaInputs = {
+            "pixel_values": pixel_values,
+            "image_grids": image_grids,
+            "pixel_values_videos": pixel_values_videos,
+            "video_num_frames": video_num_frames,
+            "video_frame_times_ns": video_frame_times_ns,
+            "video_kept_embeds": video_kept_embeds,
+            "input_features": input_features,
+            "audio_num_windows": audio_num_windows,
+            "audio_durations_ns": audio_durations_ns,
+            "audio_num_embeds": audio_num_embeds,
+        }
         targets = self._targets(labels, kwargs.pop("shift_labels", None), kwargs.get("num_items_in_batch"))
         if targets is not None:
             if use_cache is None:
                 use_cache = False  # with one, packed rows would not be told apart
             # the model looks in training alone, and not where a cache comes along, as in prefix tuning
-            has_media = any(medium is not None for medium in (pixel_values, pixel_values_videos, input_features))
-            self.model.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media)
+            self.model.check_learned(input_ids, inputs_embeds, attention_mask, position_ids, has_media(media))
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -357,19 +466,10 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            pixel_values=pixel_values,
-            image_grids=image_grids,
-            pixel_values_videos=pixel_values_videos,
-            video_num_frames=video_num_frames,
-            video_frame_times_ns=video_frame_times_ns,
-            video_kept_embeds=video_kept_embeds,
-            input_features=input_features,
-            audio_num_windows=audio_num_windows,
-            audio_durations_ns=audio_durations_ns,
-            audio_num_embeds=audio_num_embeds,
             video_has_audio=video_has_audio,
             audio_from_video=audio_from_video,
             return_dict=True,
+            **media,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -390,17 +490,18 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         )
 
     def _targets(self, labels, shift_labels, num_items_in_batch) -> torch.Tensor | None:
-        """What each position shall predict, `(batch_size, seq_len)`, -100 for nothing; None without labels."""
+        """Returns what each position shall predict, `(batch_size, seq_len)`, -100 for nothing; None without labels."""
         if labels is None and shift_labels is None:
             return None
         targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if shift_labels is None else shift_labels
-        is_medium = sum(targets == getattr(self.config, f"{kind}_token_id") for kind in MODALITIES).bool()
+        placeholders = [targets == getattr(self.config, f"{modality}_token_id") for modality in MODALITIES]
+        is_medium = torch.stack(placeholders).any(0)
         if num_items_in_batch is not None:
             refuse(is_medium.any(), COUNTED_PLACEHOLDERS)
         return targets.masked_fill(is_medium, IGNORE_INDEX)
 
     def _losses(self, logits, targets, omni_embeds, num_items_in_batch=None, **kwargs) -> dict[str, torch.Tensor]:
-        """The language loss of logits that shall predict `targets`, that of OmniAlignNet, and what is trained.
+        """Returns the language loss of logits that shall predict `targets`, that of OmniAlignNet, and their sum.
 
         Where a step has several batches, `num_items_in_batch` counts the labels of all and the losses of the batches
         are summed up: OmniAlignNet's then counts by the share of labels that the batch has.
@@ -426,6 +527,55 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         return {"loss": loss, "language_loss": language_loss, "omni_align_loss": omni_align_loss}
 
 
-def _is_continued(inputs: torch.Tensor, cache: Cache | None) -> bool:
-    """Whether these ids or embeddings follow others that are in the cache."""
+def has_media(inputs: Mapping[str, Any]) -> bool:
+    """Says whether there are media among the inputs."""
+    return any(inputs.get(name) is not None for name in TENSORS.values())
+
+
+def _is_continued(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, cache: Cache | None) -> bool:
+    """Says whether these ids or embeddings follow others that are in the cache."""
+    inputs = input_ids if inputs_embeds is None else inputs_embeds
     return cache is not None and (inputs.shape[1] == 1 or bool(cache.get_seq_length()))
+
+
+def _write(
+    encoding: Encoding, embeds: torch.Tensor, places: torch.Tensor, keep_projected: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Writes media into `embeds (batch_size, seq_len, hidden_size)`, in place unless gradients are wanted.
+
+    Returns them, and what was projected of each medium if that is wanted of videos or audio clips.
+    """
+    keep_projected = keep_projected and encoding.modality != "image"
+    flat = embeds.flatten(0, 1)
+    places = places.to(flat.device)
+    if torch.is_grad_enabled():
+        gathered, projected = encoding.gather(keep_projected=keep_projected)
+        flat = flat.index_copy(0, places, gathered.to(flat.device, flat.dtype))
+        return flat.view(embeds.shape), projected
+    kept = []
+    for block in encoding.blocks():
+        where = places[block.first : block.first + len(block.embeds)]
+        flat.index_copy_(0, where, block.embeds.to(flat.device, flat.dtype))
+        if keep_projected:
+            kept.append(block.without_embeds())
+    return flat.view(embeds.shape), encoding.join_projected(kept) if keep_projected else []
+
+
+def _kept_in_graph(modality: str, media: Mapping[str, Any], numbers: Mapping[str, Any], count: int) -> torch.Tensor:
+    """Says which of the `count` embeddings of a modality stand in the sequence, `(count,)`, without reading tensors."""
+    if modality == "video" and media["video_kept_embeds"] is not None:
+        return media["video_kept_embeds"].bool()
+    if modality == "audio" and isinstance(limits := media["audio_num_embeds"], torch.Tensor):
+        num_windows = numbers["audio_num_windows"]
+        per_window = count // max(1, sum(num_windows))
+        steps = [torch.arange(number * per_window, device=limits.device) for number in num_windows]
+        return torch.cat([step < limit for step, limit in zip(steps, limits, strict=True)])
+    return torch.ones(count, dtype=torch.bool)
+
+
+def _positions(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Finds where `mask (length,)` is True, in order, `(count,)`; unlike `nonzero` without waiting for the device."""
+    # of those that are not True, all are written behind the end
+    slots = torch.where(mask, mask.cumsum(0) - 1, count)
+    positions = torch.arange(len(mask), device=mask.device)
+    return torch.zeros(count + 1, dtype=torch.long, device=mask.device).scatter_(0, slots, positions)[:count]

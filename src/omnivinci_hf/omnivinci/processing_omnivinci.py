@@ -12,7 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES, PAIR_INPUTS, check_boundary_tokens
+from .configuration_omnivinci import MODALITIES, check_boundary_tokens
 from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_media, template_variables
 from .frame_sampling_omnivinci import check_choice
 from .media_inputs_omnivinci import load_media
@@ -30,6 +30,7 @@ from .options_omnivinci import (
     option_checks,
 )
 from .original_config_omnivinci import MEDIA_TOKENS
+from .outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from .processor_loading_omnivinci import ProcessorLoadingMixin
 from .sequence_layout_omnivinci import (
     MODALITY_BOUNDARIES,

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
-from .configuration_omnivinci import MEDIA_INPUTS, MODALITIES
+from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import parse_part
 from .generation_omnivinci import check_context, context_length
 from .media_forms_omnivinci import flatten
 from .options_omnivinci import refuse_unknown
-from .outputs_omnivinci import CACHE
+from .outputs_omnivinci import CACHE, MEDIA_INPUTS
 
 
 ROLES = ("system", "user", "assistant")

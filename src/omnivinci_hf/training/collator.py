@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from ..omnivinci.configuration_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..omnivinci.generation_omnivinci import check_context
 from ..omnivinci.options_omnivinci import TEXT_OPTIONS
+from ..omnivinci.outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from .data import ROW_ERRORS, RowError, normalize_row
 
