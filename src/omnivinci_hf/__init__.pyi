@@ -2,9 +2,9 @@ from ._version import __version__
 from .omnivinci.audio_media_omnivinci import AudioClip, load_audio
 from .omnivinci.configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from .omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
+from .omnivinci.image_media_omnivinci import load_image
 from .omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from .omnivinci.media_limits_omnivinci import MediaError, MediaLimits
-from .omnivinci.media_omnivinci import load_image
+from .omnivinci.media_reading_omnivinci import MediaError, MediaLimits
 from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
 from .omnivinci.omni_align_omnivinci import OmniAlignNet
 from .omnivinci.pipeline_omnivinci import OmniQAPipeline

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from omnivinci_hf import AudioClip, MediaError, load_audio, load_video
-from omnivinci_hf.omnivinci import audio_media_omnivinci
 from tests.media.test_media import tone, write_video, write_wav
 
 
@@ -139,20 +138,13 @@ def test_sound_arrays_that_cannot_be_used(source, message):
     [
         ({"downmix": "max"}, '`downmix` must be "mean" or "sum"'),
         ({"sampling_rate": 0}, "`sampling_rate` must be a positive whole number"),
-        ({"max_sec": 0}, "seconds of sound to keep must be positive"),
-        ({"max_sec": "3"}, "seconds of sound to keep must be positive, got '3'"),
+        ({"max_sec": 0}, "seconds of audio to keep must be positive"),
+        ({"max_sec": "3"}, "seconds of audio to keep must be positive, got '3'"),
     ],
 )
 def test_sound_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         load_audio((np.zeros(10), 16000), **options)
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-    monkeypatch.setattr(audio_media_omnivinci.logger, "warning", messages.append)
-    return messages
 
 
 def test_sound_that_is_cut_off_is_told(mp4, tmp_path, warnings):
@@ -162,12 +154,12 @@ def test_sound_that_is_cut_off_is_told(mp4, tmp_path, warnings):
     load_audio(path, max_sec=5.5)  # its end was reached, since resampling looks ahead
     load_video(mp4, num_frames=1, with_audio=True, max_audio_sec=1.5)
     assert [message[message.index(": only") :].split(";")[0] for message in warnings] == [
-        ": only 1.5 s of its 6.00 s of sound are kept",
-        ": only 1.5 s of its 4.00 s of sound are kept",
-        ": only 5.5 s of its 6.00 s of sound are kept",
-        ": only 1.5 s of its 5.00 s of sound are kept",
+        ": only 1.5 s of its 6.00 s of audio are kept",
+        ": only 1.5 s of its 4.00 s of audio are kept",
+        ": only 5.5 s of its 6.00 s of audio are kept",
+        ": only 1.5 s of its 5.00 s of audio are kept",
     ]
-    assert str(path) in warnings[0] and "The sound array" in warnings[1] and str(mp4) in warnings[3]
+    assert str(path) in warnings[0] and "The audio array" in warnings[1] and str(mp4) in warnings[3]
     assert all("raise `max_audio_sec`" in message for message in warnings)
 
 

@@ -88,7 +88,7 @@ def test_more_channels_than_ffmpeg_mixes_are_refused(tmp_path):
     with wave.open(str(path), "wb") as file:
         file.setparams((65, 2, 16000, 0, "NONE", ""))
         file.writeframes(bytes(65 * 2 * 800))
-    with pytest.raises(MediaError, match="has 65 channels of sound, 64 at most are read"):
+    with pytest.raises(MediaError, match="has 65 channels of audio, 64 at most are read"):
         load_audio(path)
 
 

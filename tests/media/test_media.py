@@ -15,10 +15,10 @@ from PIL import Image, features
 from transformers.video_utils import VideoMetadata
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci import video_media_omnivinci, video_table_omnivinci
-from omnivinci_hf.omnivinci.audio_media_omnivinci import SoundOptions, audio_from_container
-from omnivinci_hf.omnivinci.media_omnivinci import MediaSource
+from omnivinci_hf.omnivinci import audio_media_omnivinci, video_media_omnivinci, video_table_omnivinci
+from omnivinci_hf.omnivinci.audio_media_omnivinci import AudioOptions, audio_from_container
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
+from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.video_table_omnivinci import video_stream
 from tests.support.paths import FULL_GOLDENS
 
@@ -527,7 +527,7 @@ def test_packets_that_show_nothing_are_found_by_decoding(mp4, promised_frames):
 def test_streams_that_are_not_there(mp4, tmp_path):
     with pytest.raises(MediaError, match="has no video stream"):
         load_video(write_wav(tmp_path / "a.wav", np.zeros((1, 100), np.int16), 16000))
-    with pytest.raises(MediaError, match="has no sound"):
+    with pytest.raises(MediaError, match="has no audio"):
         load_audio(write_video(tmp_path / "silent.mp4", range(3)))
 
 
@@ -564,16 +564,16 @@ def test_streams_without_decoder_or_samples(monkeypatch):
     streams = SimpleNamespace(video=[stream], audio=[stream])
     container = SimpleNamespace(streams=streams, format=format, duration=None, metadata={})
     source = MediaSource("clip", ReadOptions(), data=b"")
-    monkeypatch.setattr(MediaSource, "container", lambda source: contextlib.nullcontext(container))
+    monkeypatch.setattr(audio_media_omnivinci, "open_container", lambda source: contextlib.nullcontext(container))
     with pytest.raises(MediaError, match="no decoder for its video"):
         video_stream(container, source)
-    assert audio_from_container(source, SoundOptions(16000, "mean", None)) is None
-    assert source.damage == ["has sound that no decoder knows"]
+    assert audio_from_container(source, AudioOptions(16000, "mean", None)) is None
+    assert source.damage == ["has audio that no decoder knows"]
     stream.codec_context = SimpleNamespace(decode=lambda packet: [], layout=av.AudioLayout("mono"), width=64)
     packet = SimpleNamespace(size=5, stream_index=0, pts=None, is_corrupt=False, has_sidedata=lambda kind: False)
     container.demux = lambda stream: iter([packet])
-    with pytest.raises(MediaError, match="its 1 audio packets hold no sound"):
-        audio_from_container(source, SoundOptions(16000, "mean", None))
+    with pytest.raises(MediaError, match="its 1 audio packets hold no samples"):
+        audio_from_container(source, AudioOptions(16000, "mean", None))
 
 
 # --- the reference's decoded media

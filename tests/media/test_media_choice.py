@@ -17,9 +17,9 @@ from PIL import Image
 
 from omnivinci_hf import MediaError, OmniVinciImageProcessor, OmniVinciVideoProcessor, load_audio, load_video
 from omnivinci_hf.omnivinci import media_reading_omnivinci
-from omnivinci_hf.omnivinci.media_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.media_reading_omnivinci import HiddenBar, ReadOptions, run_all
-from omnivinci_hf.omnivinci.video_decoding_omnivinci import _upright_image
+from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
+from omnivinci_hf.omnivinci.video_media_omnivinci import _upright_image
 from tests.media.test_media import assert_frames_are_exact, tone, write_video, write_wav
 
 
@@ -136,7 +136,7 @@ def test_a_range_of_a_sound(tmp_path, rate):
         # where packets before the range are left out, the grid of the resampler may shift by half a sample
         error = np.abs(part - full[48000:72000]).max()
         assert error == 0 if rate == 16000 else error < 0.02
-    with pytest.raises(MediaError, match="no sound in the range start_sec=7"):
+    with pytest.raises(MediaError, match="no audio in the range start_sec=7"):
         load_audio(path, start_sec=7)
 
 
@@ -363,7 +363,7 @@ def test_errors_tell_which_of_several_media_is_meant(processor, mp4):
     picture, empty = Image.new("RGB", (8, 8)), np.zeros((0, 4, 3), np.uint8)
     for media, message in (
         ({"videos": [whole, b"no film" * 100]}, "^video 2: video given as bytes cannot be decoded"),
-        ({"audio": [(np.zeros(0), 16000), tone_of_1_sec]}, r"^audio 1: Sound must be \(num_samples,\)"),
+        ({"audio": [(np.zeros(0), 16000), tone_of_1_sec]}, r"^audio 1: Audio must be \(num_samples,\)"),
         ({"images": [picture, empty], "videos": [whole]}, "^image 2: An image array must be"),
         ({"images": [picture], "videos": [mp4, io.BytesIO(b"no")]}, "^video 2: video file object"),
         ({"images": [empty]}, "^An image array must be"),

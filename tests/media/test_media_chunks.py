@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 
 from omnivinci_hf import MediaError, load_audio, load_video
-from omnivinci_hf.omnivinci import media_omnivinci
 from omnivinci_hf.omnivinci.media_structure_omnivinci import NO_END, check_chunks
 from tests.media.test_media import tone, write_video, write_wav
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """Messages that were logged."""
-    messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
-    return messages
 
 
 @pytest.fixture(scope="module")

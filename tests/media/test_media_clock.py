@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from omnivinci_hf import load_audio, load_video
-from omnivinci_hf.omnivinci import media_omnivinci
-from omnivinci_hf.omnivinci.media_containers_omnivinci import Clock
+from omnivinci_hf.omnivinci import media_sources_omnivinci
+from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS, Clock, clock_of
 from tests.media.test_media import tone, write_wav
 
 
@@ -20,7 +20,7 @@ RATE, FPS = 16000, 25
 def warnings(monkeypatch):
     """Messages that were logged."""
     messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
+    monkeypatch.setattr(media_sources_omnivinci.logger, "warning", messages.append)
     return messages
 
 
@@ -104,7 +104,7 @@ def test_a_sound_that_was_joined_has_ranges(tmp_path):
     assert moments(np.arange(len(beeps)) / RATE, np.abs(beeps) > 0.05) == pytest.approx([0.2], abs=0.1)
 
 
-def clock_of(*packets, time_base=Fraction(1, 1000)):
+def clock_of_packets(*packets, time_base=Fraction(1, 1000)):
     """From (stream, dts in milliseconds), each packet 40 ms long."""
     clock = Clock({0: time_base, 1: time_base})
     for stream, dts in packets:
@@ -115,27 +115,27 @@ def clock_of(*packets, time_base=Fraction(1, 1000)):
 def test_a_stream_that_pauses_has_not_jumped():
     steady = [(0, stamp) for stamp in range(0, 60_000, 40)]
     packets = [(1, 0), *steady[:20], (1, 800), *steady[20:], (1, 60_000)]
-    assert not clock_of(*packets).changes
-    assert not clock_of(*steady, (1, 59_990)).changes  # one that begins late
+    assert not clock_of_packets(*packets).changes
+    assert not clock_of_packets(*steady, (1, 59_990)).changes  # one that begins late
 
 
 def test_packets_that_come_late_stay_in_their_piece():
     """The last sound of a recording may stand behind the first picture of the next one."""
-    clock = clock_of((0, 4000), (1, 4000), (0, 4040), (0, 0), (1, 4040), (0, 40), (1, 10), (1, 50))
+    clock = clock_of_packets((0, 4000), (1, 4000), (0, 4040), (0, 0), (1, 4040), (0, 40), (1, 10), (1, 50))
     assert clock.changes == [(0, 2, 1), (1, 2, 1)]
     assert clock.shifts(0) == {2: 4080} and clock.shifts(1) == {2: 4080}
 
 
 def test_one_wrong_stamp_changes_nothing_for_the_others():
-    clock = clock_of((0, 0), (1, 0), (0, 40), (0, 9_000_000), (1, 40), (0, 120), (1, 80), (0, 160), (1, 120))
+    clock = clock_of_packets((0, 0), (1, 0), (0, 40), (0, 9_000_000), (1, 40), (0, 120), (1, 80), (0, 160), (1, 120))
     assert clock.shifts(0) == {2: -8_999_920, 3: 0} and clock.shifts(1) == {}
 
 
 def test_a_second_jump_right_after_the_first():
     stamps = [0, 1000, 2000, 0, 1000, 2000, 0, 1000]
-    assert clock_of(*[(0, stamp) for stamp in stamps]).changes == [(0, 3, 1), (0, 6, 2)]
+    assert clock_of_packets(*[(0, stamp) for stamp in stamps]).changes == [(0, 3, 1), (0, 6, 2)]
 
 
 def test_sound_alone_and_files_that_cannot_be_joined(tmp_path):
     path = write_wav(tmp_path / "a.wav", np.zeros((1, 16000), np.int16), 16000)
-    assert not media_omnivinci.MediaSource.of("audio", path).clock.unit_sec
+    assert not clock_of(media_sources_omnivinci.MediaSource.of("audio", path), CONTAINERS["wav"]).unit_sec

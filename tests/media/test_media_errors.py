@@ -14,24 +14,17 @@ import pytest
 from PIL import Image
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci import media_omnivinci
-from omnivinci_hf.omnivinci.audio_media_omnivinci import SoundOptions, _SoundBuffer
-from omnivinci_hf.omnivinci.media_omnivinci import MediaSource
+from omnivinci_hf.omnivinci import image_media_omnivinci, media_sources_omnivinci
+from omnivinci_hf.omnivinci.audio_media_omnivinci import AudioOptions, _AudioBuffer
+from omnivinci_hf.omnivinci.media_containers_omnivinci import open_container
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
+from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from tests.media.test_media import H264, decode_all, tone, write_video, write_wav
 
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """Messages that were logged."""
-    messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
-    return messages
 
 
 # --- limits
@@ -50,8 +43,8 @@ def test_every_limit_names_itself_and_the_remedy(mp4):
             "8 frames to take .*",
             lambda **o: load_video(mp4, num_frames=8, **o),
         ),
-        ("max_audio_sec", 1, "2 seconds of sound", lambda **o: load_audio(wave, **o)),
-        ("max_audio_sec", 1, "seconds of sound", lambda **o: load_audio(mp4, **o)),
+        ("max_audio_sec", 1, "2 seconds of audio", lambda **o: load_audio(wave, **o)),
+        ("max_audio_sec", 1, "seconds of audio", lambda **o: load_audio(mp4, **o)),
         ("max_file_bytes", 100, "bytes", lambda **o: load_video(mp4, **o)),
         ("max_memory_bytes", 100, "bytes", lambda **o: load_video(mp4.read_bytes(), **o)),
         ("max_memory_bytes", 100, r"bytes \(at least\)", lambda **o: load_video(io.BytesIO(mp4.read_bytes()), **o)),
@@ -137,7 +130,7 @@ def test_frames_without_a_size():
     with pytest.raises(MediaError):
         load_video(resized_gif(0, 0))
     with pytest.raises(MediaError, match=r"pictures without a size \(0 x 4\)"):
-        media_omnivinci.check_pixels("clip", 0, 4, ReadOptions())
+        image_media_omnivinci.check_pixels("clip", 0, 4, ReadOptions())
 
 
 def test_a_small_sound_of_absurd_length(tmp_path):
@@ -151,7 +144,7 @@ def test_a_small_sound_of_absurd_length(tmp_path):
         container.mux(stream.encode())
     assert path.stat().st_size < 1_000_000  # an hour, 115 MB as samples
     begin = time.monotonic()
-    with pytest.raises(MediaError, match="seconds of sound, above the limit max_audio_sec=600"):
+    with pytest.raises(MediaError, match="seconds of audio, above the limit max_audio_sec=600"):
         load_audio(path, media_limits={"max_audio_sec": 600})
     assert load_audio(path, max_sec=10).duration_sec == 10
     assert time.monotonic() - begin < 3
@@ -161,7 +154,7 @@ def test_absurd_rates_of_sound():
     with pytest.raises(MediaError, match="claims 3 samples per second"):
         load_audio((np.zeros(10, np.float32), 3))
     with pytest.raises(MediaError, match="samples per second; its header is damaged"):
-        _SoundBuffer("x", 2**31, SoundOptions(16000, "mean", None), ReadOptions())
+        _AudioBuffer("x", 2**31, AudioOptions(16000, "mean", None), ReadOptions())
 
 
 def test_programs_are_never_started_for_images():
@@ -252,7 +245,7 @@ def test_a_file_object_that_fails_keeps_its_error():
 
 def test_a_time_limit_on_packets_is_a_media_error(mp4):
     source = MediaSource.of("video", mp4, ReadOptions(timeout_sec=5))
-    with pytest.raises(MediaError, match="took longer than 5 s; copy it to a faster place"), source.container():
+    with pytest.raises(MediaError, match="took longer than 5 s; copy it to a faster place"), open_container(source):
         raise av.error.ExitError(1, "exit")
 
 
@@ -442,15 +435,15 @@ def test_lost_pages_and_frames_of_a_sound_are_noticed(codec, format, tmp_path, w
     data = bytearray(encoded_noise(tmp_path / "noise", codec, format))
     middle = len(data) // 2
     data[middle : middle + 200] = bytes(200)
-    lost = r"is damaged: \d.\d\d s of its sound are missing at [123].\d\d s"
+    lost = r"is damaged: \d.\d\d s of its audio are missing at [123].\d\d s"
     if format == "flac" and int(av.__version__.partition(".")[0]) < 18:
         # the FFmpeg of this PyAV gives broken frames to the decoder, newer ones leave them out
-        lost = r"is damaged or cut short: its sound does not decode at [123].\d\d s"
+        lost = r"is damaged or cut short: its audio does not decode at [123].\d\d s"
     with pytest.raises(MediaError, match=lost):
         load_audio(bytes(data))
     clip = load_audio(bytes(data), on_damage="warn")
     assert clip.duration_sec == pytest.approx(6, abs=0.2)  # the rest keeps its time
-    assert "of its sound are missing" in warnings[0]
+    assert "of its audio are missing" in warnings[0]
     silent = ~clip.samples[:80000].reshape(-1, 1000).any(axis=1)
     assert silent.any() and not silent[:24].any() and not silent[-8:].any()
 
@@ -459,12 +452,12 @@ def test_lost_pages_and_frames_of_a_sound_are_noticed(codec, format, tmp_path, w
 def test_a_lost_ogg_page_is_noticed_by_the_numbers_of_the_pages(codec, tmp_path, warnings):
     pages = ogg_pages(encoded_noise(tmp_path / "noise", codec, "ogg"))
     data = b"".join(pages[:5] + pages[6:])
-    with pytest.raises(MediaError, match=r"is damaged: \d.\d\d s of its sound are missing at [123].\d\d s"):
+    with pytest.raises(MediaError, match=r"is damaged: \d.\d\d s of its audio are missing at [123].\d\d s"):
         load_audio(data)
-    with pytest.raises(MediaError, match="of its sound are missing"):
+    with pytest.raises(MediaError, match="of its audio are missing"):
         load_audio(b"".join(pages[:5]) + b"no page" + b"".join(pages[6:]))
     load_audio(data, on_damage="warn")
-    assert "of its sound are missing" in warnings[0]
+    assert "of its audio are missing" in warnings[0]
 
 
 @pytest.mark.parametrize("ending", [b"", b"TAG" + bytes(125)])
@@ -516,7 +509,7 @@ def test_damaged_sound_is_replaced_by_silence_where_asked(tmp_path, warnings):
     data = bytearray(path.read_bytes())
     for position, size in sizes[30:40]:
         data[position : position + size] = b"\xff" * size
-    with pytest.raises(MediaError, match=r"damaged or cut short: its sound does not decode at \d.\d\d s"):
+    with pytest.raises(MediaError, match=r"damaged or cut short: its audio does not decode at \d.\d\d s"):
         load_audio(bytes(data))
     whole, clip = load_audio(path), load_audio(bytes(data), on_damage="warn")
     assert abs(len(clip.samples) - len(whole.samples)) <= 2048
@@ -529,7 +522,7 @@ def test_damage_goes_through_the_logger(tmp_path, caplog):
     library = logging.getLogger("omnivinci_hf")
     previous, library.propagate = library.propagate, True
     try:
-        with caplog.at_level(logging.WARNING, logger=media_omnivinci.logger.name):
+        with caplog.at_level(logging.WARNING, logger=media_sources_omnivinci.logger.name):
             load_video(data[: len(data) // 2], on_damage="warn")
     finally:
         library.propagate = previous

@@ -1,15 +1,19 @@
 """Every format of the table that PyAV can write is read, and told where it was cut."""
 
+import re
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from av.format import Flags
 
 from omnivinci_hf import MediaError, load_audio, load_video
-from omnivinci_hf.omnivinci import media_omnivinci
-from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS, HAVE_DURATION
+from omnivinci_hf.omnivinci import media_sources_omnivinci
+from omnivinci_hf.omnivinci.image_media_omnivinci import IMAGE_FORMATS
+from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS
 from tests.media.test_downmix import write_channels
+from tests.support.paths import ROOT
 
 
 SOUNDS = {  # by suffix: codec, FFmpeg's name where the suffix does not tell, rate
@@ -65,7 +69,7 @@ def test_sounds_that_were_cut_are_told(suffix, sounds):
 @pytest.mark.parametrize("suffix, place, length", [("caf", b"data", 8), ("aiff", b"SSND", 4)])
 def test_sounds_of_a_stream_have_no_length(suffix, place, length, sounds, monkeypatch):
     notes = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", notes.append)
+    monkeypatch.setattr(media_sources_omnivinci.logger, "warning", notes.append)
     data = bytearray(sounds[suffix].read_bytes())
     start = data.index(place) + 4
     data[start : start + length] = b"\xff" * length
@@ -106,5 +110,23 @@ def test_video_formats_are_read(suffix, codec, size, pixels, tmp_path):
 
 
 def test_every_name_of_the_table_is_ffmpegs():
-    known = {name for format in av.formats_available for name in format.split(",")}
-    assert CONTAINERS.keys() <= known and set(HAVE_DURATION) <= CONTAINERS.keys()
+    assert CONTAINERS.keys() <= {format.partition(",")[0] for format in av.formats_available}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_stamps_are_as_loose_as_ffmpeg_says(name):
+    row, flags = CONTAINERS[name], av.format.ContainerFormat(name, "r").flags
+    assert row.has_loose_stamps == bool(flags & Flags.ts_discont.value)
+    assert row.may_start_anew or not row.has_loose_stamps
+
+
+def test_documentation_lists_the_formats_of_the_table():
+    names = {
+        "video": [name for row in CONTAINERS.values() for name in row.video_names],
+        "audio": [name for row in CONTAINERS.values() for name in row.audio_names],
+        "image": [name for row in IMAGE_FORMATS.values() for name in row.image_names],
+    }
+    page = (ROOT / "docs" / "source" / "en" / "media.md").read_text()
+    for modality, expected in names.items():
+        (line,) = re.findall(rf"^\| {modality} \| (.*) \|$", page, re.MULTILINE)
+        assert line.partition(", and ")[0] == ", ".join(dict.fromkeys(expected))

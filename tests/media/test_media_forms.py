@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci import media_forms_omnivinci
-from omnivinci_hf.omnivinci.media_forms_omnivinci import flatten
+from omnivinci_hf.omnivinci import media_sources_omnivinci, video_media_omnivinci
+from omnivinci_hf.omnivinci.media_sources_omnivinci import flatten
 
 
 RATE = 16000
@@ -128,7 +128,7 @@ def test_decoder_of_video_gives_its_frames_at_their_true_times(order):
 
 def test_silence_of_a_decoder_of_video_is_told(monkeypatch):
     told = []
-    monkeypatch.setattr(media_forms_omnivinci.logger, "warning_once", told.append)
+    monkeypatch.setattr(video_media_omnivinci.logger, "warning_once", told.append)
     assert load_video(FakeVideoDecoder(), with_audio=True).audio is None
     assert "Video(decode=False)" in told[0]
 
@@ -146,7 +146,7 @@ def test_decoders_that_fail_are_a_media_error():
     decoder, video = FakeAudioDecoder(), FakeVideoDecoder()
     decoder.get_all_samples = lambda: (_ for _ in ()).throw(RuntimeError("bad packet"))
     video.get_frames_at = lambda indices: (_ for _ in ()).throw(RuntimeError("bad packet"))
-    with pytest.raises(MediaError, match="sound of a FakeAudioDecoder cannot be decoded .bad packet"):
+    with pytest.raises(MediaError, match="audio of a FakeAudioDecoder cannot be decoded .bad packet"):
         load_audio(decoder)
     with pytest.raises(MediaError, match="Frames of a FakeVideoDecoder cannot be decoded .bad packet"):
         load_video(video)
@@ -173,7 +173,7 @@ def test_decoders_that_fail_are_a_media_error():
 def test_base64_is_read_as_people_write_it(written):
     data = bytes(range(256)) + b"\xfb\xff\xfe?"  # has all letters, and padding
     url = "data:application/x;base64," + written(base64.b64encode(data).decode())
-    assert media_forms_omnivinci.decode_data_url("it", url) == data
+    assert media_sources_omnivinci.decode_data_url("it", url) == data
 
 
 @pytest.mark.parametrize("text", ["A", "AA=A", "AA$A", "ÄÄÄÄ"])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from omnivinci_hf import MediaError, load_audio
-from omnivinci_hf.omnivinci import media_omnivinci
+from omnivinci_hf.omnivinci import media_sources_omnivinci
+from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS
 from omnivinci_hf.omnivinci.media_structure_omnivinci import whole_frames
 
 
@@ -50,8 +51,8 @@ def test_a_header_tells_the_length_of_its_frame(codec, format, rate):
         packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
     assert len(packets) > 4
     for data in packets:
-        assert whole_frames(FORMATS.get(format, format), data) == (0, len(data), 0)
-        assert whole_frames(FORMATS.get(format, format), data[:-9]) == (0, 0, 9)
+        assert whole_frames(CONTAINERS[FORMATS.get(format, format)].frame_bytes, data) == (0, len(data), 0)
+        assert whole_frames(CONTAINERS[FORMATS.get(format, format)].frame_bytes, data[:-9]) == (0, 0, 9)
 
 
 @pytest.mark.parametrize("codec, format, rate", [sound for sound in SOUNDS if sound[1] != "mp3"])
@@ -67,7 +68,7 @@ def test_a_last_frame_that_is_not_whole_is_an_error(codec, format, rate):
 def test_of_an_mp3_file_it_is_a_note(monkeypatch):
     """Recordings of radio stations end anywhere."""
     messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
+    monkeypatch.setattr(media_sources_omnivinci.logger, "warning", messages.append)
     assert load_audio(bare_sound("libmp3lame", "mp3", 44100)[:-9]).duration_sec > 0.4
     assert len(messages) == 1 and "9 bytes of its last frame are missing" in messages[0]
 
@@ -90,10 +91,10 @@ def test_tags_between_mp3_files_that_were_joined_are_no_damage(name):
 @pytest.mark.skipif("libmp3lame" not in av.codecs_available, reason="this PyAV has no MP3 encoder")
 def test_something_else_in_the_middle_of_the_sound_is_an_error():
     data = bare_sound("libmp3lame", "mp3", 44100)
-    with pytest.raises(MediaError, match="there is something else than sound"):
+    with pytest.raises(MediaError, match="there is something else than audio"):
         load_audio(data + bytes(3000) + data)
 
 
 def test_free_format_does_not_tell():
     data = b"\xff\xfb\x00\x00" + bytes(96)
-    assert whole_frames("mp3", data) == (0, 100, 0)
+    assert whole_frames(CONTAINERS["mp3"].frame_bytes, data) == (0, 100, 0)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci.media_reading_omnivinci import is_public
+from omnivinci_hf.omnivinci.media_sources_omnivinci import is_public
 from tests.media.test_media import write_video
 
 
@@ -149,7 +149,7 @@ def test_urls_are_fetched_where_allowed_and_leave_nothing(server, mp4, tmp_path,
     url, asked = server
     clip = load_video(f"{url}/clip.mp4?token=1", num_frames=2, **ALLOWED)
     assert clip.total_frames == 10 and asked == ["/clip.mp4?token=1"] and os.listdir(tmp_path) == []
-    with pytest.raises(MediaError, match="has no sound"):
+    with pytest.raises(MediaError, match="has no audio"):
         load_audio(f"{url}/clip.mp4", **ALLOWED)
     with pytest.raises(MediaError, match="of no known image format"):
         load_image(f"{url}/clip.mp4", **ALLOWED)

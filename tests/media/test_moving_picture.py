@@ -10,7 +10,6 @@ from PIL import Image, features
 
 from omnivinci_hf import MediaError, load_image, load_video
 from omnivinci_hf.inspection.report import tell_kind
-from omnivinci_hf.omnivinci import media_omnivinci
 
 
 FORMATS = [
@@ -19,13 +18,6 @@ FORMATS = [
 ]
 GREYS = [20, 60, 100, 140, 180]
 MILLISECONDS = [100, 200, 50, 0, 300]
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
-    return messages
 
 
 def picture(format, num_frames=5, size=(64, 48), **options):

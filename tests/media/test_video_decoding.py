@@ -9,17 +9,9 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from omnivinci_hf import MediaError, load_video
-from omnivinci_hf.omnivinci import media_omnivinci, video_decoding_omnivinci
-from omnivinci_hf.omnivinci.video_decoding_omnivinci import _display_matrix
+from omnivinci_hf.omnivinci import video_media_omnivinci
+from omnivinci_hf.omnivinci.video_media_omnivinci import _display_matrix
 from tests.media.test_media import H264, decode_all, write_video
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """Messages that were logged."""
-    messages = []
-    monkeypatch.setattr(media_omnivinci.logger, "warning", messages.append)
-    return messages
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +114,8 @@ def test_photos_are_no_videos(major, three_frames):
 
 
 def test_side_data_is_read_once_since_it_would_keep_the_frames_in_memory(tmp_path, monkeypatch):
-    frames, read = [], video_decoding_omnivinci._display_matrix
-    monkeypatch.setattr(video_decoding_omnivinci, "_display_matrix", lambda frame: frames.append(frame) or read(frame))
+    frames, read = [], video_media_omnivinci._display_matrix
+    monkeypatch.setattr(video_media_omnivinci, "_display_matrix", lambda frame: frames.append(frame) or read(frame))
     assert len(load_video(write_video(tmp_path / "clip.mp4"), num_threads=1).frames) == 50
     assert len(frames) == 1
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from omnivinci_hf.omnivinci.media_limits_omnivinci import MediaError
+from omnivinci_hf.omnivinci.media_reading_omnivinci import MediaError
 from omnivinci_hf.training import OmniVinciDataCollator, RowError
 from tests.support.training_data import branched, frames, load, part, row, tone
 

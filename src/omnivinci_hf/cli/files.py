@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from ..omnivinci.media_limits_omnivinci import file_size
+from ..omnivinci.media_reading_omnivinci import file_size
 
 
 DATA_FILES = (".jsonl", ".ndjson", ".json", ".parquet")

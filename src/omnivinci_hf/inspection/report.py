@@ -10,12 +10,13 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
-from ..omnivinci.media_containers_omnivinci import choose_stream, photo_brand
-from ..omnivinci.media_omnivinci import MediaError, MediaSource, load_image
+from ..omnivinci.image_media_omnivinci import is_moving, load_image
+from ..omnivinci.media_containers_omnivinci import choose_stream, open_container, photo_brand
+from ..omnivinci.media_reading_omnivinci import MediaError
+from ..omnivinci.media_sources_omnivinci import MediaSource
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
 from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
-from ..omnivinci.video_media_omnivinci import is_moving
 
 
 ORIGINAL_LAYOUT = "nvidia/omnivinci, its sizes as this package assumes them (nothing was downloaded)"
@@ -41,7 +42,7 @@ def tell_kind(path: str) -> str:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if not isinstance(error, Image.UnidentifiedImageError):
             return "image"  # and reading it will say what is wrong with it
-    with source.container() as container:
+    with open_container(source) as container:
         if photo_brand(container):
             return "image"
         for kind in ("video", "audio"):

@@ -9,8 +9,8 @@ from transformers.utils.chat_template_utils import _get_template_variables
 
 from .configuration_omnivinci import MODALITIES
 from .frame_sampling_omnivinci import check_choice
-from .media_forms_omnivinci import ENTRIES, SOUND_ENTRIES, plain_source
-from .media_limits_omnivinci import MediaError
+from .media_reading_omnivinci import MediaError
+from .media_sources_omnivinci import AUDIO_ENTRIES, ENTRIES, plain_source
 from .options_omnivinci import check_options, part_options, refuse_unknown
 from .original_config_omnivinci import MEDIA_TOKENS
 
@@ -150,7 +150,7 @@ def _flattened(place: str, part_type: str, given: dict[str, Any]) -> dict[str, A
     inside = inside if isinstance(inside, Mapping) else {"url": inside}
     inside = {name: value for name, value in inside.items() if value is not None}
     if inside.keys() & {"bytes", "array", "data", "format"}:  # a medium as `datasets` has it, or of `input_audio`
-        entries = ENTRIES | SOUND_ENTRIES if modality == "audio" else ENTRIES
+        entries = ENTRIES | AUDIO_ENTRIES if modality == "audio" else ENTRIES
         inside[modality] = {name: inside.pop(name) for name in entries & inside.keys()}
     if twice := sorted(inside.keys() & beside.keys()):
         raise ValueError(f"{place} has {twice} twice, in `{part_type}` and beside it: give it once.")

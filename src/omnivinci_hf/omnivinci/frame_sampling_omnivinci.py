@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .media_limits_omnivinci import MediaError
-from .media_reading_omnivinci import TimeRange
+from .media_reading_omnivinci import MediaError, TimeRange
 from .options_omnivinci import FRAME_OPTIONS, POSITION_OPTIONS
 
 

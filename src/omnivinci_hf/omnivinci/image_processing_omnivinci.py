@@ -8,8 +8,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .media_forms_omnivinci import flatten
-from .media_omnivinci import load_image
+from .image_media_omnivinci import load_image
+from .media_sources_omnivinci import flatten
 from .options_omnivinci import MAX_PIXEL_BYTES, StrictArguments, take_arguments
 
 

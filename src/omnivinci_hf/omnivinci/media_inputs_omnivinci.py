@@ -11,10 +11,9 @@ from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import MediaPart
 from .frame_sampling_omnivinci import check_choice
-from .media_forms_omnivinci import flatten
-from .media_limits_omnivinci import MediaError
-from .media_omnivinci import load_image
-from .media_reading_omnivinci import available_processors, run_all
+from .image_media_omnivinci import load_image
+from .media_reading_omnivinci import MediaError, available_processors, run_all
+from .media_sources_omnivinci import flatten
 from .options_omnivinci import FRAME_OPTIONS, RANGE_OPTIONS, loader_arguments
 from .video_media_omnivinci import VideoClip, load_video
 

@@ -1,43 +1,117 @@
-"""This module says how a medium is read: from which files and addresses, within which limits, by how many threads."""
+"""This module says how a medium is read: its limits and options, the error when that fails, and the threads.
 
-import http.client
-import inspect
-import ipaddress
+It imports nothing heavy, so that a command can look up its files before anything else is loaded.
+"""
+
 import math
 import os
-import queue
-import socket
-import ssl
+import stat
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
 
 from tqdm import tqdm
 
-from .media_limits_omnivinci import MediaError, MediaLimits
-from .options_omnivinci import READ_OPTIONS, check_options, refuse_unknown
 
-
-MIN_BYTES_PER_SEC = 100_000  # slower sources of bytes are given up
 LONG_SEC = 300.0  # from here on a terminal shows the progress
 MAX_THREADS = 8
 
 
+class MediaError(ValueError):
+    """This error says which medium cannot be used, what is wrong with it and what to do."""
+
+
+def file_size(name: str, path: str) -> int:
+    """Returns the size in bytes of the one regular file at `path`; `name` is what errors call it.
+
+    Raises:
+        MediaError: when there is no such file, or nothing in it.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError(f"{name} does not exist; check the path.") from error
+    except (OSError, ValueError) as error:  # no permission, too long, null byte
+        raise MediaError(f"{name} cannot be looked up ({error}); check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise MediaError(f"{name} is a directory; give the path of one file.")
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{name} is not a regular file (a pipe?); save it as a file first.")
+    if status.st_size == 0:
+        raise MediaError(f"{name} is an empty file; get it again.")
+    return status.st_size
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """These bounds hold for each medium; what is above one is a [`MediaError`], raised before the memory is taken.
+
+    Args:
+        max_pixels: of an image or a video frame.
+        max_duration_sec: of a video, or of the range that is taken of it.
+        max_frames: that are taken of one video. A frame of 448 x 448 takes 2.4 MB as pixel values.
+        max_audio_sec: of an audio clip, or of the range that is taken of it.
+        max_file_bytes: of a file.
+        max_memory_bytes: of what is held in memory: bytes, data URLs, file objects and fetched URLs.
+    """
+
+    max_pixels: float = 8192 * 8192
+    max_duration_sec: float = 6 * 3600.0
+    max_frames: float = 2048
+    max_audio_sec: float = 6 * 3600.0
+    max_file_bytes: float = 16 * 2**30
+    max_memory_bytes: float = 2**30
+
+    def __post_init__(self):
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not value > 0:
+                raise ValueError(f"`{limit.name}` must be a positive number (math.inf: no limit), got {value!r}.")
+
+    @classmethod
+    def of(cls, limits: "MediaLimits | Mapping | None") -> "MediaLimits":
+        """Makes limits of an object, or of a mapping of some of its fields; None stands for the defaults."""
+        if limits is None:
+            return cls()
+        if isinstance(limits, cls):
+            return limits
+        names = [limit.name for limit in fields(cls)]
+        unknown = set(limits) - set(names) if isinstance(limits, Mapping) else {limits}
+        if not isinstance(limits, Mapping) or unknown:
+            known = ", ".join(names)
+            raise ValueError(f"`media_limits` has no {sorted(map(str, unknown))}; it has {known}.")
+        return cls(**limits)
+
+    def check(self, name: str, limit: str, value: float, what: str) -> None:
+        """Refuses the medium `name` with `value` of `what` if that is above the limit named `limit`."""
+        most = getattr(self, limit)
+        if not value <= most:  # NaN too
+            needed = math.ceil(value) if math.isfinite(value) else "..."
+            raise MediaError(
+                f"{name} has {value:g} {what}, above the limit {limit}={most:g}; make it smaller, or raise the limit: "
+                f'media_limits={{"{limit}": {needed}}}.'
+            )
+
+
+def available_processors() -> int:
+    """Counts the processors that this process may use, up to `MAX_THREADS`."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, MAX_THREADS)
+
+
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of reading that pictures, videos and sounds share.
+    """These options of reading are the same for images, videos and audio.
 
     Args:
         timeout_sec: limit on opening and on every read of a packet. File objects and URLs that are slower than 100 kB/s
             after this time are given up, too.
-        media_limits ([`MediaLimits`] or a dict of some of its fields): how much is taken.
+        media_limits ([`MediaLimits`], a dict of some of its fields or None): how much is taken.
         on_damage: "raise", or "warn" to keep what is whole and to log what is missing.
         progress: a bar on the standard error; None: for long media, if that is a terminal.
         allow_urls: fetch http(s) URLs.
@@ -48,13 +122,13 @@ class ReadOptions:
     """
 
     timeout_sec: float = 20.0
-    media_limits: MediaLimits | dict | None = None
+    media_limits: MediaLimits = None  # type: ignore[assignment]  # None is replaced by the defaults
     on_damage: str = "raise"
     progress: bool | None = None
     allow_urls: bool = False
     allow_redirects: bool = False
     allow_private_addresses: bool = False
-    num_threads: int | None = None
+    num_threads: int = field(default_factory=available_processors)
     cancelled: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     def __post_init__(self):
@@ -67,21 +141,13 @@ class ReadOptions:
         object.__setattr__(self, "media_limits", MediaLimits.of(self.media_limits))
         object.__setattr__(self, "num_threads", self.num_threads or available_processors())
 
-    @classmethod
-    def of(cls, loader: Callable, given: Mapping[str, Any]) -> "ReadOptions":
-        """From the arguments that a loader has no parameter for."""
-        parameters = inspect.signature(loader).parameters.keys() - {"source", "reading"}
-        names = {field.name for field in fields(cls)}
-        refuse_unknown(loader.__name__, given, names, also=parameters)
-        reading = cls(**given)
-        check_options(given, READ_OPTIONS)
-        return reading
-
     def check_cancelled(self) -> None:
+        """Ends the thread that calls it, with an error, if another one failed."""
         if self.cancelled.is_set():
             raise CancelledError("reading was cancelled")
 
     def progress_bar(self, name: str, duration_sec: float, total: float, unit: str) -> "tqdm | HiddenBar":
+        """Returns the bar for reading `total` of `unit` of the medium `name`, or one that shows nothing."""
         shown = self.progress
         if shown is None:
             shown = duration_sec >= LONG_SEC and sys.stderr is not None and sys.stderr.isatty()
@@ -89,7 +155,7 @@ class ReadOptions:
 
 
 class HiddenBar(AbstractContextManager):
-    """Shows nothing. tqdm's own hidden bars take a lock that processes share, and start a thread that takes it, too."""
+    """This bar shows nothing. tqdm's own hidden bars take a lock that processes share, and start a thread for it."""
 
     n = 0
 
@@ -102,7 +168,12 @@ class HiddenBar(AbstractContextManager):
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Seconds of a medium that are taken, counted from its first frame or sample. Time 0 of the clip is the start."""
+    """A time range is a part of a medium, in seconds since its first frame or sample; its start is time 0 of the clip.
+
+    Args:
+        start_sec: is at least 0.
+        end_sec: is later than the start; None: the end of the medium.
+    """
 
     start_sec: float = 0.0
     end_sec: float | None = None
@@ -124,13 +195,11 @@ class TimeRange:
         return f"start_sec={self.start_sec:g}" + ("" if self.end_sec is None else f" to end_sec={self.end_sec:g}")
 
 
-def available_processors() -> int:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, MAX_THREADS)
+def run_all(jobs: Sequence[Callable[[], Any]], num_threads: int, cancelled: threading.Event) -> list[Any]:
+    """Runs the jobs in threads and returns their results in order.
 
-
-def run_all(jobs: list[Callable], num_threads: int, cancelled: threading.Event) -> list:
-    """Results of the jobs in order. After an error or an interrupt `cancelled` is set and all end at once."""
+    After an error or an interrupt `cancelled` is set, so that all jobs end at once, and the error is raised.
+    """
     if num_threads <= 1 or len(jobs) <= 1:
         return [job() for job in jobs]
     with ThreadPoolExecutor(min(num_threads, len(jobs))) as pool:
@@ -142,156 +211,7 @@ def run_all(jobs: list[Callable], num_threads: int, cancelled: threading.Event) 
                 cancelled.set()
                 for future in futures:
                     future.cancel()
-    errors = [future.exception() for future in futures if not future.cancelled() and future.exception()]
-    # Those that were stopped because of another's error come last.
-    for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
-        raise error
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    if errors:  # those that were stopped because of another's error are not told
+        raise min(errors, key=lambda error: isinstance(error, CancelledError))
     return [future.result() for future in futures]
-
-
-def collect_bytes(name: str, parts: Iterator[bytes], reading: ReadOptions, give_up: Callable = lambda: None) -> bytes:
-    """All of `parts`, read in a thread of its own, since a read that blocks cannot be interrupted.
-
-    Args:
-        give_up: called when the time is over or too much comes, to wake the thread. A file object that ignores its
-            `close` leaves a sleeping daemon thread behind.
-    """
-    arrived, stop = queue.SimpleQueue(), threading.Event()
-
-    def read():
-        try:
-            for part in parts:
-                arrived.put(part)
-                if stop.is_set():
-                    return
-            arrived.put(None)
-        except BaseException as error:  # carried over to the caller
-            arrived.put(error)
-
-    threading.Thread(target=read, name="omnivinci-read", daemon=True).start()
-    data, start = bytearray(), time.monotonic()
-    try:
-        while True:
-            allowed = reading.timeout_sec + len(data) / MIN_BYTES_PER_SEC
-            try:
-                part = arrived.get(timeout=max(0, start + allowed - time.monotonic()))
-            except queue.Empty:
-                raise MediaError(
-                    f"{name} gave only {len(data)} bytes in {allowed:.3g} s; save it to a file first, or raise "
-                    "`timeout_sec`."
-                ) from None
-            if part is None:
-                return bytes(data)
-            if isinstance(part, BaseException):
-                raise part
-            data += part
-            reading.media_limits.check(name, "max_memory_bytes", len(data), "bytes (at least)")
-    except BaseException:
-        stop.set()
-        give_up()
-        raise
-
-
-# -- http(s) URLs, fetched into memory, for callers who allow it. FFmpeg itself never opens a connection
-
-
-MAX_REDIRECTS = 5
-CHUNK_BYTES = 1 << 16
-# IPv6 ranges whose addresses carry an IPv4 address that a gateway would connect to
-_TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
-
-
-def fetch(name: str, url: str, reading: ReadOptions) -> bytes:
-    """The body of `url`. Proxies of the environment are not used: they would connect to unchecked addresses."""
-    download = _Download(name, url, reading)
-    try:
-        return collect_bytes(name, download.parts(), reading, give_up=download.close)
-    except MediaError:
-        raise
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MediaError(f"{name} cannot be fetched ({error}); check the address and the connection.") from error
-
-
-class _Download:
-    def __init__(self, name: str, url: str, reading: ReadOptions):
-        self.name, self.url, self.reading, self.connection, self.socket = name, url, reading, None, None
-
-    def close(self) -> None:
-        """Also wakes a thread that waits for the connection."""
-        if self.socket is not None:
-            try:
-                self.socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is closed already
-
-    def parts(self) -> Iterator[bytes]:
-        url = self.url
-        for _ in range(MAX_REDIRECTS + 1):
-            response = self._request(url)
-            if response.status not in (301, 302, 303, 307, 308):
-                break
-            target = urljoin(url, response.getheader("Location") or "")
-            if not self.reading.allow_redirects:
-                raise MediaError(f"{self.name} redirects to {target[:200]!r}; give that, or `allow_redirects=True`.")
-            self.connection.close()
-            url = target
-        else:
-            raise MediaError(f"{self.name} redirects more than {MAX_REDIRECTS} times; give the final address.")
-        try:
-            yield from self._body(response)
-        finally:
-            self.connection.close()
-
-    def _body(self, response) -> Iterator[bytes]:
-        if response.status != 200:
-            raise MediaError(f"{self.name}: the server answers {response.status} {response.reason}; check the address.")
-        encoding = response.getheader("Content-Encoding", "identity")
-        if encoding != "identity":
-            raise MediaError(f"{self.name} comes packed as {encoding!r}, which was not asked for; download it first.")
-        expected, received = response.length, 0
-        if expected is not None:
-            self.reading.media_limits.check(self.name, "max_memory_bytes", expected, "bytes")
-        while part := response.read1(CHUNK_BYTES):
-            received += len(part)
-            yield part
-        if expected is not None and received < expected:
-            raise MediaError(f"{self.name} was cut off after {received} of {expected} bytes; try again.")
-
-    def _request(self, url: str) -> http.client.HTTPResponse:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise MediaError(f"{self.name} leads to {url[:200]!r}; only http and https URLs are fetched.")
-        self.connection = self._connect(parts)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        headers = {"User-Agent": "omnivinci-hf", "Accept-Encoding": "identity", "Connection": "close"}
-        self.connection.request("GET", target, headers=headers)
-        return self.connection.getresponse()
-
-    def _connect(self, parts: SplitResult) -> http.client.HTTPConnection:
-        """Connected to an address that was checked: a second look-up of the name could give another one."""
-        secure = parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        timeout = self.reading.timeout_sec
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        addresses = [entry[4] for entry in found]
-        if not self.reading.allow_private_addresses:
-            for address in addresses:
-                if not is_public(address[0]):
-                    raise MediaError(
-                        f"{self.name}: {parts.hostname} is at {address[0]}, which is not a public address; if that is "
-                        "meant, give `allow_private_addresses=True`."
-                    )
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(parts.hostname, port, timeout=timeout)
-        sock = socket.create_connection(addresses[0][:2], timeout=timeout)
-        if secure:
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=parts.hostname)
-        connection.sock = self.socket = sock  # the connection forgets it when the answer is the last one
-        return connection
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet, also by way of the IPv4 address in it."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_global and not ip.is_multicast and not any(ip in net for net in _TRANSLATED)

@@ -1,26 +1,64 @@
-"""This module finds files that were cut off or damaged by what their headers and frames say of their length."""
+"""This module finds out what is missing of a file by its structure, where FFmpeg reads on and says nothing.
+
+A check takes the file and its size. Which container has which check is declared in `media_containers`.
+"""
 
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal, NamedTuple
 
 
-MAX_CHUNKS = 10_000  # that are looked at before the sound or the pictures
-PLACEHOLDER_BYTES = 500_000_000  # more than so much, of which less than half is there, may be a placeholder
+MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
 NO_END = "has no mark of its end, so it may be cut short"
+
+
+class Damage(NamedTuple):
+    """A damage is what is wrong with a file (None: nothing), and whether that is certain."""
+
+    what: str | None
+    is_certain: bool = True
+
+
+WHOLE = Damage(None)
+
+
+def _cut(num_missing: int) -> Damage:
+    return Damage(f"is cut short: {num_missing} bytes are missing at its end") if num_missing > 0 else WHOLE
+
+
+def _broken(place: int) -> Damage:
+    return Damage(f"is damaged at byte {place}: what is there is no part of such a file")
+
+
+def _holds(file: BinaryIO, place: int, mark: bytes) -> bool:
+    """Whether a mark stands somewhere behind a place."""
+    file.seek(place)
+    part = b""
+    while more := file.read(1 << 20):
+        part = part[-len(mark) :] + more
+        if mark in part:
+            return True
+    return False
+
+
+# -- Files of chunks that say how long they are: WAV, AIFF, CAF, AU and AVI
+
+
+MAX_CHUNKS = 10_000  # that are looked at before the audio or the pictures
+PLACEHOLDER_BYTES = 500_000_000  # a longer length, of which less than half is there, may be a placeholder
 SLACK_BYTES = 64  # that recorders may count too much
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How a chunk begins: an identifier, then its length; where the first one is, and what its content is called."""
+class _ChunkLayout:
+    """A chunk begins with its identifier and length; the first one is at `first`, the one with audio is `content`."""
 
     first: int
     content: bytes
-    byte_order: str = "little"
+    byte_order: Literal["little", "big"] = "little"
     id_bytes: int = 4
     length_bytes: int = 4
     padding: int = 2
@@ -29,66 +67,65 @@ class _Layout:
 
 # By the first bytes of a file.
 _LAYOUTS = {
-    b"RIFF": _Layout(12, b"data"),
-    b"RF64": _Layout(12, b"data"),
-    b"riff": _Layout(40, b"data", id_bytes=16, length_bytes=8, padding=8, counts_head=True),
-    b"FORM": _Layout(12, b"SSND", "big"),
-    b"caff": _Layout(8, b"data", "big", length_bytes=8, padding=1),
+    b"RIFF": _ChunkLayout(12, b"data"),
+    b"RF64": _ChunkLayout(12, b"data"),
+    b"riff": _ChunkLayout(40, b"data", id_bytes=16, length_bytes=8, padding=8, counts_head=True),
+    b"FORM": _ChunkLayout(12, b"SSND", "big"),
+    b"caff": _ChunkLayout(8, b"data", "big", length_bytes=8, padding=1),
 }
 _AVI_PARTS = (b"LIST", b"idx1", b"JUNK")  # others behind the pictures are no part of the file
 
 
-def check_chunks(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """What is wrong with the file, and whether that is certain."""
+def check_chunks(file: BinaryIO, size: int) -> Damage:
+    """Checks a file of chunks: whether the one with the audio, and those with the pictures, are whole."""
     file.seek(0)
     head = file.read(40)
     if head[:4] == b".snd":  # AU: the header's length, then the content's
         start, length = (int.from_bytes(head[place : place + 4], "big") for place in (4, 8))
-        return _missing_sound(start, length, 4, size)
+        return _check_audio_chunk(start, length, 4, size)
     if head[:4] not in _LAYOUTS:
-        return None, True
-    layout, is_film = _LAYOUTS[head[:4]], head[8:12] == b"AVI "
-    for kind, start, length in _chunks(file, size, layout):
-        if is_film:
-            if kind in _AVI_PARTS and start + length > size and length < PLACEHOLDER_BYTES:
-                return f"is cut short: {start + length - size} bytes are missing at its end", True
-        elif kind[:4] == layout.content:
+        return WHOLE
+    layout, is_avi = _LAYOUTS[head[:4]], head[8:12] == b"AVI "
+    for identifier, start, length in _chunks(file, layout):
+        if is_avi:
+            if identifier in _AVI_PARTS and start + length > size and length < PLACEHOLDER_BYTES:
+                return _cut(start + length - size)
+        elif identifier[:4] == layout.content:
             if head[:4] == b"RF64" and length == 0xFFFFFFFF:
                 length = int.from_bytes(head[28:36], "little")  # in a chunk of its own (EBU Tech 3306)
-            return _missing_sound(start, length, layout.length_bytes, size)
-    return None, True
+            return _check_audio_chunk(start, length, layout.length_bytes, size)
+    return WHOLE
 
 
-def _chunks(file: BinaryIO, size: int, layout: _Layout) -> Iterator[tuple[bytes, int, int]]:
-    """Identifier, start of the content and its length."""
+def _chunks(file: BinaryIO, layout: _ChunkLayout) -> Iterator[tuple[bytes, int, int]]:
+    """Yields of each chunk its identifier, the start of its content and the content's length."""
     place, head_bytes = layout.first, layout.id_bytes + layout.length_bytes
     for _ in range(MAX_CHUNKS):
         file.seek(place)
         head = file.read(head_bytes)
         if len(head) < head_bytes:
             return
-        kind, length = head[: layout.id_bytes], int.from_bytes(head[layout.id_bytes :], layout.byte_order)
-        if kind == b"RIFF":  # large AVI files are several one after the other
+        identifier, length = head[: layout.id_bytes], int.from_bytes(head[layout.id_bytes :], layout.byte_order)
+        if identifier == b"RIFF":  # large AVI files are several one after the other
             place += 12
             continue
         length = max(0, length - head_bytes) if layout.counts_head else length
-        yield kind, place + head_bytes, length
+        yield identifier, place + head_bytes, length
         place += head_bytes + length
         place += -place % layout.padding
 
 
-def _missing_sound(start: int, length: int, length_bytes: int, size: int) -> tuple[str | None, bool]:
-    missing, unknown = start + length - size, 256**length_bytes - 1
+def _check_audio_chunk(start: int, length: int, length_bytes: int, size: int) -> Damage:
+    num_missing, unknown = start + length - size, 256**length_bytes - 1
     if length in (0, unknown):  # written by a program that could not go back
-        return NO_END, False
-    if missing <= 0:
-        return None, True
-    if missing <= SLACK_BYTES or (length >= PLACEHOLDER_BYTES and missing > length / 2):
-        return f"may be cut short: its header promises {missing} bytes more", False
-    return f"is cut short: {missing} bytes are missing at its end", True
+        return Damage(NO_END, is_certain=False)
+    if 0 < num_missing and (num_missing <= SLACK_BYTES or (length >= PLACEHOLDER_BYTES and num_missing > length / 2)):
+        return Damage(f"may be cut short: its header promises {num_missing} bytes more", is_certain=False)
+    return _cut(num_missing)
 
 
-# -- Bare streams of sound (MP3, AC-3): how long their frames are by their own headers
+# -- Bare streams of audio frames (MP3, AC-3), whose headers say how long they are
+
 
 ID3V1_BYTES = 128
 APE_HEAD_BYTES = 32
@@ -106,12 +143,16 @@ _AC3_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384
 _ENHANCED = 11  # the first version of E-AC-3
 
 
-def whole_frames(format_name: str, data: bytes) -> tuple[int, int, int]:
-    """Where the whole frames of a packet begin and end, and how many bytes the frame behind them lacks."""
-    measure = BARE_FORMATS[format_name]
+def whole_frames(frame_bytes: Callable[[bytes], int | None], data: bytes) -> tuple[int, int, int]:
+    """Finds where the whole frames of a packet begin and end, and how many bytes the frame behind them lacks.
+
+    Args:
+        frame_bytes: a function from the first 8 bytes of a frame to its length in bytes: 0 if they are no header, None
+            if the header does not tell.
+    """
     first = place = _tags_length(data)
     while place < len(data):
-        length = measure(data[place : place + 8].ljust(8, b"\0"))
+        length = frame_bytes(data[place : place + 8].ljust(8, b"\0"))
         if length is None:
             return first, len(data), 0
         if length == 0:
@@ -123,14 +164,14 @@ def whole_frames(format_name: str, data: bytes) -> tuple[int, int, int]:
 
 
 def id3_length(data: bytes) -> int:
-    """Length of the tag that `data` begins with; 0 without one. It is written with 7 bits in a byte."""
+    """Returns the length of the ID3 tag that `data` begins with; 0 without one. It is written with 7 bits in a byte."""
     if data[:3] != b"ID3":
         return 0
     return 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
 
 
 def _tags_length(data: bytes) -> int:
-    """Where files were joined, FFmpeg leaves the tags of both before the next frame."""
+    """Measures all tags that `data` begins with: where files were joined, FFmpeg leaves them before the next frame."""
     place = 0
     while place < len(data):
         head = data[place : place + 16]
@@ -146,8 +187,8 @@ def _tags_length(data: bytes) -> int:
     return min(place, len(data))
 
 
-def _mpeg(head: bytes) -> int | None:
-    """ISO 11172-3, 2.4.1.3, and ISO 13818-3: 0 if it is no header, None if that does not tell (free format)."""
+def mpeg_frame_bytes(head: bytes) -> int | None:
+    """Computes the length of a frame of MP3 or MP2, None in free format (ISO 11172-3, 2.4.1.3, and ISO 13818-3)."""
     version, layer, code, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
     if head[0] != 0xFF or head[1] < 0xE0 or version == 1 or layer == 4 or code == 15 or rate == 3:
         return 0
@@ -161,8 +202,8 @@ def _mpeg(head: bytes) -> int | None:
     return (144 if is_first or layer == 2 else 72) * bits // hertz + padding
 
 
-def _ac3(head: bytes) -> int:
-    """ETSI TS 102 366, 4.4.1 and E.1.3.1."""
+def ac3_frame_bytes(head: bytes) -> int:
+    """Computes the length of a frame of AC-3 or E-AC-3 (ETSI TS 102 366, 4.4.1 and E.1.3.1)."""
     if head[:2] != b"\x0b\x77":
         return 0
     if head[5] >> 3 >= _ENHANCED:
@@ -174,13 +215,9 @@ def _ac3(head: bytes) -> int:
     return 2 * (2 * kilobits, kilobits * 320 // 147 + (code & 1), 3 * kilobits)[rate]
 
 
-BARE_FORMATS = {"mp3": _mpeg, "ac3": _ac3, "eac3": _ac3}
+# -- Containers that consist of parts which follow on each other
 
 
-# -- What the structure of a container tells about parts that are missing, where FFmpeg reads on and says nothing
-
-
-MAX_PARTS = 2_000_000  # of a file that are looked at: more than in six hours
 PACK_BYTES = 1 << 16  # at most
 OGG_PAGE = b"OggS\0"  # each begins so
 OGG_PAGE_BYTES = 65307  # at most
@@ -205,65 +242,51 @@ _AFTER_FRAGMENTS = {
 }
 
 
-def find_damage(format_name: str, file: BinaryIO) -> tuple[str | None, bool]:
-    """What is wrong with a file of FFmpeg's format `format_name`, and whether that is certain."""
-    check = _CHECKS.get(format_name.partition(",")[0])
-    return (None, True) if check is None else check(file, file.seek(0, os.SEEK_END))
-
-
-def _cut(missing: int) -> tuple[str | None, bool]:
-    return (f"is cut short: {missing} bytes are missing at its end" if missing > 0 else None), True
-
-
-def _broken(place: int) -> tuple[str, bool]:
-    return f"is damaged at byte {place}: what is there is no part of such a file", True
-
-
-def _check_transport(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """A transport stream consists of packets of one size, of discs with a time stamp before each."""
+def check_transport_stream(file: BinaryIO, size: int) -> Damage:
+    """Checks a transport stream: packets of one size, on discs with a time stamp before each."""
     file.seek(0)
     head = file.read(205)
     for first, length in ((0, 188), (4, 192), (0, 204)):
         if head[first : first + 1] == head[first + length : first + length + 1] == b"G":
             file.seek(size - size % length + first)
             return _cut(-size % length if file.read(1) in (b"G", b"") else 0)  # else a tail of something else
-    return None, True
+    return WHOLE
 
 
-def _check_programme(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Packs consist of a head and of parts that say how long they are; the last one begins in the last 64 kB."""
+def check_program_stream(file: BinaryIO, size: int) -> Damage:
+    """Checks the last pack of an MPEG program stream, in the last 64 kB: a head, and parts that have a length."""
     start = file.seek(-min(size, PACK_BYTES), os.SEEK_END)
     tail = file.read()
     place = tail.rfind(_PACK)
     while place >= 0 and tail[place : place + 3] == _PACK[:3]:
-        kind = tail[place + 3 : place + 14].ljust(11, b"\0")
-        if kind[:1] == b"\xb9":  # the end
+        head = tail[place + 3 : place + 14].ljust(11, b"\0")
+        if head[:1] == b"\xb9":  # the end
             break
-        if kind[:1] == b"\xba":
-            place += 14 + (kind[10] & 7) if kind[1] >> 6 == 1 else 12  # MPEG-2, MPEG-1
+        if head[:1] == b"\xba":
+            place += 14 + (head[10] & 7) if head[1] >> 6 == 1 else 12  # MPEG-2, MPEG-1
         else:
-            place += 6 + int.from_bytes(kind[1:3], "big")
+            place += 6 + int.from_bytes(head[1:3], "big")
     return _cut(start + place - size)
 
 
-def _check_dv(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """All frames have one size, which the first says: that of 50 or that of 60 fields per second."""
+def check_dv(file: BinaryIO, size: int) -> Damage:
+    """Checks a DV file: all frames have one size, that of 50 or that of 60 fields per second, as the first says."""
     file.seek(3)
     return _cut(-size % (144_000 if file.read(1) >= b"\x80" else 120_000))
 
 
-def _check_mp3(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Encoders put the size into the first frame. Their count of frames, which FFmpeg trusts, may be missing."""
+def check_mp3(file: BinaryIO, size: int) -> Damage:
+    """Checks an MP3 file by the size that encoders put into the first frame; FFmpeg trusts the count beside it."""
     start = file.seek(0)
     while length := id3_length(head := file.read(10)):
         start = file.seek(start + length)
     counts = _MP3_COUNTS.search(head + file.read(64))
-    missing = start + int.from_bytes(counts[2], "big") - size if counts and counts[1][0] & 3 == 3 else 0
-    return _cut(missing if missing > ID3V1_BYTES else 0)  # some encoders count this tag, which editors drop
+    num_missing = start + int.from_bytes(counts[2], "big") - size if counts and counts[1][0] & 3 == 3 else 0
+    return _cut(num_missing if num_missing > ID3V1_BYTES else 0)  # some encoders count this tag, which editors drop
 
 
-def _check_asf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """The object with the packets is what counts, the size of the whole file is often wrong."""
+def check_asf(file: BinaryIO, size: int) -> Damage:
+    """Checks the part of an ASF file that holds the packets; the size of the whole in its header is often wrong."""
     file.seek(0)
     head = file.read(1 << 16)
     properties = head[head.find(_ASF_PROPERTIES) :][:92]
@@ -276,8 +299,8 @@ def _check_asf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return _cut(0 if is_broadcast or is_whole else int.from_bytes(properties[40:48], "little") - size)
 
 
-def _check_wavpack(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Blocks follow on each other; behind them there may be a tag."""
+def check_wavpack(file: BinaryIO, size: int) -> Damage:
+    """Checks a WavPack file: blocks follow on each other, and behind them there may be a tag."""
     place = 0
     for _ in range(MAX_PARTS):
         file.seek(place)
@@ -288,45 +311,67 @@ def _check_wavpack(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return _broken(place) if _holds(file, place, b"wvpk") else _cut(place - size)
 
 
-def _check_matroska(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Elements follow on each other without a gap, also those in the clusters."""
+def check_matroska(file: BinaryIO, size: int) -> Damage:
+    """Checks a Matroska file: elements follow on each other without a gap, also those in the clusters."""
     place, end, cluster_end = 0, size, size
     for _ in range(MAX_PARTS):
         if place >= min(end, size):
             break
-        file.seek(place)
-        head = file.read(12)
-        name = head[: 9 - head[0].bit_length()]
-        first = head[len(name) : len(name) + 1]
-        if name not in _ELEMENTS or first == b"\0":
+        element = _read_element(file, place)
+        if element is None:
             return _broken(place)
-        width = 9 - first[0].bit_length() if first else 1  # of the length, whose first bits say how many bytes it has
-        bits = (1 << 7 * width) - 1
-        length = int.from_bytes(head[len(name) :][:width], "big") & bits
-        is_open = length == bits  # where it ends was not known when it was written
-        if name == _HEADER and place:
+        if element.name == _HEADER and place:
             end = place
             break
-        place += len(name) + width
-        if name == _SEGMENT:
-            end = cluster_end = size if is_open else place + length
-        elif name == _CLUSTER:
-            cluster_end = end if is_open else place + length
-        elif is_open:
+        place, stop = element.start, element.stop
+        if element.name == _SEGMENT:
+            end = cluster_end = size if stop is None else stop
+        elif element.name == _CLUSTER:
+            cluster_end = end if stop is None else stop
+        elif stop is None:
             return _broken(place)
         else:
-            place += length
+            place = stop
         if place >= cluster_end:
             if place > cluster_end and cluster_end < size:
                 return _broken(cluster_end)
             cluster_end = end
+    return _check_matroska_end(file, size, place, end)
+
+
+class _Element(NamedTuple):
+    """An element of a Matroska file has a name, and its content is from `start` to `stop` (None: not known)."""
+
+    name: bytes
+    start: int
+    stop: int | None
+
+
+def _read_element(file: BinaryIO, place: int) -> _Element | None:
+    """Reads the head of the element at `place`; None if there is none of those that a file may consist of."""
+    file.seek(place)
+    head = file.read(12)
+    name = head[: 9 - head[0].bit_length()]
+    first = head[len(name) : len(name) + 1]
+    if name not in _ELEMENTS or first == b"\0":
+        return None
+    width = 9 - first[0].bit_length() if first else 1  # of the length, whose first bits say how many bytes it has
+    unknown = (1 << 7 * width) - 1  # all bits are set if the end was not known when the head was written
+    length = int.from_bytes(head[len(name) :][:width], "big") & unknown
+    start = place + len(name) + width
+    return _Element(name, start, None if length == unknown else start + length)
+
+
+def _check_matroska_end(file: BinaryIO, size: int, place: int, end: int) -> Damage:
+    """Checks what is behind the last element, at `place`, of a recording that is to end at `end`."""
     file.seek(end)
     if end < size and file.read(4) == _HEADER:
-        return f"is several recordings, the second one from byte {end} on, whose times overlap", True
+        return Damage(f"is several recordings, the second one from byte {end} on, whose times overlap")
     return _cut(max(place, end) - size)
 
 
-def _check_flash(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+def check_flash(file: BinaryIO, size: int) -> Damage:
+    """Checks a Flash file: tags follow on each other, and each is followed by its length."""
     file.seek(5)
     place = int.from_bytes(file.read(4), "big") + 4
     for _ in range(MAX_PARTS):
@@ -334,48 +379,50 @@ def _check_flash(file: BinaryIO, size: int) -> tuple[str | None, bool]:
             break
         file.seek(place)
         head = file.read(4)
-        if head[0] & 0x1F not in (8, 9, 18):  # sound, picture, data
+        if head[0] & 0x1F not in (8, 9, 18):  # audio, video, data
             return _broken(place)
         place += int.from_bytes(head[1:], "big") + 15
     return _cut(place - 4 - size)  # the last 4 bytes repeat the length
 
 
-def _check_fragments(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Of an MP4 file in one piece the index lists every packet; fragments that FFmpeg does not find are not missed.
+def check_fragments(file: BinaryIO, size: int) -> Damage:
+    """Checks an MP4 file in fragments; those that FFmpeg does not find are missed nowhere else.
 
-    Makers of cameras and phones put trailers of their own behind the last fragment.
+    Of a file in one piece the index lists every packet. Makers of cameras and phones put trailers of their own behind
+    the last fragment.
     """
-    place, kinds = 0, [b""]
+    place, types = 0, [b""]
     for _ in range(MAX_PARTS):
         if place >= size:
             break
-        file.seek(place)
-        head = file.read(16)
-        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        length = int.from_bytes(head[8:], "big") if length == 1 else length or size - place  # 0: to the end
-        if b"moof" not in kinds:
-            if length < 8 or kind == bytes(4):
-                return None, True
-        elif kind not in _AFTER_FRAGMENTS or length < 8:
-            is_end = b"mfra" in kinds or (kinds[-1] == b"mdat" and any(head[4:8]) and kind not in _AFTER_FRAGMENTS)
-            return (None, True) if is_end and not _holds(file, place, b"moof") else _broken(place)
-        kinds.append(kind)
+        box_type, length = _read_box(file, place, size)
+        if b"moof" not in types:
+            if length < 8 or box_type == bytes(4):
+                return WHOLE
+        elif box_type not in _AFTER_FRAGMENTS or length < 8:
+            is_trailer = types[-1] == b"mdat" and any(box_type) and box_type not in _AFTER_FRAGMENTS
+            is_end = b"mfra" in types or is_trailer
+            return WHOLE if is_end and not _holds(file, place, b"moof") else _broken(place)
+        types.append(box_type)
         place += length
-    return _cut(place - size if b"moof" in kinds else 0)
+    return _cut(place - size if b"moof" in types else 0)
 
 
-def _holds(file: BinaryIO, place: int, mark: bytes) -> bool:
-    """Whether a mark stands somewhere behind a place."""
+def _read_box(file: BinaryIO, place: int, size: int) -> tuple[bytes, int]:
+    """Reads the type and the length of the box at `place` of an MP4 file with `size` bytes."""
     file.seek(place)
-    part = b""
-    while more := file.read(1 << 20):
-        part = part[-len(mark) :] + more
-        if mark in part:
-            return True
-    return False
+    head = file.read(16)
+    length = int.from_bytes(head[:4], "big")
+    if length == 1:  # a longer length follows
+        length = int.from_bytes(head[8:], "big")
+    elif length == 0:  # to the end
+        length = size - place
+    return head[4:8], length
 
 
-def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+def check_gif(file: BinaryIO, size: int) -> Damage:
+    """Checks a GIF file: its pictures and extensions, each in blocks of at most 255 bytes, and the mark of its end."""
+
     def skip_palette(flags: int) -> None:
         file.seek(3 << (flags & 7) + 1 if flags & 0x80 else 0, os.SEEK_CUR)
 
@@ -383,25 +430,26 @@ def _check_gif(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     skip_palette(file.read(13).ljust(13)[10])
     parts = iter(range(MAX_PARTS))
     for _ in parts:
-        place, kind = file.tell(), file.read(1)
-        if kind == b",":
+        place, mark = file.tell(), file.read(1)
+        if mark == b",":
             head = file.read(9)
             if len(head) == 9:
                 skip_palette(head[8])
-        elif kind != b"!":
-            return (NO_END, False) if not kind else (None, True) if kind == b";" else _broken(place)
+        elif mark != b"!":
+            return Damage(NO_END, is_certain=False) if not mark else WHOLE if mark == b";" else _broken(place)
         file.seek(1, os.SEEK_CUR)
         for _ in parts:
             length = file.read(1)
             if not length:
-                return "is cut short: it ends within a picture", True
+                return Damage("is cut short: it ends within a picture")
             if length == b"\0":
                 break
             file.seek(length[0], os.SEEK_CUR)
-    return None, True
+    return WHOLE
 
 
-def _check_ivf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+def check_ivf(file: BinaryIO, size: int) -> Damage:
+    """Checks an IVF file: each frame has a head of 12 bytes that begins with its length."""
     place = 32
     while place < size:
         file.seek(place)
@@ -409,8 +457,8 @@ def _check_ivf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return _cut(place - size)
 
 
-def _check_mxf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """A key of 16 bytes comes before each part, then its length: in one byte, or how many bytes have it."""
+def check_mxf(file: BinaryIO, size: int) -> Damage:
+    """Checks an MXF file: before each part come a key of 16 bytes and its length, or the number of its bytes."""
     place = 0
     for _ in range(MAX_PARTS):
         file.seek(place)
@@ -423,31 +471,35 @@ def _check_mxf(file: BinaryIO, size: int) -> tuple[str | None, bool]:
     return _cut(place - size)
 
 
-def _check_voc(file: BinaryIO, size: int) -> tuple[str | None, bool]:
-    """Blocks with their length, up to one of type 0 that only programs of old times write always."""
+def check_voc(file: BinaryIO, size: int) -> Damage:
+    """Checks a VOC file: blocks that begin with their length, up to one of type 0 that not all programs write."""
     file.seek(20)
     place = int.from_bytes(file.read(2), "little")
     while place < size:
         file.seek(place)
         head = file.read(4)
         if head[0] == 0:
-            return None, True
+            return WHOLE
         place += 4 + int.from_bytes(head[1:], "little")
     return _cut(place - size)
 
 
-def _check_ogg_end(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+def check_ogg_end(file: BinaryIO, size: int) -> Damage:
+    """Checks the last page of an Ogg file: whether it is whole, and marked as the last one."""
     file.seek(-min(size, OGG_PAGE_BYTES), os.SEEK_END)
     tail = file.read()
     page = tail[max(0, tail.rfind(OGG_PAGE)) :]
     if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
-        return "is cut short: its last page is not whole", True
-    return (None, True) if page[5] & 4 else (NO_END, False)  # many recorders leave the mark out
+        return Damage("is cut short: its last page is not whole")
+    return WHOLE if page[5] & 4 else Damage(NO_END, is_certain=False)  # many recorders leave the mark out
 
 
 def has_lost_ogg_pages(file: BinaryIO) -> bool:
-    """By the numbers and checksums of the pages; after the headers of a stream it may be joined at any page."""
-    following = {}  # number of the next page of each stream
+    """Whether pages of an Ogg file are missing, by their numbers and checksums.
+
+    After the headers of a stream it may be joined at any page.
+    """
+    following: dict[bytes, int] = {}  # number of the next page of each stream
     file.seek(0)
     while len(head := file.read(27)) == 27:
         if head[:5] != OGG_PAGE:  # a tag at the end
@@ -467,27 +519,3 @@ def has_lost_ogg_pages(file: BinaryIO) -> bool:
         if is_header:
             del following[stream]
     return False
-
-
-_CHECKS = {
-    "aiff": check_chunks,
-    "asf": _check_asf,
-    "au": check_chunks,
-    "avi": check_chunks,
-    "caf": check_chunks,
-    "dv": _check_dv,
-    "flv": _check_flash,
-    "gif": _check_gif,
-    "ivf": _check_ivf,
-    "matroska": _check_matroska,
-    "mov": _check_fragments,
-    "mp3": _check_mp3,
-    "mpeg": _check_programme,
-    "mpegts": _check_transport,
-    "mxf": _check_mxf,
-    "ogg": _check_ogg_end,
-    "voc": _check_voc,
-    "w64": check_chunks,
-    "wav": check_chunks,
-    "wv": _check_wavpack,
-}

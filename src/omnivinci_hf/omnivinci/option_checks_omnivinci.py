@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .media_limits_omnivinci import MediaLimits
+from .media_reading_omnivinci import MediaLimits
 
 
 MAX_FLOAT = sys.float_info.max  # whole numbers may be larger

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
-from .media_limits_omnivinci import MediaLimits
+from .media_reading_omnivinci import MediaLimits
 from .option_checks_omnivinci import (
     Ascending,
     Check,

@@ -11,7 +11,7 @@ import numpy as np
 
 from .audio_media_omnivinci import AudioClip
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .media_forms_omnivinci import flatten
+from .media_sources_omnivinci import flatten
 from .video_media_omnivinci import VideoClip
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, T
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import parse_part
 from .generation_omnivinci import check_context, context_length
-from .media_forms_omnivinci import flatten
+from .media_sources_omnivinci import flatten
 from .options_omnivinci import refuse_unknown
 from .outputs_omnivinci import CACHE, MEDIA_INPUTS
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import MediaPart, parse_part
 from ..omnivinci.media_inputs_omnivinci import load_medium
-from ..omnivinci.media_limits_omnivinci import MediaError
+from ..omnivinci.media_reading_omnivinci import MediaError
 from ..omnivinci.options_omnivinci import POSITION_OPTIONS
 from .collator import OmniVinciDataCollator
 from .data import ROW_ERRORS, RowDataset, RowError, read_row
