@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 PYTEST = OMP_NUM_THREADS=1 $(<D)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
-.PHONY: help env demo small test test-slow test-lowest test-newest style check
+.PHONY: help env demo small test test-slow test-lowest test-newest coverage style check types
 .DEFAULT_GOAL := help
 
 help:
@@ -15,8 +15,10 @@ help:
 	@echo "make test-slow    run the tests marked slow"
 	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"
 	@echo "make test-newest  run the core tests in .venv-newest, with the newest published versions of everything"
+	@echo "make coverage     run the tests and report which lines of the sources they reach"
 	@echo "make style        format the code and mend what ruff can mend"
 	@echo "make check        check format and lint, changing nothing"
+	@echo "make types        check the types of the sources with mypy"
 
 # torch comes first and alone, so that a CPU build chosen beforehand is not replaced.
 .venv/.installed: constraints.txt
@@ -58,6 +60,10 @@ test-newest:
 	.venv-newest/bin/python -m pip freeze --all --exclude-editable
 	OMP_NUM_THREADS=1 .venv-newest/bin/pytest -n auto --maxprocesses 4 --dist worksteal $(CORE_TESTS) $(PYTEST_ARGS)
 
+# The report by line is written to build/coverage/index.html.
+coverage: .venv/.installed
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
+
 style: .venv/.installed
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
@@ -65,3 +71,6 @@ style: .venv/.installed
 check: .venv/.installed
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
+
+types: .venv/.installed
+	.venv/bin/mypy

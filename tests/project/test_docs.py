@@ -148,6 +148,18 @@ def test_the_scripts_that_a_page_names_exist(page):
         assert (ROOT / name.rstrip(".")).exists(), name
 
 
+def test_the_map_of_the_sources_is_up_to_date():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = re.findall(r"^\| `([\w/]+)/` \|", text, re.MULTILINE)
+    assert all((ROOT / folder).is_dir() for folder in folders)
+    package = ROOT / "src" / "omnivinci_hf"
+    assert {f"src/omnivinci_hf/{path.parent.name}" for path in package.glob("*/__init__.py")} <= set(folders)
+    files = {path.name for path in (package / "omnivinci").glob("*_omnivinci.py")}
+    assert set(re.findall(r"\w+_omnivinci\.py", text)) <= files
+    for target in re.findall(r"^\| `make ([\w-]+)` \|", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_classes_and_functions_that_a_page_names_exist(page):
     for name in (*autodoc_names(page), *class_references(page)):
