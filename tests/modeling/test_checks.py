@@ -238,7 +238,7 @@ def test_the_refusal_is_in_the_compiled_graph(loaded):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_plain_trainer_logs_the_models_loss(loaded, tmp_path, accumulated):
-    from tests.training.test_recipe import arguments
+    from tests.support.training_data import arguments
 
     model, processor = load()
     rows = [row("audio", answer="red circle bell"), row("video", answer="no")]

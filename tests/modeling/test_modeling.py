@@ -11,72 +11,12 @@ from transformers import (
     DynamicCache,
 )
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor
+from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
 from omnivinci_hf.omnivinci import modeling_omnivinci
 from omnivinci_hf.omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 from omnivinci_hf.omnivinci.encoders_omnivinci import OmniVinciVisionProjector, pool_frames
-from tests.support import goldens
-
-
-IMAGE = {"type": "image", "path": str(goldens.SMALL / "b_image" / "image.png")}
-IMAGE_2 = {"type": "image", "path": str(goldens.SMALL / "c_two_images" / "image2.png")}
-AUDIO = {"type": "audio", "path": str(goldens.SMALL / "d_audio3" / "audio.wav")}
-VIDEO = {"type": "video", "path": str(goldens.SMALL / "h_video5" / "video.mp4")}
-SILENT = {"type": "video", "path": str(goldens.SMALL / "g_video5_silent" / "video.mp4")}
-MIXED = [
-    [VIDEO, "What happens? Answer at some length, please."],
-    ["Hello"],
-    [IMAGE, "What?"],
-    [AUDIO, SILENT, "What do you hear?"],
-    [IMAGE, IMAGE_2, VIDEO, AUDIO, "Everything"],
-    [IMAGE_2, "And this?"],
-]
-SMALL_PARTS = {
-    "vision_config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": 56,
-        "patch_size": 7,
-    },
-    "text_config": {
-        "vocab_size": 480,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    },
-    "image_token_id": 459,
-    "video_token_id": 460,
-    "audio_token_id": 461,
-}
-AUDIO_PART = {
-    "num_mel_bins": 128,
-    "max_source_positions": 100,
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-}
-
-
-def conversation(parts):
-    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-    return [{"role": "user", "content": parts}]
-
-
-def prepare(processor, parts, **options):
-    conversations = [conversation(row) for row in parts] if isinstance(parts[0], list) else conversation(parts)
-    return processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs=options,
-    )
+from tests.support.conversations import AUDIO, IMAGE, MIXED, VIDEO, prepare
+from tests.support.random_model import random_model
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +27,6 @@ def singles(processor):
 @pytest.fixture(scope="module")
 def batch(processor):
     return prepare(processor, MIXED, padding=True)
-
-
-def small_model(audio="qwen2_audio_encoder", **options):
-    torch.manual_seed(0)
-    audio_config = {"model_type": audio, **AUDIO_PART, **AUDIO_ENCODERS[audio].small_settings}
-    config = OmniVinciConfig(**SMALL_PARTS, audio_config=audio_config, **options)
-    return OmniVinciForConditionalGeneration(config).eval()
 
 
 # -- forward --------------------------------------------------------------------------------------------------------
@@ -320,7 +253,7 @@ def test_quantization_takes_the_language_model_alone(model, original_folder, bat
 @torch.inference_mode()
 def test_new_checkpoints_with_every_encoder_and_time_embedding(processor, tmp_path, audio, time):
     times = {"type": time, "max_time": 60.0}
-    model = small_model(
+    model = random_model(
         audio, video_time_embedding=times, audio_time_embedding=times, audio_merge_size=5, group_duration_sec=2.0
     )
     own = OmniVinciProcessor.from_model_config(model.config, processor.tokenizer, num_frames=6)
@@ -337,7 +270,7 @@ def test_new_checkpoints_with_every_encoder_and_time_embedding(processor, tmp_pa
 
 
 def test_a_time_embedding_can_be_added_on_loading(tmp_path):
-    small_model(audio_time_embedding={"type": "none"}).save_pretrained(tmp_path)
+    random_model(audio_time_embedding={"type": "none"}).save_pretrained(tmp_path)
     model, info = OmniVinciForConditionalGeneration.from_pretrained(
         tmp_path, audio_time_embedding={"type": "learned", "max_time": 9.0}, output_loading_info=True
     )
@@ -347,13 +280,13 @@ def test_a_time_embedding_can_be_added_on_loading(tmp_path):
 
 @pytest.mark.parametrize("audio", ["qwen2_audio_encoder", "audioflamingo3_encoder"])
 def test_fresh_position_tables_of_sound_are_sinusoids(audio):
-    table = small_model(audio).model.audio_tower.embed_positions.weight
+    table = random_model(audio).model.audio_tower.embed_positions.weight
     assert table[0].tolist() == [0.0] * 24 + [1.0] * 24
     torch.testing.assert_close(table[1, 0], torch.tensor(1.0).sin())
 
 
 def test_the_tensor_parallel_plan_names_layers_that_exist():
-    model = small_model()
+    model = random_model()
     plan = model.model.config.base_model_tp_plan
     assert plan
     names = {name.replace("layers.0", "layers.*") for name, _ in model.model.named_modules()}
@@ -364,7 +297,7 @@ def test_the_tensor_parallel_plan_names_layers_that_exist():
 
 
 def test_the_projector_joins_row_offset_then_column_offset_then_channel():
-    config = small_model(s2_scales=[56]).config
+    config = random_model(s2_scales=[56]).config
     projector = OmniVinciVisionProjector(config)
     seen = []
     projector.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))

@@ -6,23 +6,13 @@ import pytest
 import torch
 
 from omnivinci_hf import OmniAlignNetConfig, OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciProcessor
-from omnivinci_hf.omnivinci.omni_align_omnivinci import MAX_LOGIT_SCALE, OmniAlignNet
+from omnivinci_hf.omnivinci.omni_align_omnivinci import MAX_LOGIT_SCALE
 from omnivinci_hf.omnivinci.pretrained_omnivinci import NOT_QUANTIZED
 from tests.support.small_model import AUDIO, VIDEO, small_config, small_inputs, small_model
+from tests.support.small_net import SMALL_NET, make_net, unit
 
 
-SMALL_NET = {"embed_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}
 ROWS = 3
-
-
-def make_net(feature_size: int = 8, **options) -> OmniAlignNet:
-    torch.manual_seed(0)
-    return OmniAlignNet(OmniAlignNetConfig(**{**SMALL_NET, **options}), feature_size)
-
-
-def unit(rows: int, width: int, seed: int) -> torch.Tensor:
-    rows = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(rows, dim=-1)
 
 
 def pairs(rows: int = ROWS) -> dict[str, torch.Tensor]:
@@ -329,7 +319,7 @@ import sys
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.modeling.test_omni_align import make_net, unit
+from tests.support.small_net import make_net, unit
 
 CLIPS = [torch.randn(3 + number, 8, generator=torch.Generator().manual_seed(number)) for number in range(5)]
 SHARES = {shares}

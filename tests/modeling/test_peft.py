@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModel, pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
-from tests.modeling.test_modeling import AUDIO, IMAGE, prepare
 from tests.support.adapter_support import transformers_manages_adapters
+from tests.support.conversations import AUDIO, IMAGE, prepare
 
 
 peft = pytest.importorskip("peft")

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.omnivinci.outputs_omnivinci import MEDIA_INPUTS
-from tests.modeling.test_modeling import AUDIO, IMAGE, VIDEO, prepare
+from tests.support.conversations import AUDIO, IMAGE, VIDEO, prepare
 from tests.support.fake_devices import FakeDevices
 from tests.support.small_model import AUDIO_ENCODERS, small_inputs, small_model
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig, pipeline
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciModel
 from omnivinci_hf.testing.tiny import write_tiny_checkpoint
-from tests.modeling.test_modeling import AUDIO, IMAGE, prepare
+from tests.support.conversations import AUDIO, IMAGE, prepare
 
 
 pytest.importorskip("bitsandbytes")

@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor, load_audio, load_video
 from tests.support import goldens
+from tests.support.random_model import random_model
 
 
 IMAGE = str(goldens.SMALL / "b_image" / "image.png")
@@ -394,9 +395,7 @@ def test_truncation_takes_the_tokenizers_length_and_side(original_folder):
 
 @pytest.mark.parametrize("frames, seconds", [(50, 0.5), (150, 1.5), (3000, 30.0)])
 def test_sounds_are_padded_to_whole_windows(processor, frames, seconds):
-    from tests.modeling.test_modeling import small_model
-
-    config = small_model().config
+    config = random_model().config
     config.audio_config.max_source_positions = frames // 2
     own = OmniVinciProcessor.from_model_config(config, processor.tokenizer)
     inputs = own.feature_extractor([np.zeros(int(1.2 * seconds * 16000), np.float32)])

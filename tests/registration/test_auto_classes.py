@@ -8,7 +8,7 @@ from transformers.pipelines import any_to_any
 from transformers.utils import is_torchvision_available
 
 from omnivinci_hf import OmniVinciConfig
-from tests.modeling.test_modeling import AUDIO, IMAGE, VIDEO, prepare
+from tests.support.conversations import AUDIO, IMAGE, VIDEO, prepare
 
 
 MODELS = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText")

@@ -1,9 +1,11 @@
-"""A very small model with its processor, and rows with every kind of medium."""
+"""This module has a very small model with its processor, rows with media of every modality, and a trainer for them."""
 
 import numpy as np
 import torch
+from transformers import TrainingArguments
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
+from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer
 from omnivinci_hf.world.small_model import SAMPLING_RATE as RATE
 from omnivinci_hf.world.small_model import build_config, build_processor, build_tokenizer
 
@@ -83,3 +85,30 @@ def row(kind: str | None = None, seed: int = 0, question: str = "What is heard?"
 def branched(kind: str | None, pairs: list[tuple[str, str]], seed: int = 0) -> dict:
     rows = [row(kind, seed, question, answer) for question, answer in pairs]
     return {"id": f"{kind}-{seed}", "conversations": [one["messages"] for one in rows]}
+
+
+ROWS = [row("video", 0), row("video", 1, answer="blue star"), row("image", 2), row("audio", 3), row(None)]
+
+
+def arguments(folder, **options) -> TrainingArguments:
+    values = {
+        "per_device_train_batch_size": len(ROWS),
+        "max_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "lr_scheduler_type": "constant",
+    }
+    return TrainingArguments(str(folder), **{**values, **options})
+
+
+def make_trainer(model, processor, recipe, folder, rows=ROWS, **options) -> OmniVinciTrainer:
+    return OmniVinciTrainer(
+        model,
+        arguments(folder, **options),
+        recipe=recipe,
+        data_collator=OmniVinciDataCollator(processor),
+        train_dataset=rows,
+        processing_class=processor,
+    )

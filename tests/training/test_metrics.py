@@ -9,8 +9,7 @@ import torch
 from transformers import Trainer
 
 from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer
-from tests.support.training_data import ALIGN, load, row
-from tests.training.test_recipe import arguments, make_trainer
+from tests.support.training_data import ALIGN, arguments, load, make_trainer, row
 
 
 ROWS = [row("video", 0), row(None, 1, answer="bell"), row("image", 2, answer="star"), row("audio", 3, answer="drum")]
@@ -54,7 +53,7 @@ def test_logits_that_nobody_sees_are_not_computed(tmp_path):
 
 
 METRICS = """
-from tests.training.test_recipe import arguments
+from tests.support.training_data import arguments
 from tests.support.training_data import load, row
 from transformers import Trainer
 from omnivinci_hf.training import OmniVinciDataCollator

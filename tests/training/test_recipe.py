@@ -1,11 +1,9 @@
 import pytest
 import torch
-from transformers import TrainingArguments
 
 from omnivinci_hf import OmniVinciProcessor
 from omnivinci_hf.training import (
     OmniVinciDataCollator,
-    OmniVinciTrainer,
     Recipe,
     apply_recipe,
     load_recipe,
@@ -13,7 +11,7 @@ from omnivinci_hf.training import (
 )
 from omnivinci_hf.training.recipe import LORA, PART_PREFIXES, part_of
 from omnivinci_hf.training.run import StageOptions, load_model
-from tests.support.training_data import ALIGN, load, row
+from tests.support.training_data import ALIGN, ROWS, load, make_trainer
 
 
 # what the paper's stages train, written down a second time
@@ -30,31 +28,6 @@ LEARNS = {
     "lora": {"lora", "vision_projector", "audio_projector"},
     "qlora": {"lora", "vision_projector", "audio_projector"},
 }
-ROWS = [row("video", 0), row("video", 1, answer="blue star"), row("image", 2), row("audio", 3), row(None)]
-
-
-def arguments(folder, **options) -> TrainingArguments:
-    values = {
-        "per_device_train_batch_size": len(ROWS),
-        "max_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "lr_scheduler_type": "constant",
-    }
-    return TrainingArguments(str(folder), **{**values, **options})
-
-
-def make_trainer(model, processor, recipe, folder, rows=ROWS, **options) -> OmniVinciTrainer:
-    return OmniVinciTrainer(
-        model,
-        arguments(folder, **options),
-        recipe=recipe,
-        data_collator=OmniVinciDataCollator(processor),
-        train_dataset=rows,
-        processing_class=processor,
-    )
 
 
 def own_name(name: str) -> str:

@@ -19,8 +19,7 @@ from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer, Recip
 from omnivinci_hf.world import sample_scene, write_clip
 from omnivinci_hf.world.dataset import seed_questions
 from tests.support.paths import ROOT
-from tests.support.training_data import ALIGN, RATE, frames, load, row, tone
-from tests.training.test_recipe import arguments, make_trainer
+from tests.support.training_data import ALIGN, RATE, arguments, frames, load, make_trainer, row, tone
 
 
 ALL = Recipe(
