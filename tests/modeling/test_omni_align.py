@@ -314,24 +314,27 @@ def test_the_processor_says_which_sounds_are_those_of_videos(processor: OmniVinc
 
 # -- several processes ------------------------------------------------------------------------------------------------
 
-WORKER = """
+SHARES = {"3+2 clips": (3, 2), "5+0 clips": (5, 0)}
+WORKER = f"""
 import sys
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.support.small_net import make_net, unit
+from tests.support.small_net import make_net
 
 CLIPS = [torch.randn(3 + number, 8, generator=torch.Generator().manual_seed(number)) for number in range(5)]
-SHARES = {shares}
+SHARES = {SHARES}
 
 def train(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=rank, world_size=len(SHARES))
-    net = make_net()
-    wrapped = torch.nn.parallel.DistributedDataParallel(Whole(net))
-    first = sum(SHARES[:rank])
-    loss = wrapped(CLIPS[first : first + SHARES[rank]])
-    loss.backward()
-    torch.save((loss.detach(), {{name: value.grad for name, value in net.named_parameters()}}), f"{{folder}}/{{rank}}")
+    dist.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=rank, world_size=2)
+    for name, shares in SHARES.items():
+        net = make_net()
+        wrapped = torch.nn.parallel.DistributedDataParallel(Whole(net))
+        first = sum(shares[:rank])
+        loss = wrapped(CLIPS[first : first + shares[rank]])
+        loss.backward()
+        gradients = {{name: value.grad for name, value in net.named_parameters()}}
+        torch.save((loss.detach(), gradients), f"{{folder}}/{{name}} {{rank}}")
 
 class Whole(torch.nn.Module):
     def __init__(self, net):
@@ -343,22 +346,31 @@ class Whole(torch.nn.Module):
 
 if __name__ == "__main__":
     folder = sys.argv[1]
-    mp.spawn(train, args=(folder,), nprocs=len(SHARES))
+    # forks need no imports of their own; nothing was computed before them
+    mp.start_processes(train, args=(folder,), nprocs=2, start_method="fork" if sys.platform == "linux" else "spawn")
     net = make_net()
     loss = Whole(net)(CLIPS)
     loss.backward()
-    for rank in range(len(SHARES)):
-        gathered, gradients = torch.load(f"{{folder}}/{{rank}}")
-        torch.testing.assert_close(gathered, loss.detach(), rtol=0, atol=1e-6)
-        for name, value in net.named_parameters():
-            torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-6, msg=name)
-    print("equal")
+    torch.save((loss.detach(), {{name: value.grad for name, value in net.named_parameters()}}), f"{{folder}}/one")
 """
 
 
-@pytest.mark.parametrize("shares", [[3, 2], [5, 0]], ids=["3+2 clips", "5+0 clips"])
-def test_loss_and_gradients_of_two_processes_are_those_of_one(tmp_path, shares):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(shares=shares))
-    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=240)
-    assert run.returncode == 0 and run.stdout.strip() == "equal", run.stderr[-2000:]
+@pytest.fixture(scope="module")
+def losses_and_gradients(tmp_path_factory):
+    """A folder with what one process computes, and each of two between which clips are shared out."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "worker.py").write_text(WORKER)
+    run = subprocess.run([sys.executable, folder / "worker.py", folder], capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("shares", SHARES)
+def test_loss_and_gradients_of_two_processes_are_those_of_one(losses_and_gradients, shares, rank):
+    expected, expected_gradients = torch.load(losses_and_gradients / "one")
+    loss, gradients = torch.load(losses_and_gradients / f"{shares} {rank}")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -8,6 +8,7 @@ deleted) while the second checkpoint is saved; without any, all moments are trie
 own, forked after the imports. With `save_total_limit=1`, the first checkpoint is deleted as soon as that is allowed.
 """
 
+import gc
 import json
 import os
 import resource
@@ -123,6 +124,7 @@ def save_weights(trainer: Stopped, folder: Path) -> None:
 
 def main(root: str, kind: str, how: str, *moments: str) -> None:
     torch.set_num_threads(1)  # threads do not survive a fork
+    gc.freeze()  # what is imported needs no look at it in each fork, which would copy its memory
     root = Path(root)
     (root / "undisturbed").mkdir()
     assert in_a_process(train, root / "undisturbed" / "run", kind, None, how) == 0
