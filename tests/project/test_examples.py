@@ -64,5 +64,5 @@ def test_finetune_round_trip(lora):
 
 
 def test_search_audio_by_video():
-    output = run("search_audio_by_video.py")
+    output = run("search_audio_by_video.py", "--steps", "60")
     assert int(output.split("found: ")[1].split("%")[0]) >= 80
