@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 import omnivinci_hf
 from omnivinci_hf.cli import main
 from omnivinci_hf.small import small_checkpoint
+from omnivinci_hf.training import load_recipe
 from tests.support import goldens
 from tests.support.documentation import (
     DOCS,
@@ -123,6 +124,13 @@ def test_the_commands_about_training_run_in_the_order_told(original_folder, work
     losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", shown[1])]
     assert len(losses) == 6 and losses[-1] < losses[0]
     assert shown[2].splitlines()[-1].strip()
+
+
+def test_the_recipe_of_one_s_own_can_be_loaded(workplace):
+    (text,) = snippets("training.md", "yaml")
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe("mine.yaml")
+    assert recipe.name == "mine" and recipe.learning_rates == {"vision_projector": 1e-3, "audio_projector": 1e-3}
 
 
 def test_the_table_of_contents_has_every_page_once():
