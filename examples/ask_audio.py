@@ -1,4 +1,4 @@
-"""Ask about a sound, then go on talking about it without encoding it again.
+"""Ask about an audio clip, then go on talking about it without encoding it again.
 
     python examples/ask_audio.py                                               # tiny random checkpoint, two tones
     python examples/ask_audio.py --model nvidia/omnivinci --audio speech.wav   # the original weights
@@ -26,12 +26,12 @@ parser.add_argument("--max-new-tokens", type=int, default=16)
 arguments = parser.parse_args()
 
 if arguments.audio:
-    sound = {"type": "audio", "path": arguments.audio}
+    clip = {"type": "audio", "path": arguments.audio}
 else:
     # samples need no file, but their rate
     seconds = np.arange(32000) / 16000
     tones = np.where(seconds < 1, np.sin(2 * np.pi * 220 * seconds), np.sin(2 * np.pi * 880 * seconds))
-    sound = {"type": "audio", "audio": (0.3 * tones).astype(np.float32), "sampling_rate": 16000}
+    clip = {"type": "audio", "audio": (0.3 * tones).astype(np.float32), "sampling_rate": 16000}
 
 with tempfile.TemporaryDirectory() as scratch:
     folder = arguments.model or write_tiny_checkpoint(Path(scratch) / "tiny")
@@ -39,14 +39,14 @@ with tempfile.TemporaryDirectory() as scratch:
     processor = AutoProcessor.from_pretrained(folder)
 
 options = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
-conversation = [{"role": "user", "content": [sound, {"type": "text", "text": "What do you hear?"}]}]
+conversation = [{"role": "user", "content": [clip, {"type": "text", "text": "What do you hear?"}]}]
 inputs = processor.apply_chat_template(
     conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
 ).to(model.device)
 first = model.generate(**inputs, **options)
 print("What do you hear?\n ", repr(processor.decode(first.sequences[0, inputs["input_ids"].shape[1] :])))
 
-# The next turn is words alone: its ids go behind those that the cache knows, and the sound is not needed again.
+# The next turn is words alone: its ids go behind those that the cache knows, and the audio is not needed again.
 turn = "\n<|im_start|>user\nIs it getting higher?<|im_end|>\n<|im_start|>assistant\n"
 if first.sequences[0, -1] != processor.tokenizer.convert_tokens_to_ids("<|im_end|>"):
     turn = "<|im_end|>" + turn  # cut off before its end

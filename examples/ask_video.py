@@ -1,4 +1,4 @@
-"""Ask several questions about a video, picture and sound.
+"""Ask several questions about a video with audio.
 
     python examples/ask_video.py                                             # small checkpoint, made-up clip
     python examples/ask_video.py --model nvidia/omnivinci --video clip.mp4   # the original weights
@@ -21,7 +21,7 @@ from omnivinci_hf.world.demo import demo_scene, timeline
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", help="checkpoint; by default the small one of the package")
-parser.add_argument("--video", help="file; by default a clip of shapes and sounds, all that the small one knows")
+parser.add_argument("--video", help="file; by default a made-up clip, all that the small one knows")
 parser.add_argument("--question", action="append", help="may be given several times")
 parser.add_argument("--max-new-tokens", type=int, default=16)
 arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Search sounds by videos, and videos by sounds, with OmniAlignNet's vectors.
+"""Search audio by videos, and videos by audio, with OmniAlignNet's vectors.
 
     python examples/search_audio_by_video.py                                    # made-up clips, a model trained on them
     python examples/search_audio_by_video.py --model me/aligned a.mp4 b.mp4     # a trained checkpoint, own clips
@@ -20,7 +20,7 @@ from omnivinci_hf.world.small_model import build_config, build_model, build_proc
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("clips", nargs="*", help="videos with sound")
+parser.add_argument("clips", nargs="*", help="videos with audio")
 parser.add_argument("--model", help="checkpoint with a trained OmniAlignNet")
 parser.add_argument("--steps", type=int, default=120)
 arguments = parser.parse_args()
@@ -34,12 +34,12 @@ def made_up_clip(place: int, rng: np.random.Generator) -> dict:
     """Two seconds of a place's colour and tone, both with noise."""
     frames = np.array(COLOURS[place]) + rng.normal(0, 25, (2, 56, 56, 3)) + rng.normal(0, 12, 3)
     phase = 2 * np.pi * PITCHES[place] * rng.uniform(0.95, 1.05) * np.arange(32000) / 16000
-    sound = rng.uniform(0.1, 0.5) * np.sin(phase) + rng.normal(0, 0.02, 32000)
+    samples = rng.uniform(0.1, 0.5) * np.sin(phase) + rng.normal(0, 0.02, 32000)
     return {
         "type": "video",
         "video": frames.clip(0, 255).astype(np.uint8),
         "video_metadata": {"fps": 1},
-        "audio": sound.astype(np.float32),
+        "audio": samples.astype(np.float32),
         "sampling_rate": 16000,
     }
 
@@ -81,16 +81,16 @@ def train_on_pairs() -> tuple:
 
 @torch.inference_mode()
 def vectors(model, processor, parts: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit vectors of the pictures and of the sounds of clips, each `(num_clips, embed_dim)`."""
-    pictures, sounds = [], []
+    """Returns unit vectors of the frames and of the audio of clips, each `(num_clips, embed_dim)`."""
+    vision_embeds, audio_embeds = [], []
     for part in parts:
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": [part]}], tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device)
         embeds = model.eval().get_omni_embeddings(**inputs)
-        pictures.append(embeds.vision_embeds)
-        sounds.append(embeds.audio_embeds)
-    return torch.cat(pictures), torch.cat(sounds)
+        vision_embeds.append(embeds.vision_embeds)
+        audio_embeds.append(embeds.audio_embeds)
+    return torch.cat(vision_embeds), torch.cat(audio_embeds)
 
 
 if arguments.model:
@@ -104,10 +104,10 @@ else:
     names = [f"place {place}" for place in range(len(COLOURS))]
     parts = [made_up_clip(place, rng) for place in range(len(COLOURS))]
 
-pictures, sounds = vectors(model, processor, parts)
-scores = pictures @ sounds.T
+vision_embeds, audio_embeds = vectors(model, processor, parts)
+scores = vision_embeds @ audio_embeds.T
 for index, name in enumerate(names):
-    sound, picture = scores[index].argmax(), scores[:, index].argmax()
-    print(f"{name}: its picture finds the sound of {names[sound]}, its sound finds the picture of {names[picture]}")
-found = (scores.argmax(1).cpu() == torch.arange(len(names))).float().mean()
-print(f"found: {found:.0%} (by chance {1 / len(names):.0%})")
+    audio, video = scores[index].argmax(), scores[:, index].argmax()
+    print(f"{name}: its frames find the audio of {names[audio]}, its audio finds the frames of {names[video]}")
+share = (scores.argmax(1).cpu() == torch.arange(len(names))).float().mean()
+print(f"found: {share:.0%} (by chance {1 / len(names):.0%})")
