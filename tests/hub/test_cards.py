@@ -3,7 +3,7 @@ import copy
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from omnivinci_hf.omnivinci import model_card_omnivinci as cards
+from omnivinci_hf.hub import cards
 from tests.support import goldens
 
 

@@ -17,7 +17,7 @@ from transformers.utils import is_peft_available
 from tests.support import goldens
 from tests.support.adapter_support import transformers_manages_adapters
 from tests.support.hub_server import TOKEN, HubServer
-from tests.support.paths import PYTHONPATH, SUPPORT
+from tests.support.paths import PYTHONPATH, ROOT, SUPPORT
 
 
 ORIGINAL = goldens.SMALL / "checkpoint"
@@ -107,8 +107,7 @@ def environment(hub: HubServer, folder: Path, name: str) -> dict[str, str]:
     )
     if name == "push":
         kept["HF_TOKEN"] = TOKEN
-    if name != "without":
-        kept["PYTHONPATH"] = PYTHONPATH
+    kept["PYTHONPATH"] = str(ROOT) if name == "without" else PYTHONPATH
     return kept
 
 
@@ -156,6 +155,18 @@ def test_so_does_a_trained_one(sessions):
 @pytest.mark.parametrize("loader", ["AutoConfig", "AutoModel", "AutoProcessor", "pipeline"])
 def test_code_from_the_hub_must_be_allowed(sessions, loader):
     assert "`trust_remote_code=True`" in sessions.results["without"][f"{loader} untrusted"]
+
+
+@pytest.mark.parametrize("name", ["OmniVinciConfig", "OmniVinciForConditionalGeneration", "OmniVinciProcessor"])
+def test_without_the_package_the_original_layout_is_refused(sessions, name):
+    message = sessions.results["without"][f"{name} of the original layout"]
+    assert "is in the original five-folder layout" in message and "install the package omnivinci_hf" in message
+
+
+def test_without_the_package_cards_are_left_to_transformers(sessions):
+    files = sessions.hub.repos["org/copied"].files()
+    assert "This is the model card of a 🤗 transformers model" in files[CARD].decode()
+    assert WEIGHTS in files and "modeling_omnivinci.py" in files
 
 
 # -- the package is there

@@ -6,9 +6,9 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from omnivinci_hf import OmniVinciConfig
-from omnivinci_hf.omnivinci.original_config_omnivinci import (
+from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_config
+from omnivinci_hf.original_layout.config import (
     COMPONENTS,
-    is_original_config,
     load_original_tokenizer,
     map_original_config,
     map_original_processor_options,

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Qwen2AudioEncoder, Qwen2ForCausalLM, SiglipVisionModel
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
-from omnivinci_hf.omnivinci.original_checkpoint_omnivinci import OriginalStateDict, is_original_checkpoint, new_name
+from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
+from omnivinci_hf.original_layout.weights import OriginalStateDict, new_name
 from omnivinci_hf.testing.tiny import COMPONENTS, write_tiny_checkpoint
 
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import omnivinci_hf
 
 
@@ -85,3 +87,8 @@ def test_registering_again_changes_nothing():
     before = list(sys.meta_path)
     omnivinci_hf.registration.register()
     assert sys.meta_path == before and CONFIG_MAPPING["omnivinci"] is omnivinci_hf.OmniVinciConfig
+
+
+@pytest.mark.parametrize("name", ["OmniVinciConfig", "OmniVinciForConditionalGeneration", "OmniVinciProcessor"])
+def test_a_class_that_is_imported_alone_loads_the_original_layout(name, original_folder):
+    run(f"from omnivinci_hf import {name}", f"{name}.from_pretrained({str(original_folder)!r})")

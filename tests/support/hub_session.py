@@ -173,6 +173,12 @@ def without(folder: Path) -> dict:
     processor = AutoProcessor.from_pretrained("org/plain", **trusted)
     results["model"], results["processor"] = where(model), where(processor)
     results["by hand"] = [by_hand(model, processor, item) for item in INPUTS]
+    model.push_to_hub("org/copied", token="hf_loopback")
+    for loaded in (model.config, model, processor):
+        try:
+            type(loaded).from_pretrained(str(ORIGINAL))
+        except ImportError as error:
+            results[f"{type(loaded).__name__} of the original layout"] = str(error)
     for name in ("plain", "converted", "trained", "every_save"):
         pipe = pipeline("omni-qa", model=f"org/{name}", device="cpu", **trusted, **LENGTH)
         results[name] = answers(pipe)

@@ -16,11 +16,10 @@ from transformers import TextStreamer, set_seed
 from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
 from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, original_layout, report, tell_kind
-from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
+from ..omnivinci.checkpoint_files_omnivinci import Adapted, component_file, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
-from ..omnivinci.original_config_omnivinci import component_file
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline, read_questions
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from ..original_layout.convert import Progress, convert_checkpoint, push_checkpoint

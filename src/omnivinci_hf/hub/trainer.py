@@ -28,7 +28,7 @@ from transformers.utils import (
 )
 
 from ..omnivinci.checkpoint_files_omnivinci import read_weight_index
-from ..omnivinci.model_card_omnivinci import card_of_model, is_placeholder
+from .cards import card_of_model, is_placeholder
 from .folders import delete_unfinished, unfinished_folder, whole_folder
 from .resume import find_checkpoint
 

@@ -9,13 +9,12 @@ from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from ..omnivinci.configuration_omnivinci import OmniVinciConfig
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
 from ..omnivinci.image_media_omnivinci import is_moving, load_image
 from ..omnivinci.media_containers_omnivinci import choose_stream, open_container, photo_brand
 from ..omnivinci.media_reading_omnivinci import MediaError
 from ..omnivinci.media_sources_omnivinci import MediaSource
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
-from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
 
 

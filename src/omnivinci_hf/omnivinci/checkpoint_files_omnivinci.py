@@ -8,20 +8,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, find_adapter_config_file
-
-from .original_config_omnivinci import HUB_OPTIONS, component_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
 
 
-# no folder, no way out of the own one, and nothing that would be read as a pickle
-_OWN_FILE = re.compile(r"[^/\\:]+\.safetensors")
+ORIGINAL_MODEL_TYPE = "vila"
+# options of loading that say where and how files are fetched
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# A file of this name lies beside the index that names it, and is never read as a pickle.
+_SIBLING = re.compile(r"[^/\\:]+\.safetensors")
+
+
+def hub_options_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those options that say where and how files are fetched, as far as they are set."""
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
+
+
+def component_file(
+    name_or_path: str | os.PathLike, component: str, name: str, hub_options: Mapping[str, Any]
+) -> str | None:
+    """Returns the local path of a file of a component's folder ("" for the main one), or None if it is not there.
+
+    A file on the Hub is fetched unless it lies in the cache.
+    """
+    hub_options = dict(hub_options)
+    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), component)))
+    return cached_file(name_or_path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False, **hub_options)
+
+
+def read_config(name_or_path: str | os.PathLike, hub_options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what `config.json` of a checkpoint holds, or None if it has no such file."""
+    file = component_file(name_or_path, "", CONFIG_NAME, hub_options)
+    if file is None:
+        return None
+    with open(file, encoding="utf-8") as stream:
+        return json.load(stream)
+
+
+def is_original_config(config: Mapping[str, Any] | None) -> bool:
+    """Says whether a `config.json` is one of the original checkpoint's layout."""
+    return config is not None and config.get("model_type") == ORIGINAL_MODEL_TYPE
+
+
+def is_original_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:
+    """Says whether a folder or a repository holds a checkpoint in the original layout."""
+    return is_original_config(read_config(name_or_path, hub_options_of(options)))
 
 
 def read_weight_index(path: str | os.PathLike) -> dict[str, Any]:
-    """The index of weights that lie in several files.
+    """Reads the index of weights that lie in several files.
 
     Raises:
-        ValueError: when it is damaged, or names what is no safetensors file beside it.
+        ValueError: when it is damaged, or names anything but safetensors files beside it.
     """
     with open(path, "rb") as file:
         text = file.read()
@@ -35,7 +72,7 @@ def read_weight_index(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(index.get("metadata", {}), dict):
         raise ValueError(f"{path} is no index of weights: its `metadata` must be an object.")
     for tensor, name in files.items():
-        if not isinstance(name, str) or not _OWN_FILE.fullmatch(name):
+        if not isinstance(name, str) or not _SIBLING.fullmatch(name):
             raise ValueError(
                 f"{path} names {name!r} for the tensor {tensor}: only safetensors files beside it are read, never "
                 "pickles. Have the weights saved anew with `save_pretrained`."
@@ -44,19 +81,19 @@ def read_weight_index(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_weight_files(name_or_path: str, hub_options: Mapping[str, Any], variant: str | None = None) -> None:
-    """Look at what Transformers is about to read a checkpoint from, before it does.
+    """Looks at the files from which Transformers is about to read weights, before it does.
 
     Raises:
-        ValueError: when that could be anything but safetensors, or the index is damaged.
+        ValueError: when they could be anything but safetensors, or their index is damaged.
     """
-    named = None
-    if config := component_file(name_or_path, "", "config.json", hub_options):
-        with open(config, encoding="utf-8") as file:
-            named = json.load(file).get("transformers_weights")
+    named = (read_config(name_or_path, hub_options) or {}).get("transformers_weights")
     if named is not None and not (
         isinstance(named, str) and named.endswith((".safetensors", ".safetensors.index.json"))
     ):
-        raise ValueError(f"{config} names the weights {named!r}, but only safetensors files are read, never pickles.")
+        raise ValueError(
+            f"{CONFIG_NAME} of {name_or_path} names the weights {named!r}, but only safetensors files are read, never "
+            "pickles."
+        )
     ending = ".json" if variant is None else f".{variant}.json"
     name = named or SAFE_WEIGHTS_INDEX_NAME.replace(".json", ending)
     if name.endswith(".json") and (index := component_file(name_or_path, "", name, hub_options)):
@@ -64,12 +101,12 @@ def check_weight_files(name_or_path: str, hub_options: Mapping[str, Any], varian
             raise ValueError(f"{index} has no `metadata`, which Transformers needs: add an empty object.")
 
 
-# -- PEFT adapters as checkpoints: which model one belongs to, and where files are that an adapter alone lacks
+# -- PEFT adapters as checkpoints
 
 
 @dataclass
 class Adapted:
-    """A PEFT adapter and the model that it belongs to, each with the options to fetch it from the Hub."""
+    """This is a PEFT adapter and the model that it belongs to, each with the options to fetch it from the Hub."""
 
     adapter: str
     adapter_options: dict[str, Any]
@@ -77,32 +114,34 @@ class Adapted:
     base_options: dict[str, Any]
 
 
-def hub_options_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
-
-
 def find_adapter(name_or_path: str, options: Mapping[str, Any]) -> Adapted | None:
-    """What `name_or_path` is an adapter of; None if it is none."""
-    hub = hub_options_of(options)
-    adapter_options = {**hub, **(options.get("adapter_kwargs") or {})}
+    """Returns the adapter that `name_or_path` holds, and its base model; None if it holds none.
+
+    Where a model lies beside the adapter, that is its base.
+    """
+    hub_options = hub_options_of(options)
+    adapter_options = {**hub_options, **(options.get("adapter_kwargs") or {})}
     adapter = adapter_options.pop("_adapter_model_path", None)
-    if adapter is not None:  # an Auto class has found it, and `name_or_path` and `hub` are the base's
-        return Adapted(str(adapter), adapter_options, name_or_path, hub)
+    if adapter is not None:  # an Auto class came across the adapter, and gives the name and options of its base
+        return Adapted(str(adapter), adapter_options, name_or_path, hub_options)
     if (file := find_adapter_config_file(name_or_path, **adapter_options)) is None:
         return None
     with open(file, encoding="utf-8") as stream:
         config = json.load(stream)
     base = config.get("base_model_name_or_path")
-    if base is None or os.path.isfile(os.path.join(name_or_path, "config.json")):
-        return Adapted(name_or_path, adapter_options, name_or_path, hub)
-    base_options = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+    if base is None or os.path.isfile(os.path.join(name_or_path, CONFIG_NAME)):
+        return Adapted(name_or_path, adapter_options, name_or_path, hub_options)
+    base_options = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
     if config.get("revision") is not None:
         base_options["revision"] = config["revision"]
     return Adapted(name_or_path, adapter_options, base, base_options)
 
 
 def place_of(name_or_path: str, file: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options of where a checkpoint's file is: an adapter that has none of its own takes its base model's."""
+    """Returns the name of the checkpoint that has a file, and the options to load it with.
+
+    It is that of the base model for an adapter that has no such file itself.
+    """
     if component_file(name_or_path, "", file, hub_options_of(options)) is None:
         adapted = find_adapter(name_or_path, options)
         if adapted is not None and adapted.base != name_or_path:

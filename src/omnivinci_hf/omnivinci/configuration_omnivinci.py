@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Config
 from transformers.utils import CONFIG_NAME, logging
 
-from .checkpoint_files_omnivinci import place_of
-from .original_config_omnivinci import HUB_OPTIONS, is_original_config, map_bare_config, map_original_config
+from .checkpoint_files_omnivinci import hub_options_of, is_original_config, place_of
+from .package_hooks_omnivinci import original_layout
 
 
 logger = logging.get_logger(__name__)
 MODALITIES = ("image", "video", "audio")
+# name of a placeholder's id in the config -> the token that the tokenizer has for it
+MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 MAX_BOUNDARY_CHARACTERS = 1000
 BOUNDARY_TOKENS = {
     "image_start": None,
@@ -413,7 +415,8 @@ class OmniVinciConfig(PreTrainedConfig):
         """Build from a dictionary of this class or of the original checkpoint (`model_type` "vila")."""
         if is_original_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
-            config_dict = map_bare_config(config_dict, name_or_path, config_dict.get("_commit_hash"))
+            commit = config_dict.get("_commit_hash")
+            config_dict = original_layout(name_or_path).config_arguments_of_dict(config_dict, name_or_path, commit)
         if not cls.__module__.startswith("transformers_modules."):
             # entries for machines without this package; with it, they would make `pipeline` demand remote code
             config_dict = {name: value for name, value in config_dict.items() if name not in REMOTE_CODE_ENTRIES}
@@ -431,9 +434,9 @@ class OmniVinciConfig(PreTrainedConfig):
             base, base_options = place_of(str(pretrained_model_name_or_path), CONFIG_NAME, kwargs)
             if base != str(pretrained_model_name_or_path):
                 return cls.from_pretrained(base, **base_options)
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         if is_original_config(config_dict):
-            config_dict = map_original_config(config_dict, str(pretrained_model_name_or_path), **hub_options)
+            layout, name_or_path = original_layout(pretrained_model_name_or_path), str(pretrained_model_name_or_path)
+            config_dict = layout.config_arguments(config_dict, name_or_path, hub_options_of(kwargs))
         return cls.from_dict(config_dict, **options)
 
     def save_pretrained(self, save_directory, **kwargs):

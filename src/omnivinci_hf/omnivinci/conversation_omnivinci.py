@@ -7,12 +7,11 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import _get_template_variables
 
-from .configuration_omnivinci import MODALITIES
+from .configuration_omnivinci import MEDIA_TOKENS, MODALITIES
 from .frame_sampling_omnivinci import check_choice
 from .media_reading_omnivinci import MediaError
 from .media_sources_omnivinci import AUDIO_ENTRIES, ENTRIES, plain_source
 from .options_omnivinci import check_options, part_options, refuse_unknown
-from .original_config_omnivinci import MEDIA_TOKENS
 
 
 CHAT_TEMPLATE = """\

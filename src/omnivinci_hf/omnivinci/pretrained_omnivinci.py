@@ -8,13 +8,19 @@ from transformers import PreTrainedModel
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
 
-from .checkpoint_files_omnivinci import Adapted, check_weight_files, find_adapter, hub_options_of
+from .checkpoint_files_omnivinci import (
+    HUB_OPTIONS,
+    Adapted,
+    check_weight_files,
+    component_file,
+    find_adapter,
+    hub_options_of,
+    is_original_checkpoint,
+)
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import AUDIO_TOWERS
-from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
-from .original_checkpoint_omnivinci import is_original_checkpoint, load_original_checkpoint
-from .original_config_omnivinci import HUB_OPTIONS, component_file
+from .package_hooks_omnivinci import ModelCardMixin, original_layout
 
 
 # what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
@@ -135,14 +141,16 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 if hasattr(module, "freeze_unused"):
                     module.freeze_unused()
             return loaded
-        return load_original_checkpoint(cls, pretrained_model_name_or_path, config, kwargs)
+        layout = original_layout(pretrained_model_name_or_path)
+        return layout.load_model(cls, pretrained_model_name_or_path, config, kwargs)
 
     @classmethod
     def _load_adapted(cls, adapted: Adapted, config, options: dict):
         """The original layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
         options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
         adapter_name = options.pop("adapter_name", "default")
-        loaded = load_original_checkpoint(cls, adapted.base, config, {**options, **adapted.base_options})
+        layout = original_layout(adapted.base)
+        loaded = layout.load_model(cls, adapted.base, config, {**options, **adapted.base_options})
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.load_adapter(adapted.adapter, adapter_name=adapter_name, adapter_kwargs=adapted.adapter_options)
         return loaded

@@ -12,11 +12,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .configuration_omnivinci import MODALITIES, check_boundary_tokens
+from .configuration_omnivinci import MEDIA_TOKENS, MODALITIES, check_boundary_tokens
 from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_media, template_variables
 from .frame_sampling_omnivinci import check_choice
 from .media_inputs_omnivinci import load_media
-from .model_card_omnivinci import ModelCardMixin
 from .options_omnivinci import (
     CALL_OPTIONS,
     FIXED_OPTIONS,
@@ -29,8 +28,8 @@ from .options_omnivinci import (
     flat_options,
     option_checks,
 )
-from .original_config_omnivinci import MEDIA_TOKENS
 from .outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
+from .package_hooks_omnivinci import ModelCardMixin
 from .processor_loading_omnivinci import ProcessorLoadingMixin
 from .sequence_layout_omnivinci import (
     MODALITY_BOUNDARIES,

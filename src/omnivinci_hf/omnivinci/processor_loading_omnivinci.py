@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from .checkpoint_files_omnivinci import place_of
+from .checkpoint_files_omnivinci import HUB_OPTIONS, hub_options_of, is_original_config, place_of, read_config
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
@@ -18,20 +17,12 @@ from .options_omnivinci import (
     FILE_ENTRIES,
     FIXED_OPTIONS,
     LOADER_OPTIONS,
-    ORIGINAL_OPTIONS,
     TEXT_OPTIONS,
     asking_entries,
     refuse_fixed,
     refuse_unknown,
 )
-from .original_config_omnivinci import (
-    HUB_OPTIONS,
-    component_file,
-    is_original_config,
-    load_original_tokenizer,
-    map_original_config,
-    map_original_processor_options,
-)
+from .package_hooks_omnivinci import original_layout
 
 
 PARTS = {
@@ -89,29 +80,18 @@ class ProcessorLoadingMixin(ProcessorMixin):
             TypeError: for an option that neither the processor nor a part of it has.
         """
         options = _loading_options(cls, kwargs)
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
-        name_or_path = str(pretrained_model_name_or_path)
-        file = component_file(name_or_path, "", "config.json", hub_options)
-        if file is None:
+        name_or_path, hub_options = str(pretrained_model_name_or_path), hub_options_of(kwargs)
+        config = read_config(name_or_path, hub_options)
+        if config is None:
             base, base_options = place_of(name_or_path, PROCESSOR_NAME, kwargs)
             if base != name_or_path:
                 return cls.from_pretrained(base, **base_options)
-        original = {}
-        if file is not None:
-            with open(file, encoding="utf-8") as stream:
-                original = json.load(stream)
-        if not is_original_config(original):
+        if config is None or not is_original_config(config):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        known = _option_names(cls)
-        config = OmniVinciConfig(**map_original_config(original, name_or_path, **hub_options))
         of_tokenizer = {name: value for name, value in options.items() if name in TOKENIZER_OPTIONS}
-        tokenizer = load_original_tokenizer(name_or_path, **hub_options, **of_tokenizer)
-        own = {
-            **ORIGINAL_OPTIONS,
-            **map_original_processor_options(original),
-            **{name: value for name, value in options.items() if name in known},
-        }
-        return cls.from_model_config(config, tokenizer, **own)
+        of_processor = {name: value for name, value in options.items() if name in _option_names(cls)}
+        layout = original_layout(name_or_path)
+        return layout.load_processor(cls, name_or_path, config, hub_options, of_tokenizer, of_processor)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):

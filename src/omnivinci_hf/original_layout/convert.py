@@ -1,4 +1,4 @@
-"""The original five-folder layout to the ordinary Transformers layout, tensor by tensor."""
+"""This module writes a checkpoint of the original five-folder layout anew in the layout of Transformers."""
 
 import json
 import math
@@ -6,19 +6,20 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from huggingface_hub import HfApi, ModelCard, split_torch_state_dict_into_shards
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from ..hub.cards import ORIGINAL, SMALL_LIMIT, render_model_card
 from ..hub.folders import whole_folder
+from ..omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
-from ..omnivinci.model_card_omnivinci import ORIGINAL, SMALL_LIMIT, render_model_card
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
-from ..omnivinci.original_checkpoint_omnivinci import OriginalStateDict, is_original_checkpoint
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
+from .weights import OriginalStateDict
 
 
 SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -34,7 +35,7 @@ def convert_checkpoint(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the original checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
+    """Writes the original checkpoint `src` (folder or hub id) to the folder `dst` in the ordinary layout.
 
     The result is what `from_pretrained(src, dtype=dtype).save_pretrained(dst)` writes for model, processor and
     generation config, but only one tensor is in memory at a time. `dst` appears when it is complete and not before, an
@@ -67,7 +68,7 @@ def convert_checkpoint(
 
 
 def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
-    """Upload a converted folder to the Hub, where the repository is created if need be; returns its address.
+    """Uploads a converted folder to the Hub and returns the address; the repository is created if need be.
 
     A model card is written unless the folder or the repository has one.
     """
@@ -83,7 +84,7 @@ def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
 def _card_of_converted(folder: str | os.PathLike, repo_id: str) -> ModelCard:
     with torch.device("meta"):
         num_parameters = OmniVinciForConditionalGeneration(OmniVinciConfig.from_pretrained(folder)).num_parameters()
-    # the only model that was ever published in that layout; what is much smaller is somebody's test
+    # It is the only model that was published in that layout; a much smaller one is somebody's test.
     base_model = ORIGINAL if num_parameters >= SMALL_LIMIT else None
     return render_model_card("converted", repo_id, base_model=base_model, num_parameters=num_parameters)
 
@@ -99,7 +100,7 @@ def _check_destination(src: str | os.PathLike, dst: Path, overwrite: bool) -> No
     if not overwrite:
         raise FileExistsError(f"{dst} is not empty; give a new folder, or `overwrite=True`.")
     if not (dst / "config.json").is_file():
-        # a slip of the hand must not delete somebody's home
+        # A mistyped path must not delete somebody's home.
         raise FileExistsError(f"{dst} holds no checkpoint (no config.json) and is not overwritten; empty it yourself.")
 
 
@@ -109,7 +110,7 @@ def _write_checkpoint(
     config = OmniVinciConfig.from_pretrained(src)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{src} is quantized; convert the checkpoint that it was made from, and quantize that.")
-    # on the meta device nothing is read, but all is checked and every setting ends up as in a real load
+    # The meta device reads no weights, but everything is checked, and every setting ends up as in a real load.
     model = OmniVinciForConditionalGeneration.from_pretrained(src, dtype=dtype, device_map="meta")
     if model.dtype not in SAFETENSORS_NAMES:
         names = ", ".join(str(known).removeprefix("torch.") for known in SAFETENSORS_NAMES)
@@ -154,8 +155,12 @@ def _write_weights(
 def _write_safetensors(
     path: Path, state_dict: Mapping, shapes: Mapping[str, torch.Size], dtype: torch.dtype
 ) -> Iterator[int]:
-    """Writes one tensor after the other and yields its bytes; `safetensors.save_file` wants the whole shard at once."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    """Writes one tensor after the other and yields the size of each in bytes.
+
+    `safetensors.save_file` would want the whole shard at once.
+    """
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
@@ -168,5 +173,5 @@ def _write_safetensors(
 
 
 def _write_tensor(file: BinaryIO, lazy_slice, dtype: torch.dtype) -> int:
-    # a function of its own, so that nothing of it is held while the next tensor is read
+    # This is a function, so that nothing of a tensor is held while the next one is read.
     return file.write(lazy_slice[:].to(dtype).contiguous().view(torch.uint8).numpy().data)

@@ -1,4 +1,5 @@
-"""Registers the classes with Transformers' Auto classes when somebody imports these; nothing there is patched.
+"""This module makes the package known: to Transformers' Auto classes, when somebody imports these, and to its own
+classes, whose hooks it fills. Nothing of Transformers is patched.
 
 Auto classes take classes, not names, and importing ours costs seconds, as importing the Auto classes does. So the
 package imports neither: Python's import system tells when the Auto classes have been imported, and ours follow.
@@ -9,6 +10,8 @@ import threading
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
+
+from ..omnivinci.package_hooks_omnivinci import HOOKS, ModelCards, OriginalLayout
 
 
 # Whoever imports one of these needs the registration: all Auto classes import the first, and the others have classes
@@ -23,16 +26,32 @@ _importing_threads: set[int] = set()
 
 
 def register(imported: str | None = None) -> None:
-    """Register the classes now if the Auto classes are there already, else as soon as they are; safe to call again.
+    """Registers the classes now if the Auto classes are there already, else as soon as they are; safe to call again.
 
-    `imported` is the module whose import ends with this.
+    The hooks are filled at once, since that costs nothing: so they work whichever class is imported first.
+
+    Args:
+        imported: the module whose import ends with this.
     """
+    HOOKS.original_layout, HOOKS.model_cards = _original_layout, _model_cards
     if any(name == imported or _is_complete(sys.modules[name]) for name in TRIGGERS & sys.modules.keys()):
         import_module("omnivinci_hf.registration.auto_classes")
         # a new list, as other threads may go through this one
         sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, _ImportWatch)]
     elif not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ImportWatch())
+
+
+def _original_layout() -> OriginalLayout:
+    from ..original_layout import loading
+
+    return loading
+
+
+def _model_cards() -> ModelCards:
+    from ..hub import cards
+
+    return cards
 
 
 def _is_complete(module) -> bool:

@@ -14,10 +14,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from ..hub.cards import ORIGINAL
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
-from ..omnivinci.model_card_omnivinci import ORIGINAL
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor

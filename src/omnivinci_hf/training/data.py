@@ -38,8 +38,8 @@ import numpy as np
 import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
 from ..omnivinci.conversation_omnivinci import SOURCE_KEYS, MediaPart, check_source, parse_part, shown
-from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.sequence_layout_omnivinci import is_text
 
 

@@ -9,8 +9,8 @@ import yaml
 from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
+from ..omnivinci.checkpoint_files_omnivinci import component_file
 from ..omnivinci.configuration_omnivinci import check_number
-from ..omnivinci.original_config_omnivinci import component_file
 
 
 # the parts of the model that a recipe may name, and how the names of their parameters begin

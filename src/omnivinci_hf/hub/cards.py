@@ -1,6 +1,7 @@
-"""Model cards: the README.md of a repository on the Hub.
+"""This module writes model cards: the README.md of a repository on the Hub, from the templates in `model_cards/`.
 
-The templates in `model_cards/` stay with the package: code that was loaded from the Hub leaves cards alone.
+`registration` puts it into the hook `model_cards` of `package_hooks_omnivinci`. Code that was loaded from the Hub
+leaves cards to Transformers.
 """
 
 import os
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 
-TEMPLATES = Path(__file__).parents[1] / "hub" / "model_cards"
+TEMPLATES = Path(__file__).parent / "model_cards"
 KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
 ORIGINAL = "nvidia/omnivinci"
 ORIGINAL_URL = f"https://huggingface.co/{ORIGINAL}"
@@ -107,7 +108,7 @@ def complete_model_card(
         return
     if card is not None and (model is None or _has_own_card(repo_id, revision, token)):
         path.unlink()
-    elif model is not None and TEMPLATES.is_dir():
+    elif model is not None:
         card_of_model(model, repo_id, tags=card and card.data.tags or []).save(path)
 
 
@@ -149,16 +150,6 @@ def hub_id(name_or_path: str | None) -> str | None:
     name = str(name_or_path or "")
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not os.path.exists(name)
     return name if is_id else None
-
-
-class ModelCardMixin:
-    """For models, processors and pipelines: what they push has a fitting card, not Transformers' empty one."""
-
-    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # the one place that every way of pushing passes after Transformers wrote its card
-        model = self if hasattr(self, "num_parameters") else getattr(self, "model", None)
-        complete_model_card(working_dir, repo_id, model, kwargs.get("revision"), kwargs.get("token"))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 def _has_own_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:

@@ -1,4 +1,4 @@
-"""The original checkpoint's `config.json` (`model_type` "vila") in the words of this package.
+"""This module translates the original checkpoint's `config.json` (`model_type` "vila") into the words of this package.
 
 `nvidia/omnivinci` describes itself with the options of its training code: strings such as "None" and "True", nested
 encoder descriptions, one folder per component. This file is the only one that knows those names.
@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoTokenizer
-from transformers.utils.hub import cached_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-
-ORIGINAL_MODEL_TYPE = "vila"
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL_MODEL_TYPE, component_file
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
 
 
 def flag(value: Any) -> bool:
-    """A boolean, or one of the strings that original files hold in their place."""
+    """Reads a boolean, or one of the strings that original files hold in its place."""
     if value in (True, False):
         return bool(value)
     if value in ("True", "true"):
@@ -29,21 +28,20 @@ def flag(value: Any) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A number, or the string that an original file holds in its place; None for "None" too."""
+    """Reads a number, or the string that an original file holds in its place; "None" gives None."""
     return float(value) if isinstance(value, str) and value not in ("None", "") else _none(value)
 
 
 def whole(value: Any) -> int | None:
+    """Reads a whole number, or the string that an original file holds in its place; "None" gives None."""
     value = number(value)
     return None if value is None else int(value)
 
 
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
-MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 
 # original name -> name in OmniVinciConfig, where the value needs nothing but its type mended
-CONFIG_NAMES = {
+CONFIG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mm_vision_select_layer": ("vision_feature_layer", whole),
     "s2_resize_output_to_scale_idx": ("s2_output_scale_index", whole),
     "max_tiles": ("max_tiles", whole),
@@ -51,7 +49,7 @@ CONFIG_NAMES = {
     "torch_dtype": ("dtype", str),
 }
 # original name -> option of OmniVinciProcessor
-PROCESSOR_NAMES = {
+PROCESSOR_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "load_audio_in_video": ("load_audio_from_video", flag),
     "num_video_frames": ("num_frames", whole),
     "audio_sampling_rate": ("sampling_rate", whole),
@@ -76,10 +74,6 @@ BOUNDARY_NAMES = {
     ("sound_encoder", "start_tokens"): ("audio_start", None),
     ("sound_encoder", "end_tokens"): ("audio_end", "\n"),
 }
-
-
-def is_original_config(config_dict: dict[str, Any]) -> bool:
-    return config_dict.get("model_type") == ORIGINAL_MODEL_TYPE
 
 
 def map_original_config(original: dict[str, Any], name_or_path: str | None = None, **hub_options) -> dict[str, Any]:
@@ -142,7 +136,7 @@ def map_original_config(original: dict[str, Any], name_or_path: str | None = Non
 
 
 def map_original_processor_options(original: dict[str, Any]) -> dict[str, Any]:
-    """Options of the processor's parts that the original `config.json` holds.
+    """Translates those options of an original `config.json` that are options of the processor here.
 
     Returns `load_audio_from_video`, `num_frames`, `fps`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no
     limit), as far as they are set.
@@ -153,21 +147,14 @@ def map_original_processor_options(original: dict[str, Any]) -> dict[str, Any]:
         options["fps"] = float(fps)
     limit = _none(original["audio_chunk_length"])
     if limit is not None:
-        # "max" keeps the whole sound; "max_N" and a bare number keep its first N seconds
+        # "max" keeps the whole audio; "max_N" and a bare number keep its first N seconds
         limit = str(limit).removeprefix("max").removeprefix("_")
         options["max_audio_sec"] = float(limit) if limit else None
     return options
 
 
-def component_file(name_or_path: str, component: str, name: str, hub_options: Mapping[str, Any]) -> str | None:
-    """Local path of a file of a component's folder ("" for the main one), fetched if need be; None if not there."""
-    hub_options = dict(hub_options)
-    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), component)))
-    return cached_file(name_or_path, name, subfolder=folder, _raise_exceptions_for_missing_entries=False, **hub_options)
-
-
 def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
-    """[`map_original_config`] for `AutoConfig`, which passes the file on but not how it was found.
+    """As [`map_original_config`], for `AutoConfig`, which passes the file on but not how it was fetched.
 
     The placeholder ids keep their defaults where the tokenizer cannot be read without a token, a subfolder or another
     cache; `from_pretrained` of the model knows these and sets the ids.
@@ -185,12 +172,18 @@ def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: 
 
 
 def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
+    """Returns the ids of the media placeholders in the tokenizer, by the names that the config has for them."""
     tokenizer = load_original_tokenizer(name_or_path, **hub_options)
-    return {name: tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
+    ids = tokenizer.convert_tokens_to_ids([*MEDIA_TOKENS.values()])
+    return dict(zip(MEDIA_TOKENS, ids, strict=True))
 
 
-def load_original_tokenizer(name_or_path: str, **hub_options):
-    """The tokenizer of the `llm` folder, with the media placeholders added where the files lack them."""
+def load_original_tokenizer(name_or_path: str, **hub_options) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of the `llm` folder and adds the media placeholders where the files lack them.
+
+    Raises:
+        ValueError: when files of the tokenizer are missing.
+    """
     folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
     known = tokenizer.get_vocab()
@@ -219,7 +212,7 @@ def _component(
 
 
 def _is_described(original: dict[str, Any], name: str) -> bool:
-    """Whether the main file holds a component's options, not only where they once lay."""
+    """Says whether the main file holds a component's options, not only where they once lay."""
     copy = original.get(f"{name}_cfg")
     return isinstance(copy, dict) and bool(copy.keys() - {"_name_or_path"})
 

@@ -1,0 +1,115 @@
+"""This module loads config, model and processor of a checkpoint in the original layout.
+
+It is what `registration` puts into the hook `original_layout` of `package_hooks_omnivinci`.
+"""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..omnivinci.checkpoint_files_omnivinci import HUB_OPTIONS, component_file, hub_options_of
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
+from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
+from .config import (
+    load_original_tokenizer,
+    map_bare_config,
+    map_original_config,
+    map_original_processor_options,
+    media_token_ids,
+)
+from .weights import OriginalStateDict, check_tensors
+
+
+TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def config_arguments(original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates an original `config.json` into arguments of `OmniVinciConfig`, see [`map_original_config`]."""
+    return map_original_config(original, name_or_path, **hub_options)
+
+
+def config_arguments_of_dict(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
+    """As [`config_arguments`], for `AutoConfig`, see [`map_bare_config`]."""
+    return map_bare_config(original, name_or_path, commit)
+
+
+def load_processor(
+    processor_class: Any,
+    name_or_path: str,
+    original: dict[str, Any],
+    hub_options: Mapping[str, Any],
+    tokenizer_options: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Any:
+    """Builds the processor that fits an original `config.json`, with the tokenizer of the folder `llm`.
+
+    Args:
+        tokenizer_options, options: of the caller; `options` of the processor and its parts override the checkpoint's.
+    """
+    config = OmniVinciConfig(**map_original_config(original, name_or_path, **hub_options))
+    tokenizer = load_original_tokenizer(name_or_path, **hub_options, **tokenizer_options)
+    stored = {**ORIGINAL_OPTIONS, **map_original_processor_options(original)}
+    return processor_class.from_model_config(config, tokenizer, **{**stored, **options})
+
+
+def load_model(
+    model_class: Any,
+    name_or_path: str | os.PathLike,
+    config: PreTrainedConfig | None,
+    options: Mapping[str, Any],
+) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
+    """Does what `model_class.from_pretrained` does, for the class with a head or the one without.
+
+    Raises:
+        ValueError: when tensors are missing, surplus or misshapen; it names them.
+    """
+    name_or_path = str(name_or_path)
+    hub_options = hub_options_of(options)
+    options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "trust_remote_code")}
+    output_loading_info = options.pop("output_loading_info", False)
+    config = _config_to_load(model_class, name_or_path, config, hub_options, options)
+    state_dict = OriginalStateDict(name_or_path, hub_options)
+    if config.dtype is None:
+        # Transformers cannot tell it from lazy slices
+        config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+    if "lm_head.weight" not in expected:
+        state_dict.keep_base_model()
+    # OmniAlignNet, where it is asked for, begins anew
+    expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
+    check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
+    model, info = model_class.from_pretrained(
+        None, config=config, state_dict=state_dict, output_loading_info=True, **options
+    )
+    if model.can_generate() and (file := component_file(name_or_path, "llm", "generation_config.json", hub_options)):
+        folder, name = os.path.split(file)
+        model.generation_config = type(model.generation_config).from_pretrained(folder, name)
+    model.config._name_or_path = model.name_or_path = name_or_path
+    return (model, info) if output_loading_info else model
+
+
+def _config_to_load(
+    model_class: Any,
+    name_or_path: str,
+    config: PreTrainedConfig | None,
+    hub_options: Mapping[str, Any],
+    options: dict[str, Any],
+) -> Any:
+    """Returns the config of the checkpoint, with those `options` that are its fields, which are taken out of them."""
+    config_class = model_class.config_class
+    if config is None:
+        fields = {field.name for field in dataclasses.fields(config_class)} - {"dtype"}
+        overrides = {name: options.pop(name) for name in fields & options.keys()}
+        return config_class.from_pretrained(name_or_path, **hub_options, **overrides)
+    if all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
+        # it may be from `AutoConfig`, which may have been unable to read the tokenizer
+        config = copy.deepcopy(config)
+        for name, token_id in media_token_ids(name_or_path, **hub_options).items():
+            setattr(config, name, token_id)
+    return config
