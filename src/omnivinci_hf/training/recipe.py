@@ -10,7 +10,7 @@ from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import component_file
-from ..omnivinci.configuration_omnivinci import check_number
+from ..omnivinci.configuration_checks_omnivinci import check_number
 
 
 # the parts of the model that a recipe may name, and how the names of their parameters begin
