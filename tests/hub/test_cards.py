@@ -11,7 +11,7 @@ CARD = "README.md"
 ORIGINAL = goldens.SMALL / "checkpoint"
 
 
-@pytest.mark.parametrize("kind", cards.KINDS)
+@pytest.mark.parametrize("kind", cards.CARD_KINDS)
 @pytest.mark.parametrize("base_model", [None, "nvidia/omnivinci", "me/other"])
 def test_every_template_renders(kind, base_model):
     card = cards.render_model_card(

@@ -8,25 +8,26 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 
 TEMPLATES = Path(__file__).parent / "model_cards"
-KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
+CARD_KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
 ORIGINAL = "nvidia/omnivinci"
-ORIGINAL_URL = f"https://huggingface.co/{ORIGINAL}"
+HUB = "https://huggingface.co/"
 SMALL_LIMIT = 4e9  # parameters; the original model has 8.7 billion
-# what `push_to_hub` of Transformers puts into the empty card that it writes
+# `push_to_hub` of Transformers puts this into the empty card that it writes.
 PLACEHOLDER = (
     "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
     "automatically generated."
 )
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
-UNTOLD_SOURCE = "a checkpoint that its author has not named"
-UNTOLD_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({ORIGINAL_URL})"}
-UNTOLD = "Its author has not described it yet: data, training and evaluation belong here."
+UNKNOWN_SOURCE = "a checkpoint that its author has not named"
+UNKNOWN_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({HUB}{ORIGINAL})"}
+UNKNOWN_TRAINING = "Its author has not described it yet: data, training and evaluation belong here."
 
 
 def render_model_card(
@@ -41,7 +42,8 @@ def render_model_card(
     tags: Sequence[str] = (),
     datasets: Sequence[str] = (),
 ) -> ModelCard:
-    """
+    """Renders the card of a repository from the template of its kind.
+
     Args:
         kind (`str`): "converted" (the original weights in the ordinary layout), "small", "derived" (whatever was done
             to the base model, if anything), "fine_tuned" or "adapter" (of PEFT).
@@ -53,30 +55,23 @@ def render_model_card(
         relation (`str`, *optional*): to the base model, as the Hub spells it, where it is no fine-tuned one.
         training (`str`, *optional*): Markdown that says how the model was made (all but "converted").
         tags, datasets (`Sequence[str]`): for the metadata, in addition to those that every card has.
+
+    Raises:
+        ValueError: for an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {KINDS}, got {kind!r}.")
-    url = None if base_model is None else f"https://huggingface.co/{base_model}"
-    if license is not None:
-        terms = {"license": license}
-        licence = f"The weights are under the licence {license}. {CODE_LICENCE}"
-    elif url is not None:
-        terms = {"license": "other", "license_name": base_model.replace("/", "-").lower(), "license_link": url}
-        licence = f"The weights are under the licence of [{base_model}]({url}), see there. {CODE_LICENCE}"
-    else:
-        terms = {"license": "unknown"}
-        licence = f"No licence is stated for the weights. {CODE_LICENCE}"
-    if base_model != ORIGINAL and kind != "small":
-        licence += f" The weights of [{ORIGINAL}]({ORIGINAL_URL}) have a licence of their own: see its model card."
+    if kind not in CARD_KINDS:
+        raise ValueError(f"`kind` must be one of {CARD_KINDS}, got {kind!r}.")
+    terms, licence = _licence(kind, license, base_model)
     is_adapter = kind == "adapter"
     code = [] if is_adapter else ["custom_code"]
+    default_tags = ["omnivinci", "omni-modal", "video", "audio", "omni-qa", *code]
     data = ModelCardData(
         **terms,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="any-to-any",
         base_model=base_model,
         base_model_relation="adapter" if is_adapter else relation,
-        tags=list(dict.fromkeys(["omnivinci", "omni-modal", "video", "audio", "omni-qa", *code, *tags])),
+        tags=list(dict.fromkeys([*default_tags, *tags])),
         datasets=list(datasets) or None,
     )
     usage = _template("usage_adapter" if is_adapter else "usage").replace("{{ repo_id }}", repo_id)
@@ -84,77 +79,103 @@ def render_model_card(
         data,
         template_str=_template(kind),
         title=repo_id.split("/")[-1],
-        source=f"[{base_model}]({url})" if base_model else UNTOLD_SOURCES.get(kind, UNTOLD_SOURCE),
+        source=_link(base_model) if base_model else UNKNOWN_SOURCES.get(kind, UNKNOWN_SOURCE),
         size="" if num_parameters is None else f" {_in_words(num_parameters)} parameters.",
         usage=usage.replace("{{ base_model }}", base_model or "path/to/the/model"),
-        training=training or UNTOLD,
+        training=training or UNKNOWN_TRAINING,
         limits=_template("limits"),
         licence=licence,
         citation=_template("citation"),
     )
 
 
+def _licence(kind: str, license: str | None, base_model: str | None) -> tuple[dict[str, Any], str]:
+    """Returns what the metadata and the text of a card say about the licence of the weights."""
+    terms: dict[str, Any]
+    if license is not None:
+        terms = {"license": license}
+        text = f"The weights are under the licence {license}. {CODE_LICENCE}"
+    elif base_model is not None:
+        name = base_model.replace("/", "-").lower()
+        terms = {"license": "other", "license_name": name, "license_link": HUB + base_model}
+        text = f"The weights are under the licence of {_link(base_model)}, see there. {CODE_LICENCE}"
+    else:
+        terms = {"license": "unknown"}
+        text = f"No licence is stated for the weights. {CODE_LICENCE}"
+    if base_model != ORIGINAL and kind != "small":
+        text += f" The weights of {_link(ORIGINAL)} have a licence of their own: see its model card."
+    return terms, text
+
+
 def complete_model_card(
-    folder: str | os.PathLike, repo_id: str, model=None, revision: str | None = None, token: str | bool | None = None
+    folder: str | os.PathLike,
+    repo_id: str,
+    model: Any = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> None:
-    """Put the card of a model that is about to be pushed from `folder` in the place of Transformers' empty one.
+    """Replaces Transformers' empty card in a `folder` that is about to be pushed by one that fits the model.
 
     A card that somebody wrote is left alone, also on another branch, where Transformers does not look for one. Without
-    `model` (a processor is pushed) nothing is better than an empty card.
+    `model` (a processor is pushed) the empty card is deleted.
     """
     path = Path(folder) / "README.md"
     card = ModelCard.load(path, ignore_metadata_errors=True) if path.exists() else None
     if card is not None and not is_placeholder(card):
         return
-    if card is not None and (model is None or _has_own_card(repo_id, revision, token)):
+    if card is not None and (model is None or _has_written_card(repo_id, revision, token)):
         path.unlink()
     elif model is not None:
         card_of_model(model, repo_id, tags=card and card.data.tags or []).save(path)
 
 
-def card_of_model(model, repo_id: str, **options) -> ModelCard:
-    """The card that fits a model, also one with adapters; `options` as in [`render_model_card`]. Only with `training`
-    it says that the model was fine-tuned: weights do not tell whether they were changed since they were loaded.
+def card_of_model(model: Any, repo_id: str, **options: Any) -> ModelCard:
+    """Renders the card that fits a model, also one with adapters; `options` as in [`render_model_card`].
+
+    Only with `training` it says that the model was fine-tuned: weights do not tell whether they were changed since
+    they were loaded.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     num_parameters = bare.num_parameters()
     base_model = hub_id(bare.name_or_path)
-    if base_model == repo_id:  # pushed again to where it came from
+    if base_model == repo_id:  # it is pushed again to where it came from
         base_model = None
-    found = {"base_model": base_model, "num_parameters": num_parameters}
+    facts: dict[str, Any] = {"base_model": base_model, "num_parameters": num_parameters}
     if bare is not model or getattr(model, "_hf_peft_config_loaded", False):
-        found = {"kind": "adapter", "base_model": base_model}
+        facts = {"kind": "adapter", "base_model": base_model}
     elif options.get("training"):
-        found["kind"] = "fine_tuned"
+        facts["kind"] = "fine_tuned"
     elif base_model is None and num_parameters < SMALL_LIMIT:
-        found["kind"] = "small"
+        facts["kind"] = "small"
     else:
-        found["kind"] = "derived"
+        facts["kind"] = "derived"
         if base_model and getattr(bare.config, "quantization_config", None) is not None:
-            found["relation"] = "quantized"
-    return render_model_card(repo_id=repo_id, **{**found, **options})
+            facts["relation"] = "quantized"
+    return render_model_card(repo_id=repo_id, **{**facts, **options})
 
 
 def is_placeholder(card: ModelCard) -> bool:
-    """Whether this is the empty card that Transformers or PEFT writes, with nothing added."""
+    """Says whether this is the empty card that Transformers or PEFT writes, with nothing added."""
     empty = [ModelCard.from_template(ModelCardData(), **more) for more in ({"model_description": PLACEHOLDER}, {})]
     text = re.sub(r"### Framework versions\s+- PEFT \S+\s*$", "", card.text)
-    ours = {"tags", "library_name"}
-    if card.data.library_name == "peft":
-        ours |= {"base_model", "pipeline_tag"}
-    return card.data.to_dict().keys() <= ours and text.split() in [other.text.split() for other in empty]
+    metadata = card.data.to_dict()
+    written_by_libraries = {"tags", "library_name"}
+    if metadata.get("library_name") == "peft":
+        written_by_libraries |= {"base_model", "pipeline_tag"}
+    return metadata.keys() <= written_by_libraries and text.split() in [other.text.split() for other in empty]
 
 
 def hub_id(name_or_path: str | None) -> str | None:
-    """The name of a model on the Hub; None for a folder."""
+    """Returns the name of a model on the Hub, or None if it is a folder."""
     name = str(name_or_path or "")
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not os.path.exists(name)
     return name if is_id else None
 
 
-def _has_own_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
+def _has_written_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
+    """Says whether a branch of the repository has a card that is not empty."""
     if revision is None:
-        return False  # Transformers has looked there
+        return False  # Transformers looked at the main branch
     try:
         file = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
     except (EntryNotFoundError, RevisionNotFoundError):
@@ -163,7 +184,11 @@ def _has_own_card(repo_id: str, revision: str | None, token: str | bool | None) 
 
 
 def _template(name: str) -> str:
-    return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8").rstrip("\n") + "\n" * (name in KINDS)
+    return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8").rstrip("\n") + "\n" * (name in CARD_KINDS)
+
+
+def _link(repo_id: str) -> str:
+    return f"[{repo_id}]({HUB}{repo_id})"
 
 
 def _in_words(number: int) -> str:

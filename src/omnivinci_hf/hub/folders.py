@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, whatever stops the process that writes them."""
+"""This module writes folders that are whole or not there, whatever stops the process that writes them."""
 
 import ctypes
 import os
@@ -12,24 +12,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-# Hub uploads leave out what begins with "_", and no trainer takes it for a checkpoint
+# Uploads to the Hub leave out names that begin with "_", and no trainer takes them for checkpoints.
 UNFINISHED = "_unfinished-"
-# weights that would be read in place of new ones that lie in other files
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+# These weights would be read in place of new ones that lie in files of other names.
+STALE_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
 def unfinished_folder(folder: str | os.PathLike) -> Path:
-    """Where [`whole_folder`] writes before `folder` is whole."""
+    """Returns where [`whole_folder`] writes before `folder` is whole."""
     folder = Path(os.path.realpath(folder))
     return folder.with_name(UNFINISHED + folder.name) / "new" / folder.name
 
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike, *, overwrite: bool = False, keep_others: bool = True) -> Iterator[Path]:
-    """A new folder to write to, beside `folder`, whose place it takes at the end in one step; a link stays one.
+    """Gives a new folder to write to, beside `folder`, whose place it takes at the end in one step; a link stays one.
 
-    An error deletes it. What a killed process left of it lies in `_unfinished-NAME`, until the next one that writes the
-    same folder deletes that.
+    An error deletes the new folder. What a killed process left of it lies in `_unfinished-NAME`, until the next process
+    that writes the same folder deletes it.
 
     Args:
         overwrite: replace files of the same names that are there at the end.
@@ -52,7 +52,7 @@ def whole_folder(folder: str | os.PathLike, *, overwrite: bool = False, keep_oth
 
 
 def delete_unfinished(parent: str | os.PathLike, names: str) -> None:
-    """Delete what killed processes left of folders whose names fit a pattern; what is being written now stays."""
+    """Deletes what killed processes left of folders whose names fit a pattern; what is being written now stays."""
     for work in Path(os.path.realpath(parent)).glob(UNFINISHED + names):
         with suppress(FileExistsError), _sole_writer(work.with_name(work.name.removeprefix(UNFINISHED)), work):
             pass
@@ -60,7 +60,7 @@ def delete_unfinished(parent: str | os.PathLike, names: str) -> None:
 
 @contextmanager
 def _sole_writer(folder: Path, work: Path) -> Iterator[Path]:
-    """Holds `work`, emptied of what a killed process left; gives where the old folder can stand in it."""
+    """Locks the folder `work`, and empties it of what a killed process left; gives a place in it for the old folder."""
     work.mkdir(exist_ok=True)
     lock, new, old = FileLock(work / "lock"), work / "new", work / "old"
     try:
@@ -69,7 +69,7 @@ def _sole_writer(folder: Path, work: Path) -> Iterator[Path]:
         raise FileExistsError(f"Another process is writing {folder} at this moment, in {work}.") from error
     try:
         if old.exists() and not folder.exists():
-            old.rename(folder)  # killed between the two steps of `_take_place`
+            old.rename(folder)  # a process was killed between the two steps of `_take_place`
         for leftover in (new, old):
             if leftover.exists():
                 shutil.rmtree(leftover)
@@ -108,13 +108,13 @@ def _take_place(new: Path, folder: Path, old: Path, overwrite: bool, keep_others
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Links all files of `old` into `new` that `new` has not, but for weights."""
+    """Links all files of `old` into `new` that `new` does not have, but for weights."""
 
     def left_out(folder: str, names: list[str]) -> list[str]:
         twin = new / os.path.relpath(folder, old)
         there = {name for name in names if os.path.lexists(twin / name)}
         both_folders = {name for name in there if (twin / name).is_dir() and not (twin / name).is_symlink()}
-        stale = {name for name in names if WEIGHTS.fullmatch(name)} if Path(folder) == old else set()
+        stale = {name for name in names if STALE_WEIGHTS.fullmatch(name)} if Path(folder) == old else set()
         return [*(there - both_folders), *stale]
 
     shutil.copytree(old, new, symlinks=True, ignore=left_out, copy_function=_link, dirs_exist_ok=True)
@@ -128,7 +128,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system or the file system cannot."""
+    """Swaps two folders in one step, or returns False where the system or the file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     swap = getattr(ctypes.CDLL(None), "renameat2", None)

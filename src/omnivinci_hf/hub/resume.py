@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: which of them are whole, and the last one to go on from."""
+"""This module finds the checkpoints of a training run from which it can go on, because they are whole."""
 
 import json
 import re
@@ -14,22 +14,22 @@ from .folders import UNFINISHED
 
 
 logger = logging.get_logger(__name__)
-# of `HubTrainer`, each in a .json and a .safetensors
+# `HubTrainer` writes each of these states to a .json and a .safetensors file.
 STATES = ("optimizer", "scheduler", "scaler", "rng_state_*")
-# of a model, of adapters, of FSDP and of DeepSpeed
-WEIGHTS = ("*model*.safetensors", "*model*.bin*", "*/adapter_model.*", "pytorch_model_fsdp*", "global_step*")
+# One of these lies in a checkpoint of a model, of adapters, of FSDP or of DeepSpeed.
+WEIGHT_FILES = ("*model*.safetensors", "*model*.bin*", "*/adapter_model.*", "pytorch_model_fsdp*", "global_step*")
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest checkpoint of a run that is whole; those that are left out for it are logged."""
+    """Returns the newest checkpoint of a run that is whole; a newer one that is not is logged."""
     output_dir = Path(output_dir)
     name = re.compile(rf"({UNFINISHED})?{PREFIX_CHECKPOINT_DIR}-(\d+)")
-    found = [
+    checkpoints = [
         (int(match[2]), match[1] is None, path)
         for path in (output_dir.iterdir() if output_dir.is_dir() else ())
         if path.is_dir() and (match := name.fullmatch(path.name))
     ]
-    for _, has_its_name, path in sorted(found, reverse=True):
+    for _, has_its_name, path in sorted(checkpoints, reverse=True):
         fault = find_fault(path) if has_its_name else "the process that wrote it was stopped"
         if fault is None:
             return str(path)
@@ -38,9 +38,9 @@ def last_whole_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def find_fault(checkpoint: str | Path) -> str | None:
-    """What is missing in a checkpoint that any of Transformers' trainers wrote; None if it is whole.
+    """Says what is missing in a checkpoint that any of Transformers' trainers wrote; None if it is whole.
 
-    The state of the trainer is written last.
+    Trainers write their own state last.
     """
     checkpoint = Path(checkpoint)
     states = [path for name in STATES for path in checkpoint.glob(f"{name}.json")]
@@ -54,25 +54,29 @@ def find_fault(checkpoint: str | Path) -> str | None:
         for path in (checkpoint / TRAINER_STATE_NAME, *states):
             json.loads(path.read_bytes())
         for path in checkpoint.rglob("*.safetensors"):
-            with safe_open(path, framework="pt"):  # which compares its size with what its head says
+            with safe_open(path, framework="pt"):  # this compares the size of the file with what its head says
                 pass
     except (ValueError, OSError, SafetensorError) as error:
         return f"{path.name} is damaged ({error})"
-    return None if any(any(checkpoint.glob(pattern)) for pattern in WEIGHTS) else "it has no weights"
+    return None if any(any(checkpoint.glob(pattern)) for pattern in WEIGHT_FILES) else "it has no weights"
 
 
 def find_checkpoint(wish: str | bool | None, output_dir: str | Path) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means: True or "true" the last one that is whole, or its folder.
+    """Returns the checkpoint that `resume_from_checkpoint` means.
+
+    Args:
+        wish: None or False for none, True or "true" for the last one that is whole, or the folder of one.
 
     Raises:
         ValueError: when there is none to go on from, or the folder is not whole.
     """
-    if wish is None or str(wish).lower() in ("false", "no"):
+    name = str(wish)
+    if wish is None or name.lower() in ("false", "no"):
         return None
-    if str(wish).lower() not in ("true", "yes", "last"):
-        if Path(wish).is_dir() and (fault := find_fault(wish)):
-            raise ValueError(f"{wish} cannot be resumed from, since it is not whole: {fault}.")
-        return str(wish)
+    if name.lower() not in ("true", "yes", "last"):
+        if Path(name).is_dir() and (fault := find_fault(name)):
+            raise ValueError(f"{name} cannot be resumed from, since it is not whole: {fault}.")
+        return name
     last = last_whole_checkpoint(output_dir)
     if last is None:
         raise ValueError(f"{output_dir} has no checkpoint to resume from that is whole.")

@@ -1,7 +1,12 @@
-"""Loading: the ordinary layout, the original one, quantized, with an adapter on top; safetensors alone."""
+"""This module loads models, also quantized ones, those of the original layout, and adapters with their base models.
+
+Weights are read from safetensors files alone.
+"""
 
 import copy
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -23,7 +28,7 @@ from .omni_align_omnivinci import OmniAlignNet
 from .package_hooks_omnivinci import ModelCardMixin, original_layout
 
 
-# what bitsandbytes leaves in full precision unless `llm_int8_skip_modules` says otherwise
+# bitsandbytes leaves these modules in full precision unless `llm_int8_skip_modules` says otherwise
 NOT_QUANTIZED = [
     "model.vision_tower",
     "model.audio_tower",
@@ -37,7 +42,7 @@ NOT_QUANTIZED = [
 class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
     config_class = OmniVinciConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "video", "audio", "text")
+    input_modalities = ["image", "video", "audio", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = [
         "SiglipEncoderLayer",
@@ -54,12 +59,13 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _auto_class = "AutoModel"  # Transformers saves the code of what has one
+    # The package calls `register_for_auto_class`, the public way; models of a copy of the code are saved with it too.
+    _auto_class = "AutoModel"  # type: ignore[assignment]  # declared as None there
 
     def add_remote_code_entries(self) -> None:
-        """Note in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
-        own = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        self.config.auto_map = {"AutoConfig": type(self.config).auto_map["AutoConfig"], "AutoModel": own}
+        """Notes in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
+        model = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = {"AutoConfig": OmniVinciConfig.auto_map["AutoConfig"], "AutoModel": model}
         self.config.__dict__.pop("custom_pipelines", None)  # the pipeline answers, which needs a head
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -75,16 +81,18 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             module.reset_parameters()
 
     def enable_input_require_grads(self) -> None:
-        """As [`PreTrainedModel.enable_input_require_grads`], but not for towers that learn nothing: they would keep
-        every activation for a gradient that nobody needs.
+        """As [`PreTrainedModel.enable_input_require_grads`], but not for frozen towers: they would keep every
+        activation for a gradient that nobody needs.
         """
+        # Transformers (5.20 to 5.24) has no public way to leave a tower out, so the hooks that it set are wrapped. This
+        # can go when it asks only towers with trainable parameters.
         super().enable_input_require_grads()
         for tower in self.modules():
             if isinstance(tower, PreTrainedModel) and tower.main_input_name != "input_ids":
                 hooks = tower.get_input_embeddings()._forward_hooks
                 for hook in self._require_grads_hooks:
                     if hook.id in hooks:
-                        hooks[hook.id] = partial(_if_it_learns, tower, hooks[hook.id])
+                        hooks[hook.id] = partial(_if_trainable, tower, hooks[hook.id])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
@@ -98,55 +106,44 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             ValueError: when tensors of the original layout are missing, surplus or misshapen; it names them.
             OSError: when there are no safetensors weights.
         """
-        if kwargs.get("use_safetensors") is False:
+        name_or_path, options = pretrained_model_name_or_path, kwargs
+        if options.get("use_safetensors") is False:
             raise ValueError("`use_safetensors=False` is not supported: pickled weights are never read.")
-        kwargs["use_safetensors"] = True
-        quantization = kwargs.get("quantization_config")
-        if isinstance(quantization, dict):
-            quantization = AutoQuantizationConfig.from_dict(quantization)
-        if getattr(quantization, "llm_int8_skip_modules", False) is None:
-            quantization = copy.deepcopy(quantization)
-            # also as the model without head names them
-            quantization.llm_int8_skip_modules = [
-                *NOT_QUANTIZED,
-                *(name.removeprefix("model.") for name in NOT_QUANTIZED),
-            ]
-            kwargs["quantization_config"] = quantization
-        if pretrained_model_name_or_path is not None and state_dict is None:
-            adapted = find_adapter(str(pretrained_model_name_or_path), kwargs) if is_peft_available() else None
-            if adapted is not None and is_original_checkpoint(adapted.base, adapted.base_options):
-                return cls._load_adapted(adapted, config, kwargs)
-            base = (str(pretrained_model_name_or_path), hub_options_of(kwargs))
-            if adapted is not None:
-                base = (adapted.base, adapted.base_options)
-            check_weight_files(*base, variant=kwargs.get("variant"))
-        if (
-            pretrained_model_name_or_path is None
-            or state_dict is not None
-            or not is_original_checkpoint(pretrained_model_name_or_path, kwargs)
-        ):
-            try:
-                loaded = super().from_pretrained(
-                    pretrained_model_name_or_path, *args, config=config, state_dict=state_dict, **kwargs
-                )
-            except OSError as error:
-                if "do not set `use_safetensors=True`" not in str(error):
-                    raise
-                raise OSError(
-                    f"{pretrained_model_name_or_path} has no safetensors weights, and pickled ones are never read: "
-                    "have them saved anew with `save_pretrained`."
-                ) from error
-            # Transformers makes every weight that it reads one that learns
-            for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
-                if hasattr(module, "freeze_unused"):
-                    module.freeze_unused()
-            return loaded
-        layout = original_layout(pretrained_model_name_or_path)
-        return layout.load_model(cls, pretrained_model_name_or_path, config, kwargs)
+        options["use_safetensors"] = True
+        if (quantization := options.get("quantization_config")) is not None:
+            options["quantization_config"] = _language_model_alone(quantization)
+        if name_or_path is not None and state_dict is None:
+            adapted = find_adapter(str(name_or_path), options) if is_peft_available() else None
+            if adapted is None:
+                base, base_options = str(name_or_path), hub_options_of(options)
+            else:
+                base, base_options = adapted.base, adapted.base_options
+            if adapted is not None and is_original_checkpoint(base, base_options):
+                return cls._load_adapted(adapted, config, options)
+            check_weight_files(base, base_options, variant=options.get("variant"))
+            if is_original_checkpoint(name_or_path, options):
+                return original_layout(name_or_path).load_model(cls, name_or_path, config, options)
+        try:
+            loaded = super().from_pretrained(name_or_path, *args, config=config, state_dict=state_dict, **options)
+        except OSError as error:
+            if "do not set `use_safetensors=True`" not in str(error):
+                raise
+            raise OSError(
+                f"{name_or_path} has no safetensors weights, and pickled ones are never read: have them saved anew "
+                "with `save_pretrained`."
+            ) from error
+        # Transformers makes every weight that it reads a trainable one.
+        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+            if hasattr(module, "freeze_unused"):
+                module.freeze_unused()
+        return loaded
 
     @classmethod
     def _load_adapted(cls, adapted: Adapted, config, options: dict):
-        """The original layout with a PEFT adapter on top, which `super().from_pretrained` would only look for there."""
+        """Loads a base model of the original layout, and then the adapter.
+
+        `super().from_pretrained` would look for the adapter in the folder of the base model.
+        """
         options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "adapter_kwargs")}
         adapter_name = options.pop("adapter_name", "default")
         layout = original_layout(adapted.base)
@@ -168,7 +165,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             if kwargs.get("local_files_only"):
                 options["local_files_only"] = True
             if "revision" in options:
-                options["revision"] = str(options["revision"])  # Transformers keeps the commit of the base model in it
+                # It may be a `ResolvedRevision`, which carries the commit of the base model.
+                options["revision"] = str(options["revision"])
             file = component_file(peft_model_id, "", ADAPTER_SAFE_WEIGHTS_NAME, options)
             if file is None:
                 raise OSError(
@@ -177,7 +175,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 )
             weights = load_file(file)
         if weights is not None:
-            # PEFT saves DoRA's magnitudes under a shorter name, which Transformers would leave out
+            # PEFT saves the magnitudes of DoRA under a shorter name, under which Transformers would leave them out.
             weights = {
                 f"{name}.weight" if name.endswith("lora_magnitude_vector") else name: value
                 for name, value in weights.items()
@@ -192,8 +190,19 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         )
 
 
-def _if_it_learns(tower: PreTrainedModel, hook, *args):
-    # asked when it runs: adapters may be put into the tower later
+def _language_model_alone(given: Any) -> Any:
+    """Returns a quantization that keeps all but the language model in full precision, unless it names modules."""
+    quantization = AutoQuantizationConfig.from_dict(given) if isinstance(given, dict) else copy.deepcopy(given)
+    if getattr(quantization, "llm_int8_skip_modules", False) is not None:
+        return given
+    # The model without head has the same modules under shorter names.
+    without_head = [name.removeprefix("model.") for name in NOT_QUANTIZED]
+    quantization.llm_int8_skip_modules = [*NOT_QUANTIZED, *without_head]
+    return quantization
+
+
+def _if_trainable(tower: PreTrainedModel, hook: Callable, *args):
+    # This is asked when the hook runs, because adapters may be put into the tower later.
     if any(value.requires_grad for value in tower.parameters()):
         return hook(*args)
     return None

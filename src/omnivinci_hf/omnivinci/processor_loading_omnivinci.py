@@ -1,4 +1,4 @@
-"""How the processor comes out of a checkpoint's files, a model's configuration or the original layout."""
+"""This module builds the processor from a checkpoint's files, a model's configuration or the original layout."""
 
 import copy
 import inspect
@@ -36,7 +36,7 @@ TOKENIZER_OPTIONS = (
     *("clean_up_tokenization_spaces", "model_max_length", "split_special_tokens", "truncation_side"),
     *TEXT_OPTIONS,
 )
-# what stands in a processor's file beside its options
+# The file of a processor holds these beside its options.
 PROCESSOR_ENTRIES = (*FILE_ENTRIES, *PARTS, "tokenizer", "audio_tokenizer")
 
 
@@ -45,7 +45,16 @@ class ProcessorLoadingMixin(ProcessorMixin):
 
     @classmethod
     def from_model_config(cls, config: OmniVinciConfig, tokenizer, **options):
-        """A processor that fits a model; `options` go to this class and its parts by name."""
+        """Builds a processor that fits a model.
+
+        Args:
+            config: of the model.
+            tokenizer: it is taken as it is.
+            options: of the processor and its parts, by name; they override what the config says.
+
+        Raises:
+            TypeError: for an option that neither the processor nor a part of it has.
+        """
         refuse_unknown(cls.__name__, options, _option_names(cls))
         shared = ("group_duration_sec", "boundary_tokens", "use_modality_boundary_tokens", "video_pool_sizes",
                   "audio_merge_size", "spatial_merge_size", "s2_output_scale_index")  # fmt: skip
@@ -95,11 +104,13 @@ class ProcessorLoadingMixin(ProcessorMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        # the Auto classes of images and videos demand torchvision in some Transformers versions
+        # Transformers (5.20 to 5.24) loads every part by its Auto class, and those of images and videos demand
+        # torchvision, which nothing here uses. There is no public way to say how a part is loaded. This can go when
+        # these classes do without torchvision.
         stored = processor_dict or {}
-        own = inspect.signature(cls.__init__).parameters
+        known = _parameters_of(cls)
         asked = asking_entries(stored) - set(PROCESSOR_ENTRIES) - FIXED_OPTIONS.keys()
-        refuse_unknown("The processor's file", asked, own, ValueError, also=_option_names(cls))
+        refuse_unknown("The processor's file", asked, known, ValueError, also=_option_names(cls))
         refuse_fixed("The processor's file", stored)
         for name in PARTS:
             if not isinstance(stored.get(name), Mapping):
@@ -108,12 +119,13 @@ class ProcessorLoadingMixin(ProcessorMixin):
                     "processor with `save_pretrained`."
                 )
         parts = [part(**{**stored[name], **_arguments_of(part, kwargs)}) for name, part in PARTS.items()]
-        own = _option_names(cls) | FIXED_OPTIONS.keys()
-        hub_options = {name: value for name, value in kwargs.items() if name not in own}
+        of_processor = _option_names(cls) | FIXED_OPTIONS.keys()
+        hub_options = {name: value for name, value in kwargs.items() if name not in of_processor}
         return [*parts, cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **hub_options)]
 
     def check_argument_for_proper_class(self, argument_name, argument):
-        # some Transformers versions demand a torchvision class for videos
+        # Transformers (5.20 to 5.24) demands a class for videos that is derived from one of torchvision's. This can go
+        # when it does not.
         if argument_name != "video_processor":
             return super().check_argument_for_proper_class(argument_name, argument)
         if not isinstance(argument, OmniVinciVideoProcessor):
@@ -122,7 +134,10 @@ class ProcessorLoadingMixin(ProcessorMixin):
 
 
 def _loading_options(processor: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not for Transformers' loader; unknown names are refused before anything is read or fetched."""
+    """Returns the options that are not for Transformers' loader.
+
+    Unknown names are refused before anything is read or fetched.
+    """
     options = {
         name: value
         for name, value in given.items()
@@ -135,14 +150,17 @@ def _loading_options(processor: type, given: Mapping[str, Any]) -> dict[str, Any
     return options
 
 
+def _parameters_of(part: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(part.__init__).parameters
+
+
 def _arguments_of(part: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(part.__init__).parameters
+    names = _parameters_of(part)
     return {name: value for name, value in options.items() if name in names}
 
 
 def _option_names(processor: type) -> set[str]:
-    named = (inspect.signature(part.__init__).parameters.values() for part in (processor, *PARTS.values()))
-    found = {
-        parameter.name for parameters in named for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD
-    }
-    return found - {"self", "tokenizer", *PARTS}
+    """Returns the names of all options that the processor and its parts have."""
+    parameters = [item for part in (processor, *PARTS.values()) for item in _parameters_of(part).values()]
+    names = {item.name for item in parameters if item.kind != item.VAR_KEYWORD}
+    return names - {"self", "tokenizer", *PARTS}

@@ -174,8 +174,8 @@ def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: 
 def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
     """Returns the ids of the media placeholders in the tokenizer, by the names that the config has for them."""
     tokenizer = load_original_tokenizer(name_or_path, **hub_options)
-    ids = tokenizer.convert_tokens_to_ids([*MEDIA_TOKENS.values()])
-    return dict(zip(MEDIA_TOKENS, ids, strict=True))
+    vocabulary = tokenizer.get_vocab()
+    return {name: vocabulary[token] for name, token in MEDIA_TOKENS.items()}
 
 
 def load_original_tokenizer(name_or_path: str, **hub_options) -> PreTrainedTokenizerBase:

@@ -1,4 +1,6 @@
-"""Registers the classes with Transformers' Auto classes, when it is imported (see registration.py)."""
+"""This module registers the classes with Transformers' Auto classes when it is imported."""
+
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -9,7 +11,7 @@ from transformers import (
     AutoProcessor,
 )
 
-# not from the top: without torchvision, Transformers has stand-ins there that raise at any use
+# These do not come from the top level: without torchvision, Transformers has stand-ins there that raise at any use
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -27,7 +29,7 @@ TASK = "omni-qa"
 
 
 class VILAConfig(OmniVinciConfig):
-    """Stands for the original checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
+    """This class stands for the original checkpoint's `model_type`; what it builds is an [`OmniVinciConfig`]."""
 
     model_type = "vila"
 
@@ -37,7 +39,7 @@ class VILAConfig(OmniVinciConfig):
 
 
 class VILAProcessor(OmniVinciProcessor):
-    """Stands for the processor class that the original checkpoint's files name."""
+    """This class stands for the processor class that the original checkpoint's files name."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -47,9 +49,9 @@ class VILAProcessor(OmniVinciProcessor):
 for config_class, processor_class in ((OmniVinciConfig, OmniVinciProcessor), (VILAConfig, VILAProcessor)):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoProcessor.register(config_class, processor_class, exist_ok=True)
-for auto_class in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
-    auto_class.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
-parts = {
+for model_loader in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
+    model_loader.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
+parts: dict[Any, Any] = {
     AutoImageProcessor: OmniVinciImageProcessor,
     AutoVideoProcessor: OmniVinciVideoProcessor,
     AutoFeatureExtractor: OmniVinciFeatureExtractor,
