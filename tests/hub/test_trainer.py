@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
-from omnivinci_hf.hub import trainer as hub_trainer
-from omnivinci_hf.hub.trainer import HubTrainer, load_state, refuse_pickled_weights, save_state
+from omnivinci_hf.hub.states import load_state, refuse_pickled_weights, save_state
+from omnivinci_hf.hub.trainer import HubTrainer
 from tests.support.small_model import small_model
 
 
@@ -158,7 +158,7 @@ def test_a_card_of_a_trainer_is_brought_up_to_date(model, tmp_path, monkeypatch)
         path.write_bytes(path.read_text().replace("\n", "\r\n").encode())
 
     # and where it lies in the repository alone
-    monkeypatch.setattr(hub_trainer.HfApi, "hf_hub_download", lambda *args, **options: str(tmp_path / "pushed.md"))
+    monkeypatch.setattr(HfApi, "hf_hub_download", lambda *args, **options: str(tmp_path / "pushed.md"))
     path.rename(tmp_path / "pushed.md")
     trainer.hub_model_id = "me/mine"
     trainer.create_model_card()
@@ -168,7 +168,7 @@ def test_a_card_of_a_trainer_is_brought_up_to_date(model, tmp_path, monkeypatch)
         changed = path.read_text().replace(old, new)
         assert changed != path.read_text()
         (tmp_path / "pushed.md").write_text(changed)
-        assert trainer._is_somebodys(tmp_path / "pushed.md")
+        assert trainer._has_written_card(tmp_path / "pushed.md")
     path.unlink()
     trainer.create_model_card()
     assert not path.exists()

@@ -4,13 +4,14 @@
 leaves cards to Transformers.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 
@@ -27,6 +28,7 @@ PLACEHOLDER = (
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
 UNKNOWN_SOURCE = "a checkpoint that its author has not named"
 UNKNOWN_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({HUB}{ORIGINAL})"}
+FINGERPRINT = "<!-- written by a trainer; sha256 of the above: "
 UNKNOWN_TRAINING = "Its author has not described it yet: data, training and evaluation belong here."
 
 
@@ -172,15 +174,40 @@ def hub_id(name_or_path: str | None) -> str | None:
     return name if is_id else None
 
 
+def pushed_card(repo_id: str, revision: str | None, token: str | bool | None) -> ModelCard | None:
+    """Returns the card that a repository has, or None if it has none."""
+    try:
+        file = HfApi().hf_hub_download(repo_id, "README.md", revision=revision, token=token)
+    except (EntryNotFoundError, RevisionNotFoundError):
+        return None
+    return ModelCard(Path(file).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+
+
+def with_fingerprint(card: str) -> str:
+    """Returns the text of a card and, after it, a fingerprint that tells it from one that somebody changed.
+
+    The fingerprint is a comment, which is not shown.
+    """
+    return f"{card.rstrip()}\n\n{FINGERPRINT}{_fingerprint(card)} -->\n"
+
+
+def has_fingerprint(card: str) -> bool:
+    """Says whether a card is as [`with_fingerprint`] returned it."""
+    card, mark, end = card.rpartition(FINGERPRINT)
+    return bool(mark) and end.strip() == f"{_fingerprint(card)} -->"
+
+
+def _fingerprint(card: str) -> str:
+    lines = "\n".join(card.strip().splitlines())  # whichever way lines end
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def _has_written_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
     """Says whether a branch of the repository has a card that is not empty."""
     if revision is None:
         return False  # Transformers looked at the main branch
-    try:
-        file = hf_hub_download(repo_id, "README.md", revision=revision, token=token)
-    except (EntryNotFoundError, RevisionNotFoundError):
-        return False
-    return not is_placeholder(ModelCard.load(file, ignore_metadata_errors=True))
+    card = pushed_card(repo_id, revision, token)
+    return card is not None and not is_placeholder(card)
 
 
 def _template(name: str) -> str:

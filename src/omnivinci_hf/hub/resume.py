@@ -11,11 +11,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from ..omnivinci.checkpoint_files_omnivinci import read_weight_index
 from .folders import UNFINISHED
+from .states import STATES
 
 
 logger = logging.get_logger(__name__)
-# `HubTrainer` writes each of these states to a .json and a .safetensors file.
-STATES = ("optimizer", "scheduler", "scaler", "rng_state_*")
 # One of these lies in a checkpoint of a model, of adapters, of FSDP or of DeepSpeed.
 WEIGHT_FILES = ("*model*.safetensors", "*model*.bin*", "*/adapter_model.*", "pytorch_model_fsdp*", "global_step*")
 

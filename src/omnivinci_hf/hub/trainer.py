@@ -1,53 +1,43 @@
-"""Trainers whose checkpoints and pushes are fit for the Hub: a card of this package, its code, and no pickle files."""
+"""This module has trainers whose checkpoints and pushes are fit for the Hub: with a card and code, without pickles."""
 
-import hashlib
-import json
-import random
 import shutil
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
-from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
-from transformers.utils import (
-    ADAPTER_SAFE_WEIGHTS_NAME,
-    ADAPTER_WEIGHTS_NAME,
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-    PushInProgress,
-)
+from transformers.utils import PushInProgress
 
-from ..omnivinci.checkpoint_files_omnivinci import read_weight_index
-from .cards import card_of_model, is_placeholder
+from .cards import card_of_model, has_fingerprint, is_placeholder, pushed_card, with_fingerprint
 from .folders import delete_unfinished, unfinished_folder, whole_folder
 from .resume import find_checkpoint
+from .states import (
+    PICKLES,
+    STATES,
+    has_state,
+    load_state,
+    random_states,
+    refuse_pickled_states,
+    refuse_pickled_weights,
+    restore_random_states,
+    save_state,
+)
 
 
-# what Transformers' trainers, DeepSpeed, FSDP and others write with pickle
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib", "*.distcp", ".metadata")
-PICKLED_STATES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
-# pickled weights that would be read unless one of the others is there
-PICKLED_WEIGHTS = {
-    WEIGHTS_NAME: (SAFE_WEIGHTS_NAME,),
-    WEIGHTS_INDEX_NAME: (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
-    ADAPTER_WEIGHTS_NAME: (ADAPTER_SAFE_WEIGHTS_NAME,),
-    f"*/{ADAPTER_WEIGHTS_NAME}": (ADAPTER_SAFE_WEIGHTS_NAME,),
-}
-FINGERPRINT = "<!-- written by a trainer; sha256 of the above: "
+if TYPE_CHECKING:
+    Base = Trainer
+else:
+    Base = object  # the mixin stands before any trainer that descends from Transformers'
 
 
-class HubTrainerMixin:
-    """Stands before any trainer that descends from Transformers': `class MyTrainer(HubTrainerMixin, SFTTrainer)`.
+class HubTrainerMixin(Base):
+    """A trainer with this mixin makes checkpoints and pushes that are fit for the Hub.
+
+    It stands before any trainer that descends from Transformers': `class MyTrainer(HubTrainerMixin, SFTTrainer)`.
 
     Checkpoints hold safetensors and JSON alone: the training arguments, the states of optimizer, schedule, loss scaler
     and of the random numbers too, so that training goes on from a checkpoint of this machine or of the Hub
@@ -59,9 +49,17 @@ class HubTrainerMixin:
     ends with its fingerprint.
     """
 
-    _unfinished: Path | None = None  # where a checkpoint is being written
+    _unfinished: Path | None = None  # the folder in which a checkpoint is being written
+    # Transformers declares these as None and sets them later.
+    hub_model_id: Any
+    push_in_progress: Any
 
-    # -- checkpoints
+    # -- Checkpoints
+    #
+    # Transformers' trainer (5.20 to 5.24) has no public way to choose where and in what format a checkpoint is written:
+    # `save_only_model` leaves its states out, and callbacks come too late, or at another moment than the one at which
+    # it restores the random numbers. So its private methods are overridden, each as narrowly as it can be. They can go
+    # when it writes checkpoints in one step, and states without pickle.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As [`Trainer.train`]; `resume_from_checkpoint=True` means the last checkpoint that is whole.
@@ -69,17 +67,17 @@ class HubTrainerMixin:
         Raises:
             ValueError: when there is none, or the one that is named is not whole.
         """
-        resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        resume_from_checkpoint = find_checkpoint(resume_from_checkpoint, self._folder)
         if self.args.should_save:
-            delete_unfinished(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-*")
+            delete_unfinished(self._folder, f"{PREFIX_CHECKPOINT_DIR}-*")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """As the base class, to a folder that gets its name when all processes have written; older ones go then."""
+        """As the base class, to a folder that gets its name when all processes have written; then older ones go."""
         final = Path(super()._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         writer = whole_folder(final, overwrite=True, keep_others=False)
         with writer if self.args.should_save else nullcontext(unfinished_folder(final)) as folder:
-            self.accelerator.wait_for_everyone()  # what a killed run left is deleted
+            self.accelerator.wait_for_everyone()  # until what a killed run left is deleted
             self._unfinished = folder
             try:
                 super()._save_checkpoint(model, trial)
@@ -110,7 +108,7 @@ class HubTrainerMixin:
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        folder = self._folder if output_dir is None else Path(output_dir)
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
         (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
         card = folder / "README.md"
@@ -118,34 +116,33 @@ class HubTrainerMixin:
             card.unlink()  # PEFT's
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        if not self._has_own_format():
+        if not self._writes_states_elsewhere():
             refuse_pickled_weights(Path(resume_from_checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not self._has_own_format():
-            refuse_pickled_weights(Path(self.state.best_model_checkpoint))
+        if not self._writes_states_elsewhere():
+            refuse_pickled_weights(Path(str(self.state.best_model_checkpoint)))
         super()._load_best_model()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._has_own_format():
+        if self._writes_states_elsewhere():
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            save_state(self.optimizer.state_dict(), Path(output_dir) / "optimizer")
-            save_state(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler")
+            for name, target in self._optimizer_and_scheduler().items():
+                save_state(target.state_dict(), Path(output_dir) / name)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self._has_own_format():
+        if checkpoint is None or self._writes_states_elsewhere():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        if found := [name for name in PICKLED_STATES if (Path(checkpoint) / name).exists()]:
-            raise ValueError(
-                f"{checkpoint} was written by another trainer: its {found} are pickles, which are never read. Go on "
-                "with that trainer, or start anew from the checkpoint's weights."
-            )
-        for name, target in (("optimizer", self.optimizer), ("scheduler", self.lr_scheduler)):
-            if (path := Path(checkpoint) / name).with_suffix(".json").exists():
+        refuse_pickled_states(Path(checkpoint))
+        for name, target in self._optimizer_and_scheduler().items():
+            if has_state(path := Path(checkpoint) / name):
                 target.load_state_dict(load_state(path))
+
+    def _optimizer_and_scheduler(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer, "scheduler": self.lr_scheduler}
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
@@ -153,98 +150,86 @@ class HubTrainerMixin:
             save_state(scaler.state_dict(), Path(output_dir) / "scaler")
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (path := Path(checkpoint) / "scaler").with_suffix(".json").exists():
+        if checkpoint is not None and has_state(path := Path(checkpoint) / "scaler"):
             self.accelerator.scaler.load_state_dict(load_state(path))
 
     def _save_rng_state(self, output_dir: str) -> None:
-        kind, words, *rest = np.random.get_state()
-        state = {
-            "python": random.getstate(),
-            "numpy": [kind, words.tolist(), *rest],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # this process may be faster than the first one
-        save_state(state, Path(output_dir) / f"rng_state_{self.args.process_index}")
+        save_state(random_states(), self._file_of_random_states(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        path = Path(checkpoint or "") / f"rng_state_{self.args.process_index}"
-        if checkpoint is None or not path.with_suffix(".json").exists():
-            return
-        state = load_state(path)
-        random.setstate(state["python"])
-        np.random.set_state(tuple(state["numpy"]))
-        torch.set_rng_state(state["torch"])
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if checkpoint is not None and has_state(path := self._file_of_random_states(checkpoint)):
+            restore_random_states(load_state(path))
 
-    def _has_own_format(self) -> bool:
+    def _file_of_random_states(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"rng_state_{self.args.process_index}"
+
+    def _writes_states_elsewhere(self) -> bool:
+        """Says whether DeepSpeed or FSDP writes weights and states, in a way of its own."""
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
-    # -- pushes
+    @property
+    def _folder(self) -> Path:
+        """The folder of the run; arguments always have one, though it is declared as optional."""
+        return Path(str(self.args.output_dir))
+
+    # -- Pushes
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         super().init_hf_repo(*args, **kwargs)
         if not self.is_world_process_zero():
             return
-        # the Hub obeys it, and reads the last line that fits
-        ignore = Path(self.args.output_dir) / ".gitignore"
+        # The Hub leaves out what this file names; of several lines that fit a name it obeys the last.
+        ignore = self._folder / ".gitignore"
         lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
         if lines[-len(PICKLES) :] != list(PICKLES):
             ignore.parent.mkdir(parents=True, exist_ok=True)
             ignore.write_text("\n".join([*lines, *PICKLES]) + "\n", encoding="utf-8")
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As the base class, and: the code goes along, pickles do not."""
+        """As the base class, but all code goes along, and no pickle does."""
+        # Transformers (5.20 to 5.24) copies files by name, without the code of the model, and pickles its arguments
+        # into the folder. It has no public way to choose what is pushed. This can go when `save_model` decides it.
         if self._unfinished is not None:
             return  # it is pushed when it has its name
-        strategy, busy = (
-            self.args.hub_strategy,
-            self.push_in_progress is not None and not self.push_in_progress.is_done(),
-        )
-        if not self.is_world_process_zero() or strategy == HubStrategy.END or (busy and not self.args.hub_always_push):
+        strategy = self.args.hub_strategy
+        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if is_busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        # copied, because a checkpoint may be deleted before it is uploaded
-        states = [f"{name}.*" for name in ("optimizer", "scheduler", "scaler", "rng_state_*")]
+        # The files are copied, because a checkpoint may be deleted before it is uploaded.
+        states = [f"{name}.*" for name in STATES]
         left_out = shutil.ignore_patterns(*PICKLES, *states, TRAINER_STATE_NAME, "global_step*")
-        shutil.copytree(checkpoint_folder, self.args.output_dir, ignore=left_out, dirs_exist_ok=True)
+        shutil.copytree(checkpoint_folder, self._folder, ignore=left_out, dirs_exist_ok=True)
         message = f"Training in progress, step {self.state.global_step}"
-        options = {
-            "repo_id": self.hub_model_id,
-            "token": self.args.hub_token,
-            "revision": self.args.hub_revision,
-            "run_as_future": True,
-        }
-        never = [*PICKLES, "**/.metadata"]
-        jobs = [
-            HfApi().upload_folder(
-                folder_path=self.args.output_dir,
-                commit_message=message,
-                ignore_patterns=["_*", "checkpoint-*", *never],
-                **options,
-            )
-        ]
+        jobs = [self._upload(self._folder, None, message, ["_*", "checkpoint-*"])]
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else Path(checkpoint_folder).name
-            jobs.append(
-                HfApi().upload_folder(
-                    folder_path=checkpoint_folder,
-                    path_in_repo=name,
-                    commit_message=f"{message}, checkpoint",
-                    ignore_patterns=never,
-                    **options,
-                )
-            )
-        if busy:
+            jobs.append(self._upload(checkpoint_folder, name, f"{message}, checkpoint", []))
+        if is_busy:
             self.push_in_progress.jobs.extend(jobs)
         else:
-            self.push_in_progress = PushInProgress(jobs)
+            self.push_in_progress = PushInProgress(jobs)  # type: ignore[arg-type]  # it is declared for one job
+
+    def _upload(self, folder: str | Path, path_in_repo: str | None, message: str, left_out: list[str]) -> Any:
+        """Begins to upload a folder without its pickles, in the background."""
+        return HfApi().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=folder,
+            path_in_repo=path_in_repo,
+            commit_message=message,
+            ignore_patterns=[*left_out, *PICKLES, "**/.metadata"],
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+            run_as_future=True,
+        )
 
     def create_model_card(self, license=None, tags=None, model_name=None, dataset=None, dataset_tags=None, **kwargs):
         """As [`Trainer.create_model_card`], from this package's template; `finetuned_from` names the base model."""
-        path = Path(self.args.output_dir) / "README.md"
-        if not self.is_world_process_zero() or self._is_somebodys(path):
+        path = self._folder / "README.md"
+        if not self.is_world_process_zero() or self._has_written_card(path):
             return
         options = {"base_model": kwargs["finetuned_from"]} if kwargs.get("finetuned_from") else {}
         card = card_of_model(
@@ -259,24 +244,19 @@ class HubTrainerMixin:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(with_fingerprint(card.content), encoding="utf-8")
 
-    def _is_somebodys(self, path: Path) -> bool:
-        """Whether the folder, or else the repository, has a card that is not as a trainer wrote it."""
+    def _has_written_card(self, path: Path) -> bool:
+        """Says whether the folder, or else the repository, has a card that somebody wrote or changed."""
         if path.exists():
             return not has_fingerprint(path.read_text(encoding="utf-8"))
         if not self.hub_model_id:
             return False
-        options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
-        try:
-            found = HfApi().hf_hub_download(self.hub_model_id, "README.md", **options)
-        except (EntryNotFoundError, RevisionNotFoundError):
-            return False
-        text = Path(found).read_text(encoding="utf-8")
-        return not has_fingerprint(text) and not is_placeholder(ModelCard(text, ignore_metadata_errors=True))
+        card = pushed_card(self.hub_model_id, self.args.hub_revision, self.args.hub_token)
+        return card is not None and not has_fingerprint(card.content) and not is_placeholder(card)
 
     def _describe_rate(self) -> str:
         return f"{self.args.learning_rate:g}"
 
-    def _describe_training(self, dataset) -> str:
+    def _describe_training(self, dataset: str | list[str] | None) -> str:
         args, state = self.args, self.state
         lines = [
             f"Trained with `{type(self).__name__}`; steps: {state.global_step}, epochs: {state.epoch or 0:.2f}.",
@@ -290,7 +270,7 @@ class HubTrainerMixin:
         losses = [log["loss"] for log in state.log_history if "loss" in log]
         if losses:
             lines.append(f"- last training loss {losses[-1]:.4f}")
-        metrics = next((log for log in reversed(state.log_history) if "eval_loss" in log), {})
+        metrics: dict[str, Any] = next((log for log in reversed(state.log_history) if "eval_loss" in log), {})
         lines += [f"- {name} {value:.4f}" for name, value in metrics.items() if name.startswith("eval_")]
         return "\n".join(lines)
 
@@ -299,92 +279,9 @@ class HubTrainer(HubTrainerMixin, Trainer):
     """[`~transformers.Trainer`] with the manners of [`HubTrainerMixin`]."""
 
 
-def refuse_pickled_weights(checkpoint: Path) -> None:
-    """
-    Raises:
-        ValueError: when the weights of a checkpoint, or those of an adapter, would be read from a pickle.
-    """
-    if (index := checkpoint / SAFE_WEIGHTS_INDEX_NAME).exists():
-        read_weight_index(index)
-    for pattern, readable in PICKLED_WEIGHTS.items():
-        for path in checkpoint.glob(pattern):
-            if not any(path.with_name(name).exists() for name in readable):
-                raise ValueError(
-                    f"{path} is a pickle, which is never read, and there is no {' or '.join(readable)} beside it: have "
-                    "the weights saved anew with `save_pretrained`, or go on with the trainer that wrote them."
-                )
-
-
-def with_fingerprint(card: str) -> str:
-    """The text of a card, followed by what tells it from one that somebody changed; not seen where it is shown."""
-    return f"{card.rstrip()}\n\n{FINGERPRINT}{_fingerprint(card)} -->\n"
-
-
-def has_fingerprint(card: str) -> bool:
-    """Whether a card is as [`with_fingerprint`] returned it."""
-    card, mark, end = card.rpartition(FINGERPRINT)
-    return bool(mark) and end.strip() == f"{_fingerprint(card)} -->"
-
-
-def _fingerprint(card: str) -> str:
-    lines = "\n".join(card.strip().splitlines())  # however they end
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def save_state(state: Any, path: Path) -> None:
-    """Nested dictionaries, lists and tuples: tensors go to `path.safetensors`, everything else to `path.json`.
-
-    Raises:
-        TypeError: when there is anything that only pickle could keep.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-
-    def plain(node: Any, is_key: bool = False) -> Any:
-        if isinstance(node, torch.Tensor) and not is_key:
-            tensors[str(len(tensors))] = node.detach().cpu().clone().contiguous()
-            return {"tensor": str(len(tensors) - 1)}
-        if isinstance(node, Mapping):
-            return {"dict": [[plain(key, is_key=True), plain(value)] for key, value in node.items()]}
-        if isinstance(node, tuple):
-            return {"tuple": [plain(value, is_key) for value in node]}
-        if isinstance(node, list):
-            return [plain(value) for value in node]
-        if node is None or isinstance(node, (bool, int, float, str)):
-            return node
-        if isinstance(node, np.generic):
-            return node.item()
-        raise TypeError(
-            f"A {type(node).__name__} in the state `{path.name}` cannot be saved without pickle: keep it out of the "
-            "`state_dict`, or set `save_only_model=True` and do without resuming."
-        )
-
-    text = json.dumps(plain(state))
-    path.with_suffix(".json").write_text(text, encoding="utf-8")
-    save_file(tensors, path.with_suffix(".safetensors"))
-
-
-def load_state(path: Path) -> Any:
-    """What [`save_state`] has written."""
-    tensors = load_file(path.with_suffix(".safetensors"))
-
-    def rebuilt(node: Any) -> Any:
-        if isinstance(node, list):
-            return [rebuilt(value) for value in node]
-        if not isinstance(node, dict):
-            return node
-        ((kind, value),) = node.items()
-        if kind == "tensor":
-            return tensors[value]
-        if kind == "tuple":
-            return tuple(rebuilt(part) for part in value)
-        return {rebuilt(key): rebuilt(part) for key, part in value}
-
-    return rebuilt(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-
-
-def _name(option) -> str:
+def _name(option: Any) -> str:
     return str(getattr(option, "value", option))
 
 
-def _as_list(value) -> list[str]:
+def _as_list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
