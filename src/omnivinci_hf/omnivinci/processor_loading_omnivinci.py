@@ -41,7 +41,7 @@ PROCESSOR_ENTRIES = (*FILE_ENTRIES, *PARTS, "tokenizer", "audio_tokenizer")
 
 
 class ProcessorLoadingMixin(ProcessorMixin):
-    """Loads the processor with its parts; an option that neither of them has is an error."""
+    """A processor with this mixin loads with its parts; an option that neither it nor a part has is an error."""
 
     @classmethod
     def from_model_config(cls, config: OmniVinciConfig, tokenizer, **options):
@@ -82,8 +82,8 @@ class ProcessorLoadingMixin(ProcessorMixin):
         """As [`ProcessorMixin.from_pretrained`]; also takes the original five-folder layout, and for an adapter
         without a processor that of its base model.
 
-        From the original layout, options that the checkpoint was trained with are on: the louder downmix of video
-        sound, and sound tracks taken from their first sample (`align_audio_start=False`).
+        From the original layout, options that the checkpoint was trained with are on: the louder downmix of the
+        audio of videos, and audio tracks taken from their first sample (`align_audio_start=False`).
 
         Raises:
             TypeError: for an option that neither the processor nor a part of it has.

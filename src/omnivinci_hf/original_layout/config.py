@@ -40,7 +40,7 @@ def whole(value: Any) -> int | None:
 
 COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
 
-# original name -> name in OmniVinciConfig, where the value needs nothing but its type mended
+# original name -> name in OmniVinciConfig, and what mends the type of the value
 CONFIG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mm_vision_select_layer": ("vision_feature_layer", whole),
     "s2_resize_output_to_scale_idx": ("s2_output_scale_index", whole),
@@ -48,14 +48,14 @@ CONFIG_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mm_use_bos_eos_tokens": ("use_modality_boundary_tokens", flag),
     "torch_dtype": ("dtype", str),
 }
-# original name -> option of OmniVinciProcessor
+# original name -> option of OmniVinciProcessor, and what mends the type of the value
 PROCESSOR_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "load_audio_in_video": ("load_audio_from_video", flag),
     "num_video_frames": ("num_frames", whole),
     "audio_sampling_rate": ("sampling_rate", whole),
     "audio_hop_length": ("hop_length", whole),
 }
-# what the original code takes where the file lacks the key
+# The original code takes these values where the file lacks the key.
 ORIGINAL_DEFAULTS = {
     "interleaved_vis_aud_in_video": True,
     "interleaved_video_segment_duration": 30,
@@ -81,8 +81,8 @@ def map_original_config(original: dict[str, Any], name_or_path: str | None = Non
 
     Args:
         original: the parsed file.
-        name_or_path: folder or hub id of the checkpoint. Each component is read from its own folder, as the original
-            code does; its copy in `original`, which may be stale, a path or a name, stands in where that has no
+        name_or_path: folder or hub id of the checkpoint. Each component is read from its folder, as the original code
+            does; its copy in `original`, which may be stale, a path or a name, stands in where that has no
             config. The placeholder ids are read from the tokenizer, and keep their defaults without `name_or_path`.
 
     Raises:
@@ -122,7 +122,7 @@ def map_original_config(original: dict[str, Any], name_or_path: str | None = Non
         config["quantization_config"] = original["quantization_config"]
     if name_or_path:
         config.update(media_token_ids(name_or_path, **hub_options))
-    # what `from_dict` and Transformers themselves put into the dictionary
+    # `from_dict` and Transformers put these into the dictionary.
     for name in (
         "name_or_path",
         "attn_implementation",
@@ -188,7 +188,7 @@ def load_original_tokenizer(name_or_path: str, **hub_options) -> PreTrainedToken
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
     known = tokenizer.get_vocab()
     if not {"<|im_start|>", "<|im_end|>"} <= known.keys() or not tokenizer("words")["input_ids"]:
-        # Transformers makes an empty tokenizer where files are missing
+        # Transformers makes an empty tokenizer where files are missing.
         raise ValueError(
             f"{name_or_path} has no usable tokenizer in its folder llm, only {len(known)} tokens. Are tokenizer.json, "
             "or vocab.json and merges.txt, missing?"
@@ -250,7 +250,7 @@ def _scales(original: dict[str, Any], side: int) -> list[int]:
 
 def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) -> dict[str, Any]:
     embed_time = encoder.get("embed_time", "False" if modality == "video" else "True")
-    # for videos only the string switches it off; a boolean False means on there
+    # For videos only the string switches it off; a boolean False means on there.
     if embed_time == "False" or (modality == "audio" and embed_time is False):
         return {"type": "none"}
     kind, period_fix = encoder.get("time_embed_type", "pixel"), encoder.get("period_fix", False)
@@ -262,14 +262,14 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) ->
     if period_fix in ("MTCT", "shortest", "longest"):
         kind = "mtct_longest" if period_fix == "longest" else "mtct_shortest"
     else:
-        # only the string "True" is true in the original code
+        # In the original code only the string "True" is true.
         kind += "_periodic" if period_fix == "True" else "_seconds"
     dim = whole(encoder.get("trope_dim"))
     if dim is None:
         dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
     config = {"type": kind, "dim": dim, "max_time": number(encoder.get("max_time"))}
     if kind.startswith("lang") and config["max_time"] is None:
-        # otherwise the original code takes its base from `max_time`
+        # With `max_time` the original code takes the base from that.
         config["theta"] = number(encoder.get("trope_theta", 50000 if modality == "video" else 10000))
     return config
 
@@ -280,7 +280,7 @@ def _clean(component: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(encoder: Any) -> dict[str, Any]:
-    # some files hold the description as JSON in a string
+    # Some files hold the description as JSON in a string.
     return (json.loads(encoder) if isinstance(encoder, str) else encoder) or {}
 
 

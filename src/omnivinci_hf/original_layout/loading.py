@@ -75,13 +75,13 @@ def load_model(
     config = _config_to_load(model_class, name_or_path, config, hub_options, options)
     state_dict = OriginalStateDict(name_or_path, hub_options)
     if config.dtype is None:
-        # Transformers cannot tell it from lazy slices
+        # Transformers cannot tell it from lazy slices.
         config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)
     with torch.device("meta"):
         expected = model_class(config).state_dict()
     if "lm_head.weight" not in expected:
         state_dict.keep_base_model()
-    # OmniAlignNet, where it is asked for, begins anew
+    # OmniAlignNet, where it is asked for, begins with new weights.
     expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
     check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
     model, info = model_class.from_pretrained(
@@ -108,7 +108,7 @@ def _config_to_load(
         overrides = {name: options.pop(name) for name in fields & options.keys()}
         return config_class.from_pretrained(name_or_path, **hub_options, **overrides)
     if all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
-        # it may be from `AutoConfig`, which may have been unable to read the tokenizer
+        # The config may be from `AutoConfig`, which may have been unable to read the tokenizer.
         config = copy.deepcopy(config)
         for name, token_id in media_token_ids(name_or_path, **hub_options).items():
             setattr(config, name, token_id)

@@ -13,7 +13,7 @@ from ..omnivinci.checkpoint_files_omnivinci import component_file, read_weight_i
 from .config import COMPONENTS
 
 
-# (folder, pattern of the component's own name) -> name here, as ordered rules; the first that matches is taken
+# These rules translate `folder/name` of an original tensor into its name here; the first that matches is taken.
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),
     (r"llm/lm_head\.(.+)", r"lm_head.\1"),

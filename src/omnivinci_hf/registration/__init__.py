@@ -14,8 +14,8 @@ from importlib.machinery import PathFinder, SourceFileLoader
 from ..omnivinci.package_hooks_omnivinci import HOOKS, ModelCards, OriginalLayout
 
 
-# Whoever imports one of these needs the registration: all Auto classes import the first, and the others have classes
-# that write into a saved checkpoint which Auto class loads it.
+# The import of one of these modules calls for the registration: all Auto classes import the first, and the others have
+# classes that write into a saved checkpoint which Auto class loads it.
 TRIGGERS = {
     "transformers.models.auto.configuration_auto",
     "omnivinci_hf.omnivinci.feature_extraction_omnivinci",
@@ -36,7 +36,7 @@ def register(imported: str | None = None) -> None:
     HOOKS.original_layout, HOOKS.model_cards = _original_layout, _model_cards
     if any(name == imported or _is_complete(sys.modules[name]) for name in TRIGGERS & sys.modules.keys()):
         import_module("omnivinci_hf.registration.auto_classes")
-        # a new list, as other threads may go through this one
+        # This is a new list, because other threads may be going through the old one.
         sys.meta_path = [finder for finder in sys.meta_path if not isinstance(finder, _ImportWatch)]
     elif not any(isinstance(finder, _ImportWatch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ImportWatch())
@@ -55,12 +55,12 @@ def _model_cards() -> ModelCards:
 
 
 def _is_complete(module) -> bool:
-    """False while it is being imported: by another thread, which registers afterwards."""
+    """Says whether a module was imported to its end; another thread that is importing it registers afterwards."""
     return not getattr(module.__spec__, "_initializing", False)
 
 
 class _ImportWatch(MetaPathFinder):
-    """Finds the modules of both packages as Python does, with a loader that tells when the outermost is complete."""
+    """This finder finds modules of both packages as Python does; its loader tells when the outermost is complete."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] not in WATCHED_PACKAGES:
@@ -72,7 +72,7 @@ class _ImportWatch(MetaPathFinder):
 
 
 class _TellingLoader(SourceFileLoader):
-    """Registers after the outermost import: in the midst of one, some of the modules that are needed are half made."""
+    """This loader registers after the outermost import; in the midst of one, modules that are needed are half made."""
 
     def exec_module(self, module) -> None:
         thread = threading.get_ident()

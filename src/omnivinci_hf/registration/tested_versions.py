@@ -1,4 +1,4 @@
-"""The versions of Transformers that the tests run with; setup.cfg and the constraints files follow this file."""
+"""This module names the versions of Transformers that the tests run with; setup.cfg and the constraints follow it."""
 
 import logging
 import sys
@@ -10,13 +10,13 @@ NEWEST_TRANSFORMERS = "5.24"
 
 
 def warn_if_untested() -> None:
-    """Say it if the installed Transformers is of a newer minor version than any that was tested."""
+    """Warns if the installed Transformers is of a newer minor version than any that was tested."""
     loaded = sys.modules.get("transformers")
-    found = loaded.__version__ if loaded else metadata.version("transformers")
-    if _minor(found) > _minor(NEWEST_TRANSFORMERS):
+    installed = loaded.__version__ if loaded else metadata.version("transformers")
+    if _minor(installed) > _minor(NEWEST_TRANSFORMERS):
         logging.getLogger(__name__).warning(
             f"omnivinci_hf was tested with Transformers {OLDEST_TRANSFORMERS} to {NEWEST_TRANSFORMERS}; Transformers "
-            f'{found} is newer. If something fails: pip install "transformers=={NEWEST_TRANSFORMERS}.*"'
+            f'{installed} is newer. If something fails: pip install "transformers=={NEWEST_TRANSFORMERS}.*"'
         )
 
 
