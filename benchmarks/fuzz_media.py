@@ -37,18 +37,18 @@ def read(name: str, data: bytes, on_damage: str) -> None:
     )
 
     options = {"on_damage": on_damage, "num_threads": 1}
-    sound = None
+    audio = None
     if name.startswith("image"):
         OmniVinciImageProcessor(size=28)([load_image(data, **options)])
     elif name.endswith((".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac")):
-        sound = load_audio(data, **options, max_sec=600)
+        audio = load_audio(data, **options, max_sec=600)
     else:
         processor = OmniVinciVideoProcessor(size=28)
         clip = load_video(data, num_frames=8, with_audio=True, max_audio_sec=600, transform=processor.squash, **options)
         processor([clip])
-        sound = clip.audio
-    if sound is not None:
-        OmniVinciFeatureExtractor()([sound.samples])
+        audio = clip.audio
+    if audio is not None:
+        OmniVinciFeatureExtractor()([audio.samples])
 
 
 def work(seed: int, max_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Sound from files and arrays."""
+"""Audio from files and arrays."""
 
 import io
 import tracemalloc
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from omnivinci_hf import AudioClip, MediaError, load_audio, load_video
-from tests.media.test_media import tone, write_video, write_wav
+from tests.support.media_files import tone, write_video, write_wav
 
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", audio=(tone(5), 16000, 0))
 
 
 @pytest.mark.parametrize("rate, channels, tolerance", [(16000, 1, 0), (44100, 2, 2e-5), (8000, 1, 2e-5)])
@@ -30,7 +30,7 @@ def test_wav_equals_librosa(tmp_path, rate, channels, tolerance):
 
 
 @pytest.mark.parametrize("suffix, codec", [("flac", "flac"), ("m4a", "aac"), ("mp3", "libmp3lame"), ("ogg", "libopus")])
-def test_other_sound_formats_are_read(tmp_path, suffix, codec):
+def test_other_audio_formats_are_read(tmp_path, suffix, codec):
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec} encoder")
     path = tmp_path / f"tone.{suffix}"
@@ -48,7 +48,7 @@ def test_other_sound_formats_are_read(tmp_path, suffix, codec):
     assert peak == 440
 
 
-def test_sound_of_a_video_file_bytes_and_file_object(mp4):
+def test_audio_of_a_video_file_bytes_and_file_object(mp4):
     expected = load_audio(mp4)
     assert len(expected.samples) == 79 * 1024
     for source in (mp4.read_bytes(), io.BytesIO(mp4.read_bytes())):
@@ -62,7 +62,7 @@ def test_max_sec_keeps_the_head(tmp_path):
     np.testing.assert_allclose(head.samples, load_audio(path).samples[:24000], atol=1e-6)
 
 
-def test_array_forms_of_sound_agree():
+def test_array_forms_of_audio_agree():
     wave = tone(0.5, channels=2) * np.float32([[1], [0.5]])
     expected = wave.mean(axis=0)
     for source in (
@@ -128,7 +128,7 @@ def test_a_long_array_is_read_in_blocks():
         (3.5, "Cannot take a float as audio"),
     ],
 )
-def test_sound_arrays_that_cannot_be_used(source, message):
+def test_audio_arrays_that_cannot_be_used(source, message):
     with pytest.raises(MediaError, match=message):
         load_audio(source)
 
@@ -142,12 +142,12 @@ def test_sound_arrays_that_cannot_be_used(source, message):
         ({"max_sec": "3"}, "seconds of audio to keep must be positive, got '3'"),
     ],
 )
-def test_sound_options_are_checked(options, message):
+def test_audio_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         load_audio((np.zeros(10), 16000), **options)
 
 
-def test_sound_that_is_cut_off_is_told(mp4, tmp_path, warnings):
+def test_audio_that_is_cut_off_is_told(mp4, tmp_path, warnings):
     path = write_wav(tmp_path / "tone.wav", (tone(6) * 2**15).astype(np.int16), 16000)
     load_audio(path, max_sec=1.5)
     load_audio((tone(6), 16000), max_sec=1.5, start_sec=2)
@@ -163,7 +163,7 @@ def test_sound_that_is_cut_off_is_told(mp4, tmp_path, warnings):
     assert all("raise `max_audio_sec`" in message for message in warnings)
 
 
-def test_sound_beyond_a_range_is_left_out_without_a_word(mp4, warnings):
+def test_audio_beyond_a_range_is_left_out_without_a_word(mp4, warnings):
     load_video(mp4, num_frames=1, with_audio=True, end_sec=2)
     load_video(mp4, num_frames=1, with_audio=True, end_sec=2, max_audio_sec=2)
     load_audio(mp4, start_sec=1, end_sec=2, max_sec=3)

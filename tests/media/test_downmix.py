@@ -1,4 +1,4 @@
-"""Sound of any channels becomes one channel, or is refused; it never ends the process."""
+"""Audio of any channels becomes one channel, or is refused; it never ends the process."""
 
 import wave
 
@@ -8,30 +8,10 @@ import pytest
 
 from omnivinci_hf import MediaError, load_audio, load_video
 from omnivinci_hf.omnivinci.audio_media_omnivinci import Downmixer
+from tests.support.media_files import LEVELS, steady, write_channels
 
 
 ROOT = 0.5**0.5
-LEVELS = np.float32([0.125, 0.0625, 0.25, 0.5, 0.03125, 0.375, 0.4375, 0.1875])  # of channels; exact in 16 bits
-
-
-def steady(num_channels, num_samples=8000):
-    levels = np.resize(LEVELS, num_channels).astype(np.float32)
-    return np.repeat(levels[:, None], num_samples, axis=1)
-
-
-def write_channels(path, layout, codec="pcm_s16le", samples=None, rate=16000, format=None):
-    """A file of channels that each keep to one level."""
-    count = av.AudioLayout(layout).nb_channels
-    samples = steady(count) if samples is None else samples
-    with av.open(str(path), "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate, layout=layout)
-        for first in range(0, samples.shape[1], 4096):
-            block = np.ascontiguousarray(samples[:, first : first + 4096].T).reshape(1, -1)
-            frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
-            frame.sample_rate, frame.pts = rate, first
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def relabelled(path, order, count):
@@ -106,7 +86,7 @@ def test_more_channels_than_ffmpeg_mixes_are_refused(tmp_path):
     ],
 )
 def test_the_weights_of_a_sum(layout, weights):
-    mixer, levels = Downmixer("sound", "sum", []), LEVELS[: len(weights)]
+    mixer, levels = Downmixer("audio", "sum", []), LEVELS[: len(weights)]
     block = np.ascontiguousarray(steady(len(weights), 100).T).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(block, format="flt", layout=layout)
     frame.sample_rate = 16000
@@ -126,7 +106,7 @@ def test_arrays_of_many_channels():
     assert level((steady(64), 16000)) == pytest.approx(LEVELS.mean())
 
 
-def test_odd_channels_of_a_video_are_its_sound(tmp_path):
+def test_odd_channels_of_a_video_are_its_audio(tmp_path):
     with av.open(str(tmp_path / "clip.mov"), "w") as container:
         video, audio = (
             container.add_stream("mpeg4", rate=10),

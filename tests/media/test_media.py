@@ -20,79 +20,16 @@ from omnivinci_hf.omnivinci.audio_media_omnivinci import AudioOptions, audio_fro
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.video_table_omnivinci import video_stream
+from tests.support.media_files import assert_frames_are_exact, decode_all, tone, write_video, write_wav
 from tests.support.paths import FULL_GOLDENS
 
 
 needs_goldens = pytest.mark.skipif(not FULL_GOLDENS.is_dir(), reason=f"no golden data at {FULL_GOLDENS}")
-H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-
-
-def write_video(path, pts=range(50), *, time_base=Fraction(1, 10), codec=H264, rotation=0, sound=None, options=None):
-    """A clip of noise with frames at `pts`, key frames every 12; `sound` is (samples, rate, start pts)."""
-    rng = np.random.default_rng(0)
-    with av.open(str(path), "w", container_options=options or {}) as container:
-        video = container.add_stream(codec, rate=round(1 / time_base), options={"g": "12"})
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        video.codec_context.time_base = time_base
-        if rotation:
-            video.set_display_rotation(rotation)
-        audio = None
-        if sound is not None:
-            samples, rate, start = sound
-            layout = f"{len(samples)}c"
-            codec = {".mkv": "pcm_s16le", ".avi": "pcm_s16le"}.get(Path(path).suffix, "aac")
-            audio = container.add_stream(codec, rate=rate, layout=layout)
-        packets = []
-        for stamp in pts:
-            picture = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = stamp, time_base
-            packets += video.encode(frame)
-        packets += video.encode()
-        if audio is not None:
-            for first in range(0, samples.shape[1], 1024):
-                part = np.ascontiguousarray(samples[:, first : first + 1024], dtype=np.float32)
-                frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
-                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), start + first
-                packets += audio.encode(frame)
-            packets += audio.encode()
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-            container.mux(packet)
-    return path
-
-
-def write_wav(path, samples, rate):
-    """`samples` (num_channels, num_samples) int16."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=rate, layout=f"{len(samples)}c")
-        packed = np.ascontiguousarray(samples.T.reshape(1, -1))
-        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=f"{len(samples)}c")
-        frame.sample_rate = rate
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def tone(seconds, rate=16000, channels=1):
-    wave = 0.25 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
-    return np.tile(wave.astype(np.float32), (channels, 1))
-
-
-def decode_all(path):
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
-def assert_frames_are_exact(clip, path):
-    everything = decode_all(path)
-    assert clip.total_frames == len(everything)
-    for index, frame in zip(clip.indices, clip.frames, strict=True):
-        np.testing.assert_array_equal(np.asarray(frame), everything[index])
 
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", audio=(tone(5), 16000, 0))
 
 
 # --- video files
@@ -197,10 +134,10 @@ def test_a_name_that_looks_like_a_protocol_is_a_file(mp4, tmp_path, monkeypatch)
         assert load_video(name, num_frames=1).total_frames == 50
 
 
-# --- sound of videos
+# --- audio of videos
 
 
-def test_sound_of_a_video(mp4):
+def test_audio_of_a_video(mp4):
     clip = load_video(mp4, num_frames=1, with_audio=True)
     # 5 s in AAC frames of 1024: the priming is left out, the padding of the last frame kept
     assert clip.audio.samples.shape == (79 * 1024,) and clip.audio.samples.dtype == np.float32
@@ -211,8 +148,8 @@ def test_a_silent_video_has_no_audio(tmp_path):
     assert load_video(write_video(tmp_path / "silent.mp4", range(3)), with_audio=True).audio is None
 
 
-def test_a_late_sound_is_aligned_by_silence_or_left_as_it_is(tmp_path):
-    path = write_video(tmp_path / "late.mkv", sound=(tone(2), 16000, 8000))
+def test_late_audio_is_aligned_by_silence_or_left_as_it_is(tmp_path):
+    path = write_video(tmp_path / "late.mkv", audio=(tone(2), 16000, 8000))
     aligned = load_video(path, num_frames=1, with_audio=True).audio
     plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
     assert (len(plain.samples), len(aligned.samples)) == (32000, 40000)
@@ -220,27 +157,27 @@ def test_a_late_sound_is_aligned_by_silence_or_left_as_it_is(tmp_path):
     np.testing.assert_array_equal(aligned.samples[8000:], plain.samples)
 
 
-def test_a_sound_that_starts_before_the_picture_loses_its_head(tmp_path):
-    path = write_video(tmp_path / "early.mkv", range(5, 50), sound=(tone(2), 16000, 0))
+def test_audio_that_starts_before_the_picture_loses_its_head(tmp_path):
+    path = write_video(tmp_path / "early.mkv", range(5, 50), audio=(tone(2), 16000, 0))
     aligned = load_video(path, num_frames=1, with_audio=True).audio
     plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
     np.testing.assert_array_equal(aligned.samples, plain.samples[8000:])
 
 
-def test_a_sound_that_ends_before_the_picture_starts_is_none(tmp_path):
-    path = write_video(tmp_path / "apart.mkv", range(30, 50), sound=(tone(2), 16000, 0))
+def test_audio_that_ends_before_the_picture_starts_is_none(tmp_path):
+    path = write_video(tmp_path / "apart.mkv", range(30, 50), audio=(tone(2), 16000, 0))
     assert load_video(path, num_frames=1, with_audio=True).audio is None
 
 
 def test_max_audio_sec_counts_from_the_aligned_start(tmp_path):
-    path = write_video(tmp_path / "late.mkv", sound=(tone(4), 16000, 8000))
+    path = write_video(tmp_path / "late.mkv", audio=(tone(4), 16000, 8000))
     full = load_video(path, num_frames=1, with_audio=True).audio
     head = load_video(path, num_frames=1, with_audio=True, max_audio_sec=1.5).audio
     np.testing.assert_array_equal(head.samples, full.samples[:24000])
 
 
 def test_sum_is_louder_than_mean_by_the_root_of_two_for_stereo(tmp_path):
-    path = write_video(tmp_path / "stereo.mkv", range(10), sound=(tone(1, channels=2), 16000, 0))
+    path = write_video(tmp_path / "stereo.mkv", range(10), audio=(tone(1, channels=2), 16000, 0))
     mean, total = (load_video(path, with_audio=True, downmix=mode).audio for mode in ("mean", "sum"))
     np.testing.assert_allclose(mean.samples, tone(1)[0], atol=1e-4)
     np.testing.assert_allclose(total.samples, mean.samples * np.sqrt(2), atol=1e-6)
@@ -487,7 +424,7 @@ def test_playlists_and_rubbish_are_refused(load, name, text, mp4, tmp_path):
 
 def test_a_cut_mp4_names_the_missing_packets(tmp_path):
     options = {"movflags": "faststart"}
-    data = write_video(tmp_path / "whole.mp4", sound=(tone(5), 16000, 0), options=options).read_bytes()
+    data = write_video(tmp_path / "whole.mp4", audio=(tone(5), 16000, 0), options=options).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(MediaError, match=r"cut.mp4' is cut short: \d+ of 50 video packets are missing"):
         load_video(tmp_path / "cut.mp4", num_frames=4)
@@ -596,7 +533,7 @@ def test_videos_equal_the_reference(case):
 
 @needs_goldens
 @pytest.mark.parametrize("case", ["d_audio3", "e_audio37"])
-def test_sounds_equal_librosa_on_the_reference_files(case):
+def test_audio_files_equal_librosa_on_the_reference_files(case):
     librosa = pytest.importorskip("librosa")
     expected, _ = librosa.load(FULL_GOLDENS / case / "audio.wav", sr=16000)
     np.testing.assert_array_equal(load_audio(FULL_GOLDENS / case / "audio.wav").samples, expected)

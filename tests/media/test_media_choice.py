@@ -20,12 +20,12 @@ from omnivinci_hf.omnivinci import media_reading_omnivinci
 from omnivinci_hf.omnivinci.media_reading_omnivinci import HiddenBar, ReadOptions, run_all
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.video_media_omnivinci import _upright_image
-from tests.media.test_media import assert_frames_are_exact, tone, write_video, write_wav
+from tests.support.media_files import assert_frames_are_exact, tone, write_video, write_wav
 
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", audio=(tone(5), 16000, 0))
 
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (50, 6, 8, 3), dtype=np.uint8)
@@ -111,11 +111,11 @@ def test_frames_that_are_not_there(mp4, options, message):
         load_video(mp4, **options)
 
 
-# --- ranges of sound
+# --- ranges of audio
 
 
-def test_a_range_of_the_sound_of_a_video(tmp_path):
-    path = write_video(tmp_path / "clip.mkv", sound=(tone(5) * np.linspace(0, 1, 80000, dtype=np.float32), 16000, 8000))
+def test_a_range_of_the_audio_of_a_video(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", audio=(tone(5) * np.linspace(0, 1, 80000, dtype=np.float32), 16000, 8000))
     full = load_video(path, num_frames=1, with_audio=True).audio.samples
     part = load_video(path, num_frames=1, with_audio=True, start_sec=2, end_sec=3.5).audio
     np.testing.assert_array_equal(part.samples, full[32000:56000])
@@ -126,7 +126,7 @@ def test_a_range_of_the_sound_of_a_video(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
-def test_a_range_of_a_sound(tmp_path, rate):
+def test_a_range_of_audio(tmp_path, rate):
     samples = (tone(6, rate) * 2**15).astype(np.int16)
     path = write_wav(tmp_path / "tone.wav", samples, rate)
     full = load_audio(path).samples
@@ -335,8 +335,8 @@ def test_the_processor_takes_ranges_and_frames_per_call_and_per_part(processor, 
     assert times_of(outputs) == pytest.approx([0, 0.9, 1, 2])
     clip = processor.describe(videos=[mp4], start_sec=3, end_sec=4, load_audio_from_video=True)[0].clip
     assert clip.duration_sec == 1 and clip.audio.duration_sec == 1
-    sound = {"type": "audio", "path": str(mp4), "start_sec": 1, "end_sec": 1.5}
-    assert ask(processor, sound)["audio_num_windows"].tolist() == [1]
+    audio = {"type": "audio", "path": str(mp4), "start_sec": 1, "end_sec": 1.5}
+    assert ask(processor, audio)["audio_num_windows"].tolist() == [1]
 
 
 def test_the_processor_passes_limits_and_refuses_to_store_them(processor, mp4):

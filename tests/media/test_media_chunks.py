@@ -8,7 +8,7 @@ import pytest
 
 from omnivinci_hf import MediaError, load_audio, load_video
 from omnivinci_hf.omnivinci.media_structure_omnivinci import NO_END, check_chunks
-from tests.media.test_media import tone, write_video, write_wav
+from tests.support.media_files import tone, write_video, write_wav
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Recordings that were joined, or whose clock jumps, go on without a hole, and picture and sound stay together."""
+"""Recordings that were joined, or whose clock jumps, go on without a hole, and picture and audio stay together."""
 
 from fractions import Fraction
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ import pytest
 from omnivinci_hf import load_audio, load_video
 from omnivinci_hf.omnivinci import media_sources_omnivinci
 from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS, Clock, clock_of
-from tests.media.test_media import tone, write_wav
+from tests.support.media_files import tone, write_wav
 
 
 RATE, FPS = 16000, 25
@@ -24,12 +24,12 @@ def warnings(monkeypatch):
     return messages
 
 
-def record(path, seconds=3.0, flash_sec=1.0, start_sec=0.0, with_sound=True, format="mpegts", codec="mpeg2video"):
+def record(path, seconds=3.0, flash_sec=1.0, start_sec=0.0, with_audio=True, format="mpegts", codec="mpeg2video"):
     """A recording in which a white flash and a beep, each of 0.4 s, begin together."""
     with av.open(str(path), "w", format=format) as container:
         video = container.add_stream(codec, rate=FPS, options={"g": "10", "bf": "0"})
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("mp2", rate=RATE, layout="mono") if with_sound else None
+        audio = container.add_stream("mp2", rate=RATE, layout="mono") if with_audio else None
         packets = []
         for number in range(round(seconds * FPS)):
             is_lit = flash_sec <= number / FPS < flash_sec + 0.4
@@ -40,13 +40,13 @@ def record(path, seconds=3.0, flash_sec=1.0, start_sec=0.0, with_sound=True, for
         wave = tone(seconds)
         wave[:, np.abs(np.arange(wave.shape[1]) / RATE - flash_sec - 0.2) > 0.2] = 0
         size = 576 * 2
-        for first in range(0, wave.shape[1] - size, size) if sound else ():
+        for first in range(0, wave.shape[1] - size, size) if audio else ():
             part = (wave[:, first : first + size] * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "s16", "mono")
             frame.sample_rate, frame.time_base = RATE, Fraction(1, RATE)
             frame.pts = first + round(start_sec * RATE)
-            packets += sound.encode(frame)
-        packets += sound.encode() if sound else []
+            packets += audio.encode(frame)
+        packets += audio.encode() if audio else []
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
     return path.read_bytes()
@@ -78,7 +78,7 @@ def test_two_recordings_that_were_joined(format, first_start, second_start, tmp_
 
 
 def test_many_short_recordings(tmp_path):
-    """The padding at the end of each sound does not add up."""
+    """The padding at the end of each audio stream does not add up."""
     data = record(tmp_path / "1", seconds=1.0, flash_sec=0.2)
     clip, flashes, beeps = flashes_and_beeps(data * 8)
     assert clip.total_frames == 200
@@ -86,8 +86,8 @@ def test_many_short_recordings(tmp_path):
     assert beeps == pytest.approx(flashes, abs=0.15)
 
 
-def test_a_recording_without_sound_between_others(tmp_path):
-    parts = [record(tmp_path / f"{k}", with_sound=k != 1) for k in range(3)]
+def test_a_recording_without_audio_between_others(tmp_path):
+    parts = [record(tmp_path / f"{k}", with_audio=k != 1) for k in range(3)]
     _, flashes, beeps = flashes_and_beeps(b"".join(parts))
     assert flashes == pytest.approx([1, 4, 7], abs=0.1) and beeps == pytest.approx([1, 7], abs=0.1)
 
@@ -98,7 +98,7 @@ def test_stamps_that_overflow_go_on(tmp_path):
     assert flashes == pytest.approx([3], abs=0.05) and beeps == pytest.approx([3], abs=0.1)
 
 
-def test_a_sound_that_was_joined_has_ranges(tmp_path):
+def test_audio_that_was_joined_has_ranges(tmp_path):
     data = record(tmp_path / "1", seconds=3.0, flash_sec=0.5)
     beeps = load_audio(data + data, start_sec=3.3, end_sec=4.5).samples
     assert moments(np.arange(len(beeps)) / RATE, np.abs(beeps) > 0.05) == pytest.approx([0.2], abs=0.1)
@@ -120,7 +120,7 @@ def test_a_stream_that_pauses_has_not_jumped():
 
 
 def test_packets_that_come_late_stay_in_their_piece():
-    """The last sound of a recording may stand behind the first picture of the next one."""
+    """The last audio of a recording may stand behind the first picture of the next one."""
     clock = clock_of_packets((0, 4000), (1, 4000), (0, 4040), (0, 0), (1, 4040), (0, 40), (1, 10), (1, 50))
     assert clock.changes == [(0, 2, 1), (1, 2, 1)]
     assert clock.shifts(0) == {2: 4080} and clock.shifts(1) == {2: 4080}
@@ -136,6 +136,6 @@ def test_a_second_jump_right_after_the_first():
     assert clock_of_packets(*[(0, stamp) for stamp in stamps]).changes == [(0, 3, 1), (0, 6, 2)]
 
 
-def test_sound_alone_and_files_that_cannot_be_joined(tmp_path):
+def test_audio_alone_and_files_that_cannot_be_joined(tmp_path):
     path = write_wav(tmp_path / "a.wav", np.zeros((1, 16000), np.int16), 16000)
     assert not clock_of(media_sources_omnivinci.MediaSource.of("audio", path), CONTAINERS["wav"]).unit_sec

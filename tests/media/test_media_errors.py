@@ -19,12 +19,12 @@ from omnivinci_hf.omnivinci.audio_media_omnivinci import AudioOptions, _AudioBuf
 from omnivinci_hf.omnivinci.media_containers_omnivinci import open_container
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
-from tests.media.test_media import H264, decode_all, tone, write_video, write_wav
+from tests.support.media_files import H264, decode_all, tone, write_video, write_wav
 
 
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", sound=(tone(5), 16000, 0))
+    return write_video(tmp_path_factory.mktemp("media") / "clip.mp4", audio=(tone(5), 16000, 0))
 
 
 # --- limits
@@ -133,7 +133,7 @@ def test_frames_without_a_size():
         image_media_omnivinci.check_pixels("clip", 0, 4, ReadOptions())
 
 
-def test_a_small_sound_of_absurd_length(tmp_path):
+def test_a_small_audio_file_of_absurd_length(tmp_path):
     path = tmp_path / "silence.flac"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=8000, layout="mono")
@@ -150,7 +150,7 @@ def test_a_small_sound_of_absurd_length(tmp_path):
     assert time.monotonic() - begin < 3
 
 
-def test_absurd_rates_of_sound():
+def test_absurd_rates_of_audio():
     with pytest.raises(MediaError, match="claims 3 samples per second"):
         load_audio((np.zeros(10, np.float32), 3))
     with pytest.raises(MediaError, match="samples per second; its header is damaged"):
@@ -191,7 +191,7 @@ def test_an_encrypted_file(tmp_path):
         "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
         "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
     }
-    path = write_video(tmp_path / "locked.mp4", sound=(tone(5), 16000, 0), options=options)
+    path = write_video(tmp_path / "locked.mp4", audio=(tone(5), 16000, 0), options=options)
     for load in (load_video, load_audio):
         for on_damage in ("raise", "warn"):
             with pytest.raises(MediaError, match=r"locked.mp4' is encrypted \(DRM\); decrypt it"):
@@ -302,7 +302,7 @@ def test_a_cut_video_keeps_its_head_where_asked(suffix, tmp_path, warnings):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "m4a", "mkv"])
-def test_a_cut_sound_keeps_its_head_where_asked(suffix, tmp_path, warnings):
+def test_cut_audio_keeps_its_head_where_asked(suffix, tmp_path, warnings):
     path = tmp_path / f"tone.{suffix}"
     codec = {"wav": "pcm_s16le", "mkv": "pcm_s16le", "m4a": "aac"}.get(suffix, suffix)
     options = {"movflags": "faststart"} if suffix == "m4a" else {}
@@ -347,7 +347,7 @@ def encoded_noise(path, codec, format, seconds=6):
         ("libmp3lame", "mp3", r"is cut short: \d+ bytes are missing at its end"),
     ],
 )
-def test_sounds_that_decode_silently_to_their_head_are_cut_short(codec, format, message, tmp_path, warnings):
+def test_audio_files_that_decode_silently_to_their_head_are_cut_short(codec, format, message, tmp_path, warnings):
     data = encoded_noise(tmp_path / "noise", codec, format)
     assert load_audio(data).duration_sec == pytest.approx(6, abs=0.1)
     for part in (0.5, 0.7):
@@ -431,7 +431,7 @@ def test_an_mp3_without_a_count_of_its_frames_ends_where_it_ends(tmp_path):
 
 
 @pytest.mark.parametrize("codec, format", [("libopus", "ogg"), ("flac", "ogg"), ("flac", "flac")])
-def test_lost_pages_and_frames_of_a_sound_are_noticed(codec, format, tmp_path, warnings):
+def test_lost_pages_and_frames_of_audio_are_noticed(codec, format, tmp_path, warnings):
     data = bytearray(encoded_noise(tmp_path / "noise", codec, format))
     middle = len(data) // 2
     data[middle : middle + 200] = bytes(200)
@@ -481,7 +481,7 @@ def test_an_ogg_stream_may_be_joined_at_any_page(tmp_path, warnings):
     assert load_audio(b"".join(pages[:2] + pages[9:])).duration_sec == pytest.approx(3.3, abs=0.1) and not warnings
 
 
-def test_gaps_in_a_sound_become_silence_so_that_the_rest_keeps_its_time(tmp_path):
+def test_gaps_in_audio_become_silence_so_that_the_rest_keeps_its_time(tmp_path):
     path = tmp_path / "gap.mkv"
     with av.open(str(path), "w") as container:
         video = container.add_stream(H264, rate=10)
@@ -502,8 +502,8 @@ def test_gaps_in_a_sound_become_silence_so_that_the_rest_keeps_its_time(tmp_path
     assert plain.duration_sec == 3 and load_audio(path).duration_sec == 3
 
 
-def test_damaged_sound_is_replaced_by_silence_where_asked(tmp_path, warnings):
-    path = write_video(tmp_path / "clip.mp4", range(10), sound=(tone(5), 16000, 0))
+def test_damaged_audio_is_replaced_by_silence_where_asked(tmp_path, warnings):
+    path = write_video(tmp_path / "clip.mp4", range(10), audio=(tone(5), 16000, 0))
     with av.open(str(path)) as container:
         sizes = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
     data = bytearray(path.read_bytes())

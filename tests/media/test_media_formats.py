@@ -12,11 +12,11 @@ from omnivinci_hf import MediaError, load_audio, load_video
 from omnivinci_hf.omnivinci import media_sources_omnivinci
 from omnivinci_hf.omnivinci.image_media_omnivinci import IMAGE_FORMATS
 from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS
-from tests.media.test_downmix import write_channels
+from tests.support.media_files import write_channels
 from tests.support.paths import ROOT
 
 
-SOUNDS = {  # by suffix: codec, FFmpeg's name where the suffix does not tell, rate
+AUDIO_FORMATS = {  # by suffix: codec, FFmpeg's name where the suffix does not tell, rate
     "aiff": ("pcm_s16be", None, 16000),
     "caf": ("pcm_s16le", None, 16000),
     "au": ("pcm_s16be", None, 16000),
@@ -41,36 +41,36 @@ WITHOUT_LENGTH = {"ac3", "eac3", "mp2"}  # bare frames: that some are missing ca
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
+def audio_files(tmp_path_factory):
     """Two seconds of 440 Hz in each format."""
-    folder, paths = tmp_path_factory.mktemp("sounds"), {}
-    for suffix, (codec, format, rate) in SOUNDS.items():
+    folder, paths = tmp_path_factory.mktemp("audio_files"), {}
+    for suffix, (codec, format, rate) in AUDIO_FORMATS.items():
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)
         paths[suffix] = folder / f"tone.{suffix}"
         write_channels(paths[suffix], "mono", codec, wave[None].astype(np.float32), rate, format)
     return paths
 
 
-@pytest.mark.parametrize("suffix", SOUNDS)
-def test_sound_formats_are_read(suffix, sounds):
-    for source in (sounds[suffix], sounds[suffix].read_bytes()):
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_audio_formats_are_read(suffix, audio_files):
+    for source in (audio_files[suffix], audio_files[suffix].read_bytes()):
         clip = load_audio(source)
         assert clip.duration_sec == pytest.approx(2, abs=0.12)
         assert np.abs(np.fft.rfft(clip.samples[8000:24000])).argmax() == 440
 
 
-@pytest.mark.parametrize("suffix", sorted(SOUNDS.keys() - WITHOUT_LENGTH))
-def test_sounds_that_were_cut_are_told(suffix, sounds):
-    data = sounds[suffix].read_bytes()
+@pytest.mark.parametrize("suffix", sorted(AUDIO_FORMATS.keys() - WITHOUT_LENGTH))
+def test_audio_files_that_were_cut_are_told(suffix, audio_files):
+    data = audio_files[suffix].read_bytes()
     with pytest.raises(MediaError, match="cut short"):
         load_audio(data[: len(data) * 6 // 10])
 
 
 @pytest.mark.parametrize("suffix, place, length", [("caf", b"data", 8), ("aiff", b"SSND", 4)])
-def test_sounds_of_a_stream_have_no_length(suffix, place, length, sounds, monkeypatch):
+def test_audio_files_of_a_stream_have_no_length(suffix, place, length, audio_files, monkeypatch):
     notes = []
     monkeypatch.setattr(media_sources_omnivinci.logger, "warning", notes.append)
-    data = bytearray(sounds[suffix].read_bytes())
+    data = bytearray(audio_files[suffix].read_bytes())
     start = data.index(place) + 4
     data[start : start + length] = b"\xff" * length
     assert load_audio(bytes(data)).duration_sec == pytest.approx(2, abs=0.01)

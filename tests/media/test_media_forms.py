@@ -18,7 +18,7 @@ SAMPLES = (8000 * np.sin(np.arange(RATE) / 7)).astype(np.int16)
 
 
 @pytest.fixture(scope="module")
-def sound():
+def audio():
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
@@ -76,10 +76,10 @@ class FakeVideoDecoder:
         lambda data, path: {"data": base64.b64encode(data).decode(), "format": "wav"},
     ],
 )
-def test_sound_in_a_dictionary_is_the_sound(sound, tmp_path, form):
-    (tmp_path / "a.wav").write_bytes(sound)
-    expected = load_audio(sound).samples
-    assert np.array_equal(load_audio(form(sound, str(tmp_path / "a.wav"))).samples, expected)
+def test_audio_in_a_dictionary_is_the_audio(audio, tmp_path, form):
+    (tmp_path / "a.wav").write_bytes(audio)
+    expected = load_audio(audio).samples
+    assert np.array_equal(load_audio(form(audio, str(tmp_path / "a.wav"))).samples, expected)
 
 
 def test_pictures_and_frames_in_dictionaries_are_pictures():
@@ -108,11 +108,11 @@ def test_dictionaries_that_hold_no_medium_are_refused(load, source, message):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_decoder_of_sound_gives_its_samples(sound, channels):
+def test_decoder_of_audio_gives_its_samples(audio, channels):
     heard = load_audio(FakeAudioDecoder(channels)).samples
-    assert np.allclose(heard, load_audio(sound).samples, atol=1e-6)
+    assert np.allclose(heard, load_audio(audio).samples, atol=1e-6)
     part = load_audio(FakeAudioDecoder(channels), start_sec=0.5).samples
-    assert np.allclose(part, load_audio(sound, start_sec=0.5).samples, atol=1e-6)
+    assert np.allclose(part, load_audio(audio, start_sec=0.5).samples, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["NCHW", "NHWC"])

@@ -1,4 +1,4 @@
-"""Bare streams of sound: what their frames' headers say of their end."""
+"""Bare streams of audio: what their frames' headers say of their end."""
 
 import io
 
@@ -16,7 +16,7 @@ APE_TAG = b"APETAGEX" + (2000).to_bytes(4, "little") + (332).to_bytes(4, "little
 TAGS = {"id3v1": b"TAG" + bytes(125), "ape": APE_TAG, "id3v2": b"ID3\4\0\0\0\0\0\x0a" + bytes(10)}
 
 
-def bare_sound(codec, format, rate, bit_rate=64_000, seconds=0.5):
+def bare_audio(codec, format, rate, bit_rate=64_000, seconds=0.5):
     file = io.BytesIO()
     options = {"write_xing": "0", "write_id3v2": "0"} if format == "mp3" else {}
     with av.open(file, "w", format=format, options=options) as container:
@@ -31,7 +31,7 @@ def bare_sound(codec, format, rate, bit_rate=64_000, seconds=0.5):
     return file.getvalue()
 
 
-SOUNDS = [
+AUDIO_FORMATS = [
     (codec, format, rate)
     for codec, format, rates in (
         ("libmp3lame", "mp3", (8000, 16000, 22050, 44100, 48000)),
@@ -45,9 +45,9 @@ SOUNDS = [
 FORMATS = {"mp2": "mp3"}  # FFmpeg's name of what reads it
 
 
-@pytest.mark.parametrize("codec, format, rate", SOUNDS)
+@pytest.mark.parametrize("codec, format, rate", AUDIO_FORMATS)
 def test_a_header_tells_the_length_of_its_frame(codec, format, rate):
-    with av.open(io.BytesIO(bare_sound(codec, format, rate))) as container:
+    with av.open(io.BytesIO(bare_audio(codec, format, rate))) as container:
         packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
     assert len(packets) > 4
     for data in packets:
@@ -55,9 +55,9 @@ def test_a_header_tells_the_length_of_its_frame(codec, format, rate):
         assert whole_frames(CONTAINERS[FORMATS.get(format, format)].frame_bytes, data[:-9]) == (0, 0, 9)
 
 
-@pytest.mark.parametrize("codec, format, rate", [sound for sound in SOUNDS if sound[1] != "mp3"])
+@pytest.mark.parametrize("codec, format, rate", [audio for audio in AUDIO_FORMATS if audio[1] != "mp3"])
 def test_a_last_frame_that_is_not_whole_is_an_error(codec, format, rate):
-    data = bare_sound(codec, format, rate)
+    data = bare_audio(codec, format, rate)
     with pytest.raises(MediaError, match="is cut short: 9 bytes of its last frame are missing"):
         load_audio(data[:-9])
     kept, whole = load_audio(data[:-9], on_damage="warn").samples, load_audio(data).samples
@@ -69,28 +69,28 @@ def test_of_an_mp3_file_it_is_a_note(monkeypatch):
     """Recordings of radio stations end anywhere."""
     messages = []
     monkeypatch.setattr(media_sources_omnivinci.logger, "warning", messages.append)
-    assert load_audio(bare_sound("libmp3lame", "mp3", 44100)[:-9]).duration_sec > 0.4
+    assert load_audio(bare_audio("libmp3lame", "mp3", 44100)[:-9]).duration_sec > 0.4
     assert len(messages) == 1 and "9 bytes of its last frame are missing" in messages[0]
 
 
 @pytest.mark.parametrize("tail", [*TAGS.values(), bytes(1000), b"\0", b"text of a song " * 50])
-@pytest.mark.parametrize("codec, format, rate", SOUNDS[-1:] + SOUNDS[:1])
-def test_what_programs_write_behind_the_sound_is_no_damage(codec, format, rate, tail):
-    data = bare_sound(codec, format, rate)
+@pytest.mark.parametrize("codec, format, rate", AUDIO_FORMATS[-1:] + AUDIO_FORMATS[:1])
+def test_what_programs_write_behind_the_audio_is_no_damage(codec, format, rate, tail):
+    data = bare_audio(codec, format, rate)
     np.testing.assert_array_equal(load_audio(data + tail).samples, load_audio(data).samples)
 
 
 @pytest.mark.skipif("libmp3lame" not in av.codecs_available, reason="this PyAV has no MP3 encoder")
 @pytest.mark.parametrize("name", TAGS)
 def test_tags_between_mp3_files_that_were_joined_are_no_damage(name):
-    data = bare_sound("libmp3lame", "mp3", 44100)
+    data = bare_audio("libmp3lame", "mp3", 44100)
     joined = load_audio(data + TAGS[name] + data)
     assert joined.duration_sec == pytest.approx(load_audio(data + data).duration_sec, abs=0.03)
 
 
 @pytest.mark.skipif("libmp3lame" not in av.codecs_available, reason="this PyAV has no MP3 encoder")
-def test_something_else_in_the_middle_of_the_sound_is_an_error():
-    data = bare_sound("libmp3lame", "mp3", 44100)
+def test_something_else_in_the_middle_of_the_audio_is_an_error():
+    data = bare_audio("libmp3lame", "mp3", 44100)
     with pytest.raises(MediaError, match="there is something else than audio"):
         load_audio(data + bytes(3000) + data)
 

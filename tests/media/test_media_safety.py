@@ -12,7 +12,7 @@ import pytest
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
 from omnivinci_hf.omnivinci.media_sources_omnivinci import is_public
-from tests.media.test_media import write_video
+from tests.support.media_files import write_video
 
 
 ALLOWED = {"allow_urls": True, "allow_private_addresses": True}

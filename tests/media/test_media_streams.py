@@ -75,17 +75,17 @@ def test_thumbnails_and_tiles_are_never_read():
     assert choose(*streams) == (None, []) and choose(*streams, fake_stream(3, Disposition(0))) == (3, [])
 
 
-def test_sounds_are_chosen_by_the_same_rule():
+def test_audio_files_are_chosen_by_the_same_rule():
     streams = [fake_stream(index, marks, type="audio") for index, marks in enumerate((8, 256 | 1, 0, 1, 1))]
     assert choose(*streams, kind="audio")[0] == 3
     assert choose(*streams[:2], kind="audio")[0] == 1
     assert choose(kind="audio") == (None, [])
 
 
-# --- sound
+# --- audio
 
 
-def write_sounds(path, *tracks):
+def write_tracks(path, *tracks):
     """A picture and an AC-3 stream for each (pitch, marks), which lasts half a second."""
     with av.open(str(path), "w") as container:
         packets = []
@@ -109,7 +109,7 @@ def write_sounds(path, *tracks):
 
 
 def undecodable(path, number):
-    """The file with a codec that nobody knows in its sound of a number."""
+    """Returns the file with a codec that nobody knows in its audio stream of that number."""
     first, *others = path.read_bytes().split(b"A_AC3")
     return b"".join([first, *((b"A_AX9" if k == number else b"A_AC3") + part for k, part in enumerate(others))])
 
@@ -127,22 +127,22 @@ def heard_pitch(clip):
         ([(300, 0), (900, 0)], 300),
     ],
 )
-def test_the_sound_is_the_one_that_players_play(tracks, pitch, tmp_path):
-    path = write_sounds(tmp_path / "clip.mkv", *tracks)
+def test_the_audio_is_the_one_that_players_play(tracks, pitch, tmp_path):
+    path = write_tracks(tmp_path / "clip.mkv", *tracks)
     assert heard_pitch(load_audio(path)) == pitch
     assert heard_pitch(load_video(path, num_frames=1, with_audio=True).audio) == pitch
 
 
-def test_a_sound_that_no_decoder_knows_is_passed_over(tmp_path, warnings):
-    data = undecodable(write_sounds(tmp_path / "clip.mkv", (300, Disposition.default), (900, 0)), 0)
+def test_audio_that_no_decoder_knows_is_passed_over(tmp_path, warnings):
+    data = undecodable(write_tracks(tmp_path / "clip.mkv", (300, Disposition.default), (900, 0)), 0)
     assert heard_pitch(load_audio(data)) == 900
     assert "has a audio stream without a decoder, so stream 2 was taken, not 1" in warnings.pop()
     assert heard_pitch(load_video(data, num_frames=1, with_audio=True).audio) == 900
     assert len(warnings) == 1
 
 
-def test_a_video_of_whose_sound_nothing_can_be_decoded_is_seen(tmp_path, warnings):
-    data = undecodable(write_sounds(tmp_path / "clip.mkv", (300, Disposition.default)), 0)
+def test_a_video_of_whose_audio_nothing_can_be_decoded_is_seen(tmp_path, warnings):
+    data = undecodable(write_tracks(tmp_path / "clip.mkv", (300, Disposition.default)), 0)
     clip = load_video(data, num_frames=2, with_audio=True)
     assert len(clip.frames) == 2 and clip.audio is None
     assert "has audio that no decoder knows" in warnings.pop()

@@ -15,7 +15,7 @@ from omnivinci_hf.omnivinci import media_structure_omnivinci
 from omnivinci_hf.omnivinci.media_containers_omnivinci import CONTAINERS
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.media_structure_omnivinci import NO_END
-from tests.media.test_media import decode_all, tone, write_video
+from tests.support.media_files import decode_all, tone, write_video
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def damage(data):
 
 
 def clip(tmp_path, name, **options):
-    return write_video(tmp_path / name, sound=(tone(5), 44100, 0), **options).read_bytes()
+    return write_video(tmp_path / name, audio=(tone(5), 44100, 0), **options).read_bytes()
 
 
 def test_whole_files_are_whole(corpus):
@@ -229,7 +229,7 @@ def test_endings_of_a_gif(corpus, warnings):
         assert find_damage("gif", data[:size])[0] is not None
 
 
-def written_sound(tmp_path, name, format, options):
+def written_audio(tmp_path, name, format, options):
     with av.open(str(tmp_path / name), "w", format=format, options=options) as container:
         stream = container.add_stream("pcm_s16le" if format == "wav" else "ac3", rate=48000, layout="mono")
         for first in range(0, 48000 * 4, 1536):
@@ -252,7 +252,7 @@ def written_sound(tmp_path, name, format, options):
     ],
 )
 def test_sizes_in_headers_and_of_packets(format, options, packet, tmp_path):
-    data = written_sound(tmp_path, "sound", format, options)
+    data = written_audio(tmp_path, "audio", format, options)
     assert load_audio(data).duration_sec == pytest.approx(4, abs=0.04)
     with pytest.raises(MediaError, match=f"is cut short: {1000 % (packet or 1001)} bytes are missing at its end"):
         load_audio(data[:-1000])
@@ -312,9 +312,9 @@ def test_transport_streams_that_were_joined_are_whole(tmp_path, warnings):
     assert clip.total_frames == 100 and not warnings
 
 
-def test_lost_sound_of_a_transport_stream(tmp_path):
-    sound = written_sound(tmp_path, "sound", "mpegts", {})
-    parts = [sound[place : place + 188] for place in range(0, len(sound), 188)]
+def test_lost_audio_of_a_transport_stream(tmp_path):
+    audio = written_audio(tmp_path, "audio", "mpegts", {})
+    parts = [audio[place : place + 188] for place in range(0, len(audio), 188)]
     middle = len(parts) // 2
     with pytest.raises(MediaError, match=r"is damaged.*(does not decode at|of its audio are missing at)"):
         load_audio(b"".join(parts[:middle] + parts[middle + 15 :]))
@@ -337,8 +337,8 @@ def test_a_tail_behind_a_transport_stream_is_no_packet(tmp_path):
     assert damage(data[:-9]) == ("is cut short: 9 bytes are missing at its end", True)
 
 
-def test_tags_behind_a_wavpack_sound_are_no_damage(tmp_path):
-    path = tmp_path / "sound.wv"
+def test_tags_behind_a_wavpack_audio_are_no_damage(tmp_path):
+    path = tmp_path / "audio.wv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("wavpack", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(tone(5)[:1].astype(np.float32), format="fltp", layout="mono")

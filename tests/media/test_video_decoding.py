@@ -11,7 +11,7 @@ from av.bitstream import BitStreamFilterContext
 from omnivinci_hf import MediaError, load_video
 from omnivinci_hf.omnivinci import video_media_omnivinci
 from omnivinci_hf.omnivinci.video_media_omnivinci import _display_matrix
-from tests.media.test_media import H264, decode_all, write_video
+from tests.support.media_files import H264, decode_all, write_video
 
 
 @pytest.fixture(scope="module")

@@ -6,69 +6,7 @@ import av
 import pytest
 
 from omnivinci_hf.omnivinci.video_table_omnivinci import frame_counter
-
-
-class Bits:
-    """Writes fields of H.264: plain numbers, and Exp-Golomb codes."""
-
-    def __init__(self):
-        self.text = ""
-
-    def plain(self, value: int, width: int = 1) -> "Bits":
-        self.text += f"{value:0{width}b}"
-        return self
-
-    def codes(self, *values: int) -> "Bits":
-        for value in values:
-            self.text += f"{value + 1:b}".zfill(2 * (value + 1).bit_length() - 1)
-        return self
-
-    def unit(self, kind: int, payload: bytes = b"") -> bytes:
-        """A NAL unit with its start code; `payload` follows at the next whole byte, then the stop bit."""
-        if not payload:
-            self.plain(1)
-        self.text += "0" * (-len(self.text) % 8)
-        body = int(self.text, 2).to_bytes(len(self.text) // 8, "big") + payload + (b"\x80" if payload else b"")
-        return b"\0\0\0\1" + bytes([kind]) + body.replace(b"\0\0\0", b"\0\0\3\0").replace(b"\0\0\1", b"\0\0\3\1")
-
-
-def h264_header(profile: int = 77, frames_only: int = 0, order: int = 2, scaling: bool = False) -> bytes:
-    """The sequence parameters of pictures of 32 x 32 (ITU-T H.264, 7.3.2.1.1)."""
-    bits = Bits().plain(profile, 8).plain(0, 8).plain(30, 8).codes(0)
-    if profile == 100:
-        bits.codes(1, 0, 0).plain(0).plain(scaling)
-        if scaling:
-            bits.plain(1).codes(*[0] * 16).plain(1).codes(16).plain(0, 6)  # -8: the rest of a list is the default
-    bits.codes(0, order)
-    if order == 0:
-        bits.codes(0)
-    elif order == 1:
-        bits.plain(0).codes(0, 0, 2, 3, 4)
-    bits.codes(1).plain(0).codes(1, 1 if frames_only else 0).plain(frames_only)
-    if not frames_only:
-        bits.plain(0)
-    return bits.plain(1).plain(0).plain(0).unit(0x67)
-
-
-def field_pictures(num_frames: int) -> list[bytes]:
-    """H.264 of 32 x 32 whose pictures are two fields in two packets; frame k has the grey 20 + 4 k."""
-    parameters = h264_header() + Bits().codes(0, 0).plain(0, 2).codes(0, 0, 0).plain(0, 3).codes(0, 0, 0).plain(
-        4, 3
-    ).unit(0x68)
-    packets = []
-    for number in range(num_frames):
-        for is_bottom in (0, 1):
-            is_first = number == is_bottom == 0
-            bits = Bits().codes(0, 7, 0).plain(number % 16, 4).plain(1).plain(is_bottom)
-            bits = bits.codes(0).plain(0, 2) if is_first else bits.plain(0)
-            bits.codes(0, 1)
-            samples = bytes([20 + 4 * number]) * 256 + bytes([128]) * 128
-            bits.codes(25).text += "0" * (-len(bits.text) % 8)
-            second = Bits().codes(25)
-            second.text += "0" * (-len(second.text) % 8)
-            payload = samples + int(second.text, 2).to_bytes(len(second.text) // 8, "big") + samples
-            packets.append((parameters if is_first else b"") + bits.unit(0x65 if is_first else 0x61, payload))
-    return packets
+from tests.support.media_files import h264_header
 
 
 def count(codec: str, data: bytes, extradata: bytes = b""):

@@ -9,8 +9,7 @@ import pytest
 from omnivinci_hf import load_video
 from omnivinci_hf.omnivinci import video_table_omnivinci
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
-from tests.media.test_media import assert_frames_are_exact, write_video
-from tests.media.test_video_packets import field_pictures
+from tests.support.media_files import assert_frames_are_exact, field_pictures, write_video
 
 
 def remux(source, path, change, format=None):
