@@ -163,9 +163,8 @@ def audio_from_container(
             elif frame.sample_rate != buffer.input_rate:
                 raise MediaError(f"{source.name} changes its sampling rate in the middle; convert it first.")
             elif fills_gaps and place_sec is not None:
-                if clock_of(source, reader.row).changes and buffer.covers(
-                    frame, place_sec
-                ):  # joined recordings have padding
+                is_joined = bool(clock_of(source, reader.row).changes)
+                if is_joined and buffer.covers(frame, place_sec):  # the first recording has padding
                     continue
                 buffer.fill_until(place_sec)
             buffer.add(frame)
