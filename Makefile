@@ -35,8 +35,8 @@ demo: .venv/.installed
 	.venv/bin/omnivinci-hf demo
 
 small: .venv/.installed
-	.venv/bin/python -m omnivinci_hf.world.small_training --output runs/small
-	.venv/bin/python -m omnivinci_hf.world.small_packaging runs/small
+	.venv/bin/python -m omnivinci_hf.world.training --output runs/small
+	.venv/bin/python -m omnivinci_hf.world.packaging runs/small
 
 test: .venv/.installed
 	$(PYTEST) $(PYTEST_ARGS)

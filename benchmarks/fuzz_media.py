@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-
 FINE = ("tensors", "tensors (part)", "MediaError")
 
 

@@ -17,10 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
-
-from measuring import reset_peak, resident  # noqa: E402
+from measuring import reset_peak, resident
 
 
 WAYS = ("safetensors", "original", "original, meta device map", "converted")

@@ -22,8 +22,6 @@ from pathlib import Path
 import numpy as np
 
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
-
 NUM_FRAMES, SIZE = 128, 448
 LIBRARIES = ("av", "opencv-python-headless", "decord", "pillow", "soxr", "numpy", "torch", "transformers")
 

@@ -17,22 +17,18 @@ import sys
 import time
 from pathlib import Path
 
+import load_memory
+import speed_tables
+import still_tokens
 import torch
 import transformers
+from measuring import describe_machine, markdown, write_section
+from speed_models import SIZES, Parts, build_config, build_model, prompt
+
+from omnivinci_hf.small import small_checkpoint
 
 
 FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER.parent / "src"), str(FOLDER)]
-
-import load_memory  # noqa: E402
-import speed_tables  # noqa: E402
-import still_tokens  # noqa: E402
-from measuring import describe_machine, markdown, write_section  # noqa: E402
-from speed_models import SIZES, Parts, build_config, build_model, prompt  # noqa: E402
-
-from omnivinci_hf.small import small_checkpoint  # noqa: E402
-
-
 LIBRARIES = ("torch", "transformers", "accelerate", "bitsandbytes", "safetensors", "numpy")
 LOADS = 3
 BOUNDS = {"glue": 1.03, "decode": 0.97, "memory": 1.15, "questions": 0.05, "static": 0.7}

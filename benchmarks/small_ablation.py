@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import transformers
+from measuring import markdown, write_section
 from transformers.utils import is_matplotlib_available
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
@@ -35,11 +36,11 @@ from omnivinci_hf.world import FAMILIES
 from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import neighbours
-from omnivinci_hf.world.small_evaluation import exact_matches, own_questions
-from omnivinci_hf.world.small_model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
-from omnivinci_hf.world.small_optimizer import MUON_RATE
-from omnivinci_hf.world.small_tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
-from omnivinci_hf.world.small_training import (
+from omnivinci_hf.world.model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
+from omnivinci_hf.world.muon import MUON_RATE
+from omnivinci_hf.world.track_evaluation import exact_matches, questions_about_tracks
+from omnivinci_hf.world.tracks import DURATIONS, TrackEncoder, load_tracks, scene_of
+from omnivinci_hf.world.training import (
     BATCH_SIZE,
     HARDER,
     Plan,
@@ -49,11 +50,6 @@ from omnivinci_hf.world.small_training import (
     train_small,
     training_device,
 )
-
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import markdown, write_section  # noqa: E402
 
 
 TRAINED_SEC, ASKED_SEC = (6, 10), (8, 10)  # order is asked about in clips of 8 s and more
@@ -182,7 +178,7 @@ def train_arm(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, 
         "options": ARMS[name],
         "seed": seed,
         "settings": settings(arguments, shared),
-        "scores": ask(model, held_out, own_questions(held_out, asked_seeds(arguments), PER_FAMILY)),
+        "scores": ask(model, held_out, questions_about_tracks(held_out, asked_seeds(arguments), PER_FAMILY)),
         "language_loss": statistics.mean(losses),
         "seconds": log.records[-1]["seconds"],
     }
@@ -200,7 +196,7 @@ def ask(model, held_out: TrackEncoder, asked: list) -> dict[str, dict[str, tuple
     }
     return {
         condition: {
-            family: (score.right, score.asked)
+            family: (score.num_right, score.num_asked)
             for family, score in exact_matches(model, held_out, asked, **options).items()
         }
         for condition, options in conditions.items()

@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import math
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from measuring import markdown, write_section
 from transformers import AutoConfig, pipeline
 from transformers.utils import logging
 
@@ -34,18 +34,13 @@ from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, Score, Scores, as_json, evaluate, format_scores
 
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import markdown, write_section  # noqa: E402
-
-
 FIRST_SEED = 200_000  # of the test split
 LENGTHS = {"under 10 s": (0, 10), "10 to 15 s": (10, 15), "15 s and more": (15, math.inf)}
 
 
 def length_table(by_length: Scores) -> str:
     def cell(score: Score) -> str:
-        return f"{score} of {score.asked}" if score.asked else ""
+        return f"{score} of {score.num_asked}" if score.num_asked else ""
 
     rows = [[family, *(cell(of_length[family]) for of_length in by_length.values())] for family in FAMILIES]
     return markdown(["family", *by_length], rows)

@@ -14,13 +14,13 @@ of the checkpoints' means; how much trainings differ it does not tell.
 import argparse
 import datetime
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import markdown, write_section
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils import logging
 
@@ -29,12 +29,7 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import PLACES, Scene, sample_scene, write_clip
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.retrieval import recall_at_1
-from omnivinci_hf.world.small_tracks import scene_of
-
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import markdown, write_section  # noqa: E402
+from omnivinci_hf.world.tracks import scene_of
 
 
 DECAYS = tuple(10.0**power for power in range(-2, 5))  # of linear maps

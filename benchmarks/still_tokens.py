@@ -9,7 +9,6 @@ frames alone; a picture of the made-up world has noise, on which low thresholds 
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import markdown
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -25,11 +25,6 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import sample_scene, write_clip
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import MAX_NEW_TOKENS, choose, is_right
-
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measuring import markdown  # noqa: E402
 
 
 THRESHOLDS = (4.0, 8.0, 16.0, 32.0)

@@ -14,17 +14,12 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
+from measuring import reset_peak, resident, tensor_peak
 
-
-sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
-
-from measuring import reset_peak, resident, tensor_peak  # noqa: E402
-
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration  # noqa: E402
-from omnivinci_hf.training.estimate import MODULES, estimate_memory  # noqa: E402
+from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
+from omnivinci_hf.training.estimate import MODULES, estimate_memory
 
 
 EVERYTHING = MODULES[:6]

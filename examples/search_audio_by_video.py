@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, TrainingArguments
 
 from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe
-from omnivinci_hf.world.small_model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

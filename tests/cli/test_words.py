@@ -10,7 +10,9 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.cli.words import in_own_words
+from omnivinci_hf.cli.arguments import _build_parsers
+from omnivinci_hf.cli.words import in_words_of_options
+from omnivinci_hf.omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
 from omnivinci_hf.small import small_checkpoint
 
 
@@ -42,7 +44,7 @@ OPTIONS = {
     ],
 )
 def test_arguments_become_options(text, words):
-    assert in_own_words(text, OPTIONS) == words
+    assert in_words_of_options(text, OPTIONS) == words
 
 
 def test_a_damaged_film_is_told_with_the_option_that_reads_it(tmp_path, capsys):
@@ -144,3 +146,15 @@ def test_an_interrupt_during_the_imports_is_silent():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
+
+
+def test_options_of_the_command_line_are_options_of_the_processor():
+    _, commands = _build_parsers()
+    parsed = {action.dest for name in ("ask", "inspect") for action in commands[name]._actions if action.option_strings}
+    of_commands = {
+        *("help", "more_questions", "model", "system", "max_new_tokens", "do_sample", "seed", "stream", "dtype"),
+        *("device_map", "plot", "json", "no_video_audio"),
+    }
+    of_processor = parsed - of_commands
+    assert of_processor <= CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()
+    assert {"num_frames", "fps", "start_sec", "end_sec", "max_audio_sec", "on_damage", "media_limits"} <= of_processor

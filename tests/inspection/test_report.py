@@ -6,7 +6,7 @@ import soundfile
 from PIL import Image
 
 from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor
-from omnivinci_hf.inspection.report import format_report, inspect_media, original_layout, report, tell_kind
+from omnivinci_hf.inspection.report import format_report, inspect_media, modality_of, original_layout, report
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support.world_scenes import write_plain_clip
 
@@ -40,10 +40,10 @@ def inspect(files, names, **options):
     ],
 )
 def test_kind_is_told_from_the_content(files, tmp_path, name, kind):
-    assert tell_kind(str(files / name)) == kind
+    assert modality_of(str(files / name)) == kind
     other = tmp_path / "wrong.xyz"
     other.write_bytes((files / name).read_bytes())
-    assert tell_kind(str(other)) == kind
+    assert modality_of(str(other)) == kind
 
 
 def test_song_with_cover_art_is_a_sound(files, tmp_path):
@@ -61,15 +61,15 @@ def test_song_with_cover_art_is_a_sound(files, tmp_path):
         frame.sample_rate = 16000
         out.mux(sound.encode(frame))
         out.mux(sound.encode())
-    assert tell_kind(str(tmp_path / "song.mp4")) == "audio"
+    assert modality_of(str(tmp_path / "song.mp4")) == "audio"
 
 
 def test_files_that_are_no_media_are_refused(tmp_path):
     (tmp_path / "text.txt").write_text("just words, many of them")
     with pytest.raises(MediaError, match="text.txt.* cannot be decoded"):
-        tell_kind(str(tmp_path / "text.txt"))
+        modality_of(str(tmp_path / "text.txt"))
     with pytest.raises(MediaError, match="does not exist"):
-        tell_kind(str(tmp_path / "nothing.mp4"))
+        modality_of(str(tmp_path / "nothing.mp4"))
 
 
 def test_original_layout_has_the_known_counts(files):
@@ -158,5 +158,5 @@ def test_plot_is_a_picture(files, tmp_path, num_frames):
 def test_kind_of_a_url_is_told_by_what_it_holds(tmp_path):
     path = tmp_path / "a b.png"
     Image.new("RGB", (4, 4)).save(path)
-    assert tell_kind(path.as_uri()) == "image"
-    assert tell_kind("data:;base64," + base64.encodebytes(path.read_bytes()).decode()) == "image"
+    assert modality_of(path.as_uri()) == "image"
+    assert modality_of("data:;base64," + base64.encodebytes(path.read_bytes()).decode()) == "image"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, features
 
 from omnivinci_hf import MediaError, load_image, load_video
-from omnivinci_hf.inspection.report import tell_kind
+from omnivinci_hf.inspection.report import modality_of
 
 
 FORMATS = [
@@ -38,7 +38,7 @@ def greys(clip):
 def test_as_a_video_a_moving_picture_has_all_frames_once(format, loop, tmp_path, warnings):
     path = tmp_path / "moving"
     path.write_bytes(picture(format, **({} if format == "AVIF" else {"loop": loop})))
-    assert tell_kind(str(path)) == "video"
+    assert modality_of(str(path)) == "video"
     for source in (path, path.read_bytes()):
         clip = load_video(source, with_audio=True)
         np.testing.assert_allclose(greys(clip), GREYS, atol=2)
@@ -64,7 +64,7 @@ def test_as_an_image_a_moving_picture_is_its_first_frame(format, warnings):
 def test_a_still_picture_is_no_video(format, tmp_path):
     path = tmp_path / "still"
     path.write_bytes(picture(format, 1))
-    assert tell_kind(str(path)) == "image"
+    assert modality_of(str(path)) == "image"
     with pytest.raises(MediaError, match="is a still picture .*, not a video; give it as an image"):
         load_video(path)
 

@@ -9,7 +9,7 @@ from omnivinci_hf.omnivinci.pipeline_omnivinci import OmniQAPipeline
 from omnivinci_hf.omnivinci.video_pruning_omnivinci import moving_embeds
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Motion, Scene, SoundEvent, write_clip
-from omnivinci_hf.world.small_model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer
 from tests.support.world_scenes import shape, sound, vision
 
 

@@ -11,7 +11,7 @@ import pytest
 import omnivinci_hf
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.world import FAMILIES
-from omnivinci_hf.world.small_model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer
 from tests.support.paths import BENCHMARKS
 
 

@@ -6,8 +6,8 @@ from transformers import TrainingArguments
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
 from omnivinci_hf.training import OmniVinciDataCollator, OmniVinciTrainer
-from omnivinci_hf.world.small_model import SAMPLING_RATE as RATE
-from omnivinci_hf.world.small_model import build_config, build_processor, build_tokenizer
+from omnivinci_hf.world.model import SAMPLING_RATE as RATE
+from omnivinci_hf.world.model import build_config, build_processor, build_tokenizer
 
 
 ALIGN = {"embed_dim": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -44,7 +44,7 @@ class Oracle:
 
 
 def total(by_family):
-    return sum(score.right for score in by_family.values()), sum(score.asked for score in by_family.values())
+    return sum(score.num_right for score in by_family.values()), sum(score.num_asked for score in by_family.values())
 
 
 def test_wilson_intervals_of_known_shares():

@@ -14,16 +14,16 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.training import OmniVinciDataCollator, Recipe, apply_recipe
 from omnivinci_hf.world import COLOURS, SHAPES, Question, vocabulary, write_clip
 from omnivinci_hf.world import small_checkpoint as small
-from omnivinci_hf.world import small_tracks as tracks_module
-from omnivinci_hf.world import small_training as train
+from omnivinci_hf.world import tracks as tracks_module
+from omnivinci_hf.world import training as train
 from omnivinci_hf.world.dataset import split_seeds
 from omnivinci_hf.world.evaluation import evaluate
-from omnivinci_hf.world.small_evaluation import exact_matches, own_questions
-from omnivinci_hf.world.small_model import build_config, build_model, build_processor, build_tokenizer
-from omnivinci_hf.world.small_optimizer import MUON_RATE, MuonWithAdamW
-from omnivinci_hf.world.small_packaging import package, plot_curve
-from omnivinci_hf.world.small_towers import SHAPE_NAMES, SILENCE, factors_of, frame_batches, window_batches
-from omnivinci_hf.world.small_tracks import (
+from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer
+from omnivinci_hf.world.muon import MUON_RATE, MuonWithAdamW
+from omnivinci_hf.world.packaging import package, plot_curve
+from omnivinci_hf.world.tower_training import SHAPE_NAMES, SILENCE, factors_of, frame_batches, window_batches
+from omnivinci_hf.world.track_evaluation import exact_matches, questions_about_tracks
+from omnivinci_hf.world.tracks import (
     BLOCK_ROWS,
     DURATIONS,
     SUFFIXES,
@@ -34,7 +34,7 @@ from omnivinci_hf.world.small_tracks import (
     row,
     suffix_of,
 )
-from omnivinci_hf.world.small_training import MuonTrainer, Plan, train_small
+from omnivinci_hf.world.training import MuonTrainer, Plan, train_small
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_questions_that_no_clip_has_are_an_error(encoder):
 
 
 def test_frames_can_be_left_out(encoder):
-    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)[0]
+    asked = questions_about_tracks(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)[0]
     kept = np.array([0, 3, 4])
     whole, fewer = encoder.encode(0, 1, asked), encoder.encode(0, 1, asked, kept)
     assert fewer.media["video_num_frames"].tolist() == [3]
@@ -201,14 +201,14 @@ def test_one_wrong_token_makes_an_answer_wrong(encoder):
         [],
     ]
     scores = exact_matches(Mistaken(encoder.processor.tokenizer), encoder, asked)
-    assert {family: (score.right, score.asked) for family, score in scores.items() if score.asked} == {
+    assert {family: (score.num_right, score.num_asked) for family, score in scores.items() if score.num_asked} == {
         "vision": (1, 3),
         "time": (1, 1),
     }
 
 
 def test_controls_hear_and_see_other_tracks(encoder):
-    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
+    asked = questions_about_tracks(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
     model = build_model(build_config(encoder.processor.tokenizer))
     seen = []
     encode = encoder.encode
@@ -222,7 +222,7 @@ def test_controls_hear_and_see_other_tracks(encoder):
 
 
 def test_questions_are_asked_without_clips(encoder):
-    asked = own_questions(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
+    asked = questions_about_tracks(encoder, [0, len(DURATIONS), 2 * len(DURATIONS)], per_family=1)
     found = encoder.encode_words(asked[0])
     assert not found.media
     # the first question is laid out as a chat without media
@@ -232,7 +232,7 @@ def test_questions_are_asked_without_clips(encoder):
     assert first == list(expected)[: len(first)] and len(first) > 10
     model = build_model(build_config(encoder.processor.tokenizer))
     scores = exact_matches(model, encoder, asked, blind=True)
-    assert sum(score.asked for score in scores.values()) == sum(map(len, asked))
+    assert sum(score.num_asked for score in scores.values()) == sum(map(len, asked))
 
 
 def test_packaged_checkpoint_is_half_as_large_and_loads_in_single_precision(encoder, tmp_path):

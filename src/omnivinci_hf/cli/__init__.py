@@ -1,4 +1,4 @@
-"""The command line: `omnivinci-hf`, also `python -m omnivinci_hf`."""
+"""This package is the command line: `omnivinci-hf`, also `python -m omnivinci_hf`."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .arguments import parse_arguments
 from .files import check_files
-from .words import in_own_words
+from .words import in_words_of_options
 
 
 EXIT_BAD_INPUT = 2
@@ -22,11 +22,11 @@ PLAIN_ERRORS = (ValueError, OSError, ImportError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
+    """Runs one command and returns its exit code.
 
     Input that cannot be used ends in one line on stderr and code 2; an error that nobody foresaw keeps its traceback.
     """
-    options = {}
+    options: dict[str, str] = {}
     try:
         try:
             arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        words = " ".join(in_own_words(_message(error), options).split()) or type(error).__name__
+        words = " ".join(in_words_of_options(_message(error), options).split()) or type(error).__name__
         print(f"omnivinci-hf: {words}", file=sys.stderr)
         if isinstance(error, OSError):
             _silence_stdout()  # it may be what has no more room

@@ -1,4 +1,4 @@
-"""What can be typed; imports nothing heavy."""
+"""This module says what can be typed on the command line; it imports nothing heavy."""
 
 import argparse
 import math
@@ -13,10 +13,11 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Reads the words of a command; `options` are then its options by the names of their arguments."""
     parser, commands = _build_parsers()
     if argv and argv[0] == "train":
-        # what is left over goes to Transformers' own parser
-        arguments, arguments.rest = commands["train"].parse_known_args(argv[1:])
+        arguments, rest = commands["train"].parse_known_args(argv[1:])
+        arguments.rest = rest  # it goes to Transformers' own parser
         arguments.command = "train"
     elif argv and argv[0] in commands:
         # unlike through the main parser, options may stand between the media and the question

@@ -1,4 +1,4 @@
-"""The commands themselves."""
+"""This module runs the commands of the command line."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import TextStreamer, set_seed
 from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
-from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, original_layout, report, tell_kind
+from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, modality_of, original_layout, report
 from ..omnivinci.checkpoint_files_omnivinci import Adapted, component_file, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
@@ -30,13 +30,15 @@ EXIT_BAD_ROWS = 1
 
 
 def note(text: str) -> None:
+    """Says something on stderr, beside the result on stdout."""
     print(f"omnivinci-hf: {text}", file=sys.stderr, flush=True)
 
 
 def run_ask(arguments: argparse.Namespace) -> None:
+    """Answers questions about media: `omnivinci-hf ask`."""
     _quiet_off_terminal()
     # the media first: a wrong path should not cost the loading of the weights
-    content = [{"type": kind, "path": path} for path, kind in ((path, tell_kind(path)) for path in arguments.media)]
+    content = [{"type": modality_of(path), "path": path} for path in arguments.media]
     questions = [arguments.question, *arguments.more_questions]
     if arguments.stream and len(questions) > 1:
         raise ValueError("--stream takes one question: leave it, or the others, out.")
@@ -82,9 +84,10 @@ def check_device(device_map: str) -> None:
 
 
 def check_model(name: str) -> Adapted | None:
-    """Find the checkpoint's config before anything else, so that a wrong name costs one look-up and not six.
+    """Finds the checkpoint's config before anything else, so that a wrong name costs one look-up and not six.
 
-    Returns what it belongs to, if it is an adapter alone.
+    Returns:
+        what it belongs to, if it is an adapter alone.
 
     Raises:
         OSError: when there is none, or not the model that an adapter belongs to.
@@ -109,12 +112,13 @@ def check_model(name: str) -> Adapted | None:
 
 
 def is_untrained(model: OmniVinciForConditionalGeneration) -> bool:
-    """Training moves the norms of a language model, and nothing else sets them all to exactly 1."""
+    """Tells whether nobody has trained a model: training moves its norms, and nothing else sets them all to 1."""
     norms = [weight for name, weight in model.model.language_model.named_parameters() if "norm" in name]
     return all(not weight.is_meta and bool((weight == 1).all()) for weight in norms)
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:
+    """Reports what the model will see of media: `omnivinci-hf inspect`."""
     if arguments.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
     if arguments.model is None:
@@ -134,6 +138,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
+    """Rewrites the original layout: `omnivinci-hf convert`."""
     logging.disable_progress_bar()  # there is one of our own
     if (adapted := check_model(arguments.src)) is not None:
         raise ValueError(
@@ -154,12 +159,14 @@ def run_convert(arguments: argparse.Namespace) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> None:
+    """Trains by a recipe: `omnivinci-hf train`."""
     from .train import run_train  # peft and datasets are not always there
 
     run_train(arguments)
 
 
 def run_validate(arguments: argparse.Namespace) -> None:
+    """Checks the rows of training data: `omnivinci-hf validate`."""
     from .validate import validate_data
 
     if not validate_data(arguments):
@@ -167,6 +174,7 @@ def run_validate(arguments: argparse.Namespace) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> None:
+    """Asks the small checkpoint about a made-up clip: `omnivinci-hf demo`."""
     from ..world.demo import show_demo
 
     logging.disable_progress_bar()
@@ -182,7 +190,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 
 def processor_options(arguments: argparse.Namespace) -> dict:
-    """Options of the processor that were given; the others keep the checkpoint's values."""
+    """Collects the options of the processor that were given; the others keep the checkpoint's values."""
     options = {name: getattr(arguments, name, None) for name in CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()}
     if options["media_limits"]:
         options["media_limits"] = dict(options["media_limits"])

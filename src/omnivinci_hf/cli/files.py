@@ -1,4 +1,4 @@
-"""What the command line names is looked up before anything heavy is imported: a wrong path costs no seconds."""
+"""This module looks up what the command line names before anything heavy is imported: a wrong path costs no seconds."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ DATA_FILES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
 def check_files(arguments: argparse.Namespace) -> None:
-    """Look up the files of media and data and the model's folder, as far as the command has them and they are local.
+    """Looks up the files of media and data and the model's folder, as far as the command has them and they are local.
 
     Raises:
         ValueError, OSError: when one is not there.
@@ -35,7 +35,7 @@ def check_files(arguments: argparse.Namespace) -> None:
 
 
 def check_folder(model: str) -> None:
-    """Look up the folder of a checkpoint or an adapter; what may be a name on the Hub passes.
+    """Looks up the folder of a checkpoint or an adapter; what may be a name on the Hub passes.
 
     Raises:
         FileNotFoundError: when there is no such folder, or neither in it.

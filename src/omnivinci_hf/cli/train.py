@@ -1,7 +1,8 @@
-"""The command `train`: a recipe, data, and every option of Transformers' trainer."""
+"""This module is the command `train`: a recipe, data, and every option of Transformers' trainer."""
 
 import argparse
 from dataclasses import fields
+from typing import Any, cast
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -28,6 +29,7 @@ class _TrainerOptions(HfArgumentParser):
 
 
 def run_train(arguments: argparse.Namespace) -> None:
+    """Trains by a recipe, lists the recipes, or estimates the memory of a run."""
     if arguments.list_recipes:
         for name in recipe_names():
             print(f"{name:30} {load_recipe(name).summary}")
@@ -54,7 +56,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def print_estimate(arguments: argparse.Namespace) -> None:
-    """What a run would need, from the configuration alone."""
+    """Prints the memory that a run would need, from the configuration alone."""
     recipe = load_recipe(arguments.recipe)
     # the machine of the estimate needs no accelerator
     training = parse_training_arguments(recipe, [*arguments.rest, "--use_cpu", "true"])
@@ -89,12 +91,13 @@ def print_estimate(arguments: argparse.Namespace) -> None:
 
 
 def parse_training_arguments(recipe, words: list[str]) -> TrainingArguments:
-    """[`TrainingArguments`] from the words of the command line, the recipe's where they are silent.
+    """Reads [`TrainingArguments`] from the words of the command line, and the recipe's where they are silent.
 
     Raises:
         ValueError: for an option that there is not, or a value that does not fit.
     """
-    parser = _TrainerOptions(TrainingArguments, prog="omnivinci-hf train", add_help=False)
+    # Transformers has a name for any dataclass, which type checkers take for one class
+    parser = _TrainerOptions(cast(Any, TrainingArguments), prog="omnivinci-hf train", add_help=False)
     known = {entry.name for entry in fields(TrainingArguments)}
     if unknown := sorted(set(recipe.arguments) - known):
         raise ValueError(f"Recipe {recipe.name!r}: `arguments` has no {unknown}; see `transformers.TrainingArguments`.")

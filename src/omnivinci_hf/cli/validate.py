@@ -1,4 +1,4 @@
-"""`omnivinci-hf validate`: bad rows of training data, one after the other, and a summary."""
+"""This module is the command `validate`: it prints bad rows of training data, and a summary."""
 
 import argparse
 import json
@@ -13,11 +13,14 @@ from ..training.recipe import load_recipe
 from ..training.run import make_collator
 from ..training.validation import BadRow, Validation, validate_rows
 from .commands import check_model, processor_options
-from .words import in_own_words
+from .words import in_words_of_options
 
 
 def validate_data(arguments: argparse.Namespace) -> bool:
-    """Print what is wrong; whether all rows are good. The summary goes to stderr, so that `--json` stays JSON."""
+    """Prints what is wrong, and tells whether all rows are good.
+
+    The summary goes to stderr, so that `--json` stays JSON.
+    """
     try:
         rows = load_rows(arguments.data, arguments.split, arguments.media_root)
     except ImportError as error:  # the optional package; said in one line
@@ -29,7 +32,7 @@ def validate_data(arguments: argparse.Namespace) -> bool:
             for bad in bar:
                 if bad is not None:
                     bar.clear()  # an interrupt within tqdm's own `write` would end as an error about its lock
-                    bad = replace(bad, problems=[in_own_words(text, arguments.options) for text in bad.problems])
+                    bad = replace(bad, problems=[in_words_of_options(text, arguments.options) for text in bad.problems])
                     print(json.dumps(asdict(bad)) if arguments.json else _format(arguments.data, bad), flush=True)
                     bar.refresh()
     except KeyboardInterrupt:
@@ -40,7 +43,7 @@ def validate_data(arguments: argparse.Namespace) -> bool:
 
 
 def _collator(arguments: argparse.Namespace) -> OmniVinciDataCollator | None:
-    """That of the training of `--model`, with the options that training would have."""
+    """The collator of the training of `--model`, with the options that training would have."""
     options = {} if arguments.recipe is None else load_recipe(arguments.recipe).processor_options
     options = {**options, **processor_options(arguments)}
     if arguments.max_length is not None:

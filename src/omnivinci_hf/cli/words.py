@@ -1,11 +1,14 @@
-"""Errors in the words of the command line: the package's own speak of arguments of Python."""
+"""This module puts errors into the words of the command line: the package's own speak of arguments of Python."""
 
 import re
 from collections.abc import Mapping
 
 
-def in_own_words(text: str, options: Mapping[str, str]) -> str:
-    """The text with arguments as options of the command; `options` are those that it has, by the argument's name.
+def in_words_of_options(text: str, options: Mapping[str, str]) -> str:
+    """Renames arguments in a text to the options of the command.
+
+    Args:
+        options: those that the command has, by the name of the argument.
 
     An argument is told by its backquotes or its value: `on_damage="warn"` becomes `--on-damage warn`. A row's own keys,
     which stand behind their place in the row, and parts of paths stay.

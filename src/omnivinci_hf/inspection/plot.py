@@ -1,12 +1,13 @@
-"""A drawing of what `omnivinci-hf inspect` tells: frames, sound, its spectrum, windows and time groups over time."""
+"""This module draws what `omnivinci-hf inspect` reports: frames, audio, windows and time groups over time."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import librosa.display
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from PIL import Image
 
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .report import InspectedMedium
@@ -26,7 +27,7 @@ PICTURE, SOUND = "tab:blue", "tab:orange"
 def plot_media(
     extractor: OmniVinciFeatureExtractor, media: list[InspectedMedium], facts: dict[str, Any], path: str | os.PathLike
 ) -> None:
-    """Draw one panel per medium to `path`, whose ending decides the format; the spectrum is what `extractor` hears.
+    """Draws one panel per medium to `path`, whose ending decides the format; the spectrum is what `extractor` hears.
 
     Raises:
         ValueError: for an ending that matplotlib does not know.
@@ -43,21 +44,22 @@ def plot_media(
 
 def _draw_image(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
     axes = panel.subplots()
-    thumbnail = medium.image.copy()
+    thumbnail = medium.picture.copy()
     thumbnail.thumbnail((512, 512))
     axes.imshow(thumbnail)
     axes.set_axis_off()
 
 
 def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
-    clip, sound = medium.layout.clip, fact["sound"]
+    clip, sound = medium.video, fact["sound"]
+    frames = cast(list[Image.Image], clip.frames)  # nothing has made tensors of them here
     end_sec = max(clip.duration_sec, sound["duration_sec"] if sound else 0)
-    shown = np.unique(np.linspace(0, len(clip.frames) - 1, MAX_THUMBNAILS).round().astype(int))
+    shown = np.unique(np.linspace(0, len(frames) - 1, MAX_THUMBNAILS).round().astype(int))
     grid = GridSpec(4 if sound else 3, len(shown), panel, height_ratios=(3, 1.1, 2.4, 2.4)[: 4 if sound else 3])
     timeline = panel.add_subplot(grid[1, :])
     for column, index in enumerate(shown.tolist()):
         axes = panel.add_subplot(grid[0, column])
-        thumbnail = clip.frames[index].copy()
+        thumbnail = frames[index].copy()
         thumbnail.thumbnail(THUMBNAIL_PIXELS)
         axes.imshow(thumbnail)
         axes.set(xticks=[], yticks=[])
@@ -67,7 +69,7 @@ def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor)
         timeline.plot([middle, clip.times[index]], [1.0, 0.45], color="0.6", linewidth=0.8)
     timeline.vlines(clip.times, 0, 0.45, color=PICTURE, linewidth=0.9)
     timeline.set(xlim=(0, end_sec), ylim=(0, 1), yticks=[], xticks=[])
-    timeline.set_ylabel(f"{len(clip.frames)}\nframes", fontsize=8, rotation=0, ha="right", va="center")
+    timeline.set_ylabel(f"{len(frames)}\nframes", fontsize=8, rotation=0, ha="right", va="center")
     for side in ("top", "left", "right"):
         timeline.spines[side].set_visible(False)
     axes = panel.add_subplot(grid[2, :])
@@ -106,7 +108,7 @@ def _draw_sound(axes, clip, sound: dict[str, Any]) -> None:
 
 
 def _draw_spectrum(axes, clip, extractor: OmniVinciFeatureExtractor) -> None:
-    """Draw the log-mel spectrogram as the model gets it, at so many moments as can be told apart."""
+    """Draws the log-mel spectrogram as the model gets it, at so many moments as can be told apart."""
     windows = extractor([clip.samples])["input_features"].numpy()  # (windows, feature_size, window_frames)
     frames = np.concatenate(windows, axis=1)[:, : max(1, len(clip.samples) // extractor.hop_length)]
     step = -(-frames.shape[1] // SPECTRUM_COLUMNS)

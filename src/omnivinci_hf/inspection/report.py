@@ -1,4 +1,7 @@
-"""What the model will see of some files: frames, time groups, windows of sound and tokens, as data and as a table."""
+"""This module reports what the model will see of some files: frames, time groups, audio windows and tokens.
+
+The report is plain data, or a table for people to read.
+"""
 
 import io
 import textwrap
@@ -9,13 +12,14 @@ from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, MODALITIES, OmniVinciConfig
 from ..omnivinci.image_media_omnivinci import is_moving, load_image
 from ..omnivinci.media_containers_omnivinci import choose_stream, open_container, photo_brand
 from ..omnivinci.media_reading_omnivinci import MediaError
 from ..omnivinci.media_sources_omnivinci import MediaSource
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
 from ..omnivinci.processing_omnivinci import MODALITY_BOUNDARIES, MediumLayout, OmniVinciProcessor
+from ..omnivinci.video_media_omnivinci import VideoClip
 
 
 ORIGINAL_LAYOUT = "nvidia/omnivinci, its sizes as this package assumes them (nothing was downloaded)"
@@ -24,18 +28,36 @@ MAX_SHOWN_FRAMES = 16
 
 @dataclass
 class InspectedMedium:
-    """A file and what becomes of it; `image` is only there for images."""
+    """A file, and how it is laid out in the sequence; `image` is only there for images."""
 
     path: str
     layout: MediumLayout
     image: Image.Image | None = None
 
+    @property
+    def picture(self) -> Image.Image:
+        """The image of an image file."""
+        if self.image is None:
+            raise TypeError(f"{self.path} is no image.")
+        return self.image
 
-def tell_kind(path: str) -> str:
-    """ "image", "video" or "audio", by what is in the file and not by its name."""
+    @property
+    def video(self) -> VideoClip:
+        """The clip of a video file."""
+        if not isinstance(self.layout.clip, VideoClip):
+            raise TypeError(f"{self.path} is no video.")
+        return self.layout.clip
+
+
+def modality_of(path: str) -> str:
+    """Tells by what is in a file, and not by its name, whether it is an "image", a "video" or "audio".
+
+    Raises:
+        MediaError: when it is none of them, or cannot be read.
+    """
     source = MediaSource.of("file", path)
     try:
-        with Image.open(source.path or io.BytesIO(source.data)) as image:
+        with Image.open(source.path or io.BytesIO(source.data or b"")) as image:
             if image.format != "MPEG":  # Pillow knows such streams but cannot read them
                 return "video" if is_moving(image) else "image"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -44,14 +66,14 @@ def tell_kind(path: str) -> str:
     with open_container(source) as container:
         if photo_brand(container):
             return "image"
-        for kind in ("video", "audio"):
-            if choose_stream(source, container, kind) is not None:
-                return kind
+        for modality in ("video", "audio"):
+            if choose_stream(source, container, modality) is not None:
+                return modality
     raise MediaError(f"{source.name} has neither picture nor sound; give an image, a video or a sound.")
 
 
 def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
-    """Processor and config with the original checkpoint's sizes, built without its files.
+    """Builds processor and config with the original checkpoint's sizes, without its files.
 
     The tokenizer knows only what stands around media: placeholders and the line break, one token each as in Qwen2.5's.
     """
@@ -65,24 +87,26 @@ def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
 
 
 def inspect_media(processor: OmniVinciProcessor, paths: list[str], **options) -> list[InspectedMedium]:
-    """The media of one prompt, in order; `options` are those of [`~OmniVinciProcessor.__call__`]."""
-    kinds = [tell_kind(path) for path in paths]
-    images = {path: load_image(path) for path, kind in zip(paths, kinds, strict=True) if kind == "image"}
+    """Lays out the media of one prompt, in order; `options` are those of [`~OmniVinciProcessor.__call__`].
+
+    Raises:
+        MediaError: when a medium cannot be read.
+    """
+    modalities = [modality_of(path) for path in paths]
+    files = list(zip(paths, modalities, strict=True))
+    images = {path: load_image(path) for path, modality in files if modality == "image"}
     sources = {
-        kind: [images.get(path, path) for path, own in zip(paths, kinds, strict=True) if own == kind]
-        for kind in ("image", "video", "audio")
+        modality: [images.get(path, path) for path, of_file in files if of_file == modality] for modality in MODALITIES
     }
     layouts = processor.describe(images=sources["image"], videos=sources["video"], audio=sources["audio"], **options)
-    of_kind = {kind: iter([layout for layout in layouts if layout.modality == kind]) for kind in sources}
-    return [
-        InspectedMedium(path, next(of_kind[kind]), images.get(path)) for path, kind in zip(paths, kinds, strict=True)
-    ]
+    remaining = {name: iter([layout for layout in layouts if layout.modality == name]) for name in MODALITIES}
+    return [InspectedMedium(path, next(remaining[modality]), images.get(path)) for path, modality in files]
 
 
 def report(
     processor: OmniVinciProcessor, config: OmniVinciConfig, media: list[InspectedMedium], layout_name: str
 ) -> dict[str, Any]:
-    """Plain data about [`inspect_media`]'s result, as `omnivinci-hf inspect --json` prints it.
+    """Reports about [`inspect_media`]'s result in plain data, as `omnivinci-hf inspect --json` prints it.
 
     Token counts leave out the words of the prompt.
     """
@@ -97,18 +121,18 @@ def report(
         "media": facts,
         "num_tokens_around_media": around,
         "num_tokens": around + sum(medium["tokens"]["total"] for medium in facts),
-        "context_tokens": config.text_config.max_position_embeddings,
+        "context_tokens": config.get_text_config().max_position_embeddings,
     }
 
 
 def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[str, Any]:
     layout = medium.layout
-    facts = {"name": medium.path, "kind": layout.modality}
+    facts: dict[str, Any] = {"name": medium.path, "kind": layout.modality}
     if layout.modality == "image":
-        facts["width"], facts["height"] = medium.image.size
+        facts["width"], facts["height"] = medium.picture.size
         facts["tile_rows"], facts["tile_columns"] = layout.grid if layout.grid[0] else (1, 1)
     elif layout.modality == "video":
-        clip = layout.clip
+        clip = medium.video
         facts["width"], facts["height"] = clip.size
         facts.update(duration_sec=clip.duration_sec, fps=clip.fps, total_frames=clip.total_frames)
         indices, times = clip.indices.tolist(), clip.times.tolist()
@@ -133,7 +157,8 @@ def _sound(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, Any
 
 
 def _groups(processor: OmniVinciProcessor, layout: MediumLayout) -> list[dict[str, Any]]:
-    """Counts of true embeddings; the ranges in `TimeGroup` also count the boundary tokens between them."""
+    """Counts the embeddings of each time group; the ranges in `TimeGroup` count boundary tokens, too."""
+    rules = processor.layout_rules
     end = _num_tokens(processor, processor.boundary_tokens["group_end"])
     groups, first = [], 0
     for group in layout.groups:
@@ -145,8 +170,8 @@ def _groups(processor: OmniVinciProcessor, layout: MediumLayout) -> list[dict[st
                 "start_sec": group.start_sec,
                 "end_sec": group.end_sec,
                 "frames": list(group.frames),
-                "num_video_embeds": int((ids == processor.video_token_id).sum()),
-                "num_audio_embeds": int((ids == processor.audio_token_id).sum()),
+                "num_video_embeds": int((ids == rules.video_token_id).sum()),
+                "num_audio_embeds": int((ids == rules.audio_token_id).sum()),
             }
         )
         first = last
@@ -155,7 +180,7 @@ def _groups(processor: OmniVinciProcessor, layout: MediumLayout) -> list[dict[st
 
 def _tokens(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, int]:
     counts = {
-        kind: int((layout.ids == getattr(processor, f"{kind}_token_id")).sum()) for kind in ("image", "video", "audio")
+        modality: int((layout.ids == getattr(processor, f"{modality}_token_id")).sum()) for modality in MODALITIES
     }
     total = len(layout.ids)
     if layout.modality == "video" and layout.audio is not None and not layout.groups:
@@ -174,7 +199,7 @@ def _num_tokens(processor: OmniVinciProcessor, text: str | None) -> int:
 
 
 def format_report(facts: dict[str, Any]) -> str:
-    """[`report`]'s data for people to read."""
+    """Writes [`report`]'s data as a table for people to read."""
     lines = [f"Layout: {facts['layout']}", ""]
     for number, medium in enumerate(facts["media"], start=1):
         lines += [f"{number}. {medium['name']} ({medium['kind']})"]
@@ -206,7 +231,7 @@ def _format_medium(medium: dict[str, Any]) -> list[str]:
     if medium.get("groups"):
         lines += _format_groups(medium["groups"])
     tokens = medium["tokens"]
-    parts = [f"{tokens[name]} {name}" for name in ("image", "video", "audio", "boundary") if tokens[name]]
+    parts = [f"{tokens[name]} {name}" for name in (*MODALITIES, "boundary") if tokens[name]]
     return [*lines, f"tokens    {tokens['total']}: {' + '.join(parts)}"]
 
 

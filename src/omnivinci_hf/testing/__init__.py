@@ -1,3 +1,5 @@
+"""This package makes tiny random checkpoints for tests and examples."""
+
 from .tiny import write_tiny_checkpoint
 
 

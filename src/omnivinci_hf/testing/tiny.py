@@ -1,4 +1,4 @@
-"""Random, untrained checkpoints in the five-folder layout of the original one, for tests and benchmarks.
+"""This module writes random, untrained checkpoints in the original one's five folders, for tests and benchmarks.
 
 Nothing is learned here: the answers of such a checkpoint are noise, only its form is right.
 """
@@ -347,7 +347,7 @@ def _llm_shapes(config: dict[str, Any]) -> Shapes:
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     queries, keys = head_dim * config["num_attention_heads"], head_dim * config["num_key_value_heads"]
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    shapes: Shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         shapes |= _norm(f"{layer}.input_layernorm", hidden, bias=False)
@@ -368,7 +368,7 @@ def _llm_shapes(config: dict[str, Any]) -> Shapes:
 def _vision_shapes(config: dict[str, Any]) -> Shapes:
     hidden, ffn, patch = config["hidden_size"], config["intermediate_size"], config["patch_size"]
     embeddings = "vision_model.embeddings"
-    shapes = {
+    shapes: Shapes = {
         f"{embeddings}.patch_embedding.weight": (hidden, config["num_channels"], patch, patch),
         f"{embeddings}.patch_embedding.bias": (hidden,),
         f"{embeddings}.position_embedding.weight": ((config["image_size"] // patch) ** 2, hidden),
@@ -397,7 +397,7 @@ def _vision_shapes(config: dict[str, Any]) -> Shapes:
 
 def _sound_shapes(config: dict[str, Any]) -> Shapes:
     hidden, ffn = config["d_model"], config["encoder_ffn_dim"]
-    shapes = {
+    shapes: Shapes = {
         "conv1.weight": (hidden, config["num_mel_bins"], 3),
         "conv1.bias": (hidden,),
         "conv2.weight": (hidden, hidden, 3),
@@ -415,12 +415,17 @@ def _sound_shapes(config: dict[str, Any]) -> Shapes:
 
 
 def _linear(name: str, in_features: int, out_features: int, bias: bool = True) -> Shapes:
-    weight = {f"{name}.weight": (out_features, in_features)}
-    return weight | {f"{name}.bias": (out_features,)} if bias else weight
+    shapes: Shapes = {f"{name}.weight": (out_features, in_features)}
+    if bias:
+        shapes[f"{name}.bias"] = (out_features,)
+    return shapes
 
 
 def _norm(name: str, size: int, bias: bool = True) -> Shapes:
-    return {f"{name}.weight": (size,)} | ({f"{name}.bias": (size,)} if bias else {})
+    shapes: Shapes = {f"{name}.weight": (size,)}
+    if bias:
+        shapes[f"{name}.bias"] = (size,)
+    return shapes
 
 
 # Weights
@@ -454,7 +459,7 @@ def _write_weights(
     if shards == 1:
         _write_safetensors(folder / "model.safetensors", shapes, tensors, dtype)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, part in enumerate(_split(shapes, shards), start=1):
         file_name = f"model-{i:05}-of-{shards:05}.safetensors"
         _write_safetensors(folder / file_name, part, tensors, dtype)

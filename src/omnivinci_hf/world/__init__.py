@@ -1,4 +1,7 @@
-"""A made-up world of clips: shapes that come and go, sounds, and questions whose answers are known."""
+"""This package is a made-up world of clips: shapes that come and go, sounds, and questions whose answers are known.
+
+A small model and its trained checkpoint belong to it. Only the command `demo` and `omnivinci_hf.small` import it.
+"""
 
 from .clip_file import reencode, write_clip
 from .places import PLACES

@@ -1,4 +1,4 @@
-"""How far questions can be guessed without looking, or without listening. No model is asked.
+"""This module measures how far questions can be guessed without looking, or without listening. No model is asked.
 
 Every rule is learned on one half of the scenes and judged on the other.
 """
@@ -27,8 +27,8 @@ class Guess:
 
 
 def audit(asked: Sequence[tuple[Scene, Sequence[Question]]]) -> list[Guess]:
-    """The best guesses for every family, from scenes and what is asked about each."""
-    halves = [[(scene, question) for scene, found in asked[part::2] for question in found] for part in (0, 1)]
+    """Makes the best guesses for every family, from scenes and what is asked about each."""
+    halves = [[(scene, question) for scene, questions in asked[part::2] for question in questions] for part in (0, 1)]
     guesses = []
     for family in FAMILIES:
         learned, judged = ([item for item in half if item[1].family == family] for half in halves)
@@ -41,18 +41,18 @@ def audit(asked: Sequence[tuple[Scene, Sequence[Question]]]) -> list[Guess]:
 
 
 def guess_from_text(learned: Sequence[Asked], judged: Sequence[Asked]) -> float:
-    """Always the most frequent answer: to the very question, or to its wording whatever the names in it."""
+    """Guesses the most frequent answer: to the very question, or to its wording whatever the names in it."""
     return max(_majority(learned, judged, key) for key in (lambda text: text, _without_names))
 
 
 def guess_from_one(source: str, learned: Sequence[Asked], judged: Sequence[Asked]) -> float:
-    """The answer that looks likeliest in one modality, by a linear score of what can be seen of each answer there."""
+    """Guesses the answer that looks likeliest in one modality, by a linear score of what it shows of each."""
     choices = [[_choices(source, scene, question) for scene, question in half] for half in (learned, judged)]
-    if not all(map(all, choices)):  # nothing of the answers can be seen in this modality
+    known, asked = ([choice for choice in half if choice is not None] for half in choices)
+    if (len(known), len(asked)) != (len(learned), len(judged)):  # this modality shows nothing of the answers
         return 0.0
-    weights = _fit(choices[0])
-    right = [_log_probabilities(features, weights).argmax() == target for features, target in choices[1]]
-    return float(np.mean(right))
+    weights = _fit(known)
+    return float(np.mean([_log_probabilities(features, weights).argmax() == target for features, target in asked]))
 
 
 def _majority(learned: Sequence[Asked], judged: Sequence[Asked], key: Callable[[str], str]) -> float:
@@ -81,8 +81,8 @@ def _choices(source: str, scene: Scene, question: Question) -> tuple[np.ndarray,
     if source != ("vision" if question.family == "shape_during_sound" else "sound"):
         return None
     names = list(dict.fromkeys(event.name for event in events))
-    features = [_answer_features(name, events, scene.duration_sec) for name in names]
-    return np.array(features), names.index(question.answer)
+    of_answers = [_answer_features(name, events, scene.duration_sec) for name in names]
+    return np.array(of_answers), names.index(question.answer)
 
 
 def _order_features(event: ShapeEvent | SoundEvent, events: Sequence, duration: float) -> list[float]:

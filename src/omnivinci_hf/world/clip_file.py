@@ -1,11 +1,13 @@
-"""Scenes as real files, and files encoded anew."""
+"""This module writes scenes as real files, and encodes files anew."""
 
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -111,24 +113,32 @@ def encode(
     rate: int,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes pictures `(height, width, 3)` and samples `(channels, num_samples)`."""
-    path, fps = Path(path), Fraction(fps).limit_denominator(1001)
-    video = audio = None
+    """Writes pictures `(height, width, 3)` and samples `(channels, num_samples)`.
+
+    Raises:
+        ValueError: when there is no picture.
+    """
+    path, frame_rate = Path(path), Fraction(fps).limit_denominator(1001)
+    pictures = iter(pictures)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError("A clip needs one picture at least.")
     done = 0  # samples
     with av.open(f"file:{path.absolute()}", "w", format=FORMATS[path.suffix]) as container:
-        for number, picture in enumerate(pictures):
-            if video is None:
-                video = container.add_stream(codecs[0], rate=fps, options=options or VIDEO_OPTIONS.get(codecs[0], {}))
-                video.height, video.width = picture.shape[:2]
-                video.pix_fmt = "yuv420p"
-                video.thread_count = 1  # the quickest for such small pictures
-                audio = container.add_stream(
-                    codecs[1], rate=rate, layout=LAYOUTS[len(samples)], options=AUDIO_OPTIONS.get(codecs[1], {})
-                )
+        video: Any = container.add_stream(
+            codecs[0], rate=frame_rate, options=options or VIDEO_OPTIONS.get(codecs[0], {})
+        )
+        video.height, video.width = first.shape[:2]
+        video.pix_fmt = "yuv420p"
+        video.thread_count = 1  # the quickest for such small pictures
+        audio: Any = container.add_stream(
+            codecs[1], rate=rate, layout=LAYOUTS[len(samples)], options=AUDIO_OPTIONS.get(codecs[1], {})
+        )
+        for number, picture in enumerate(chain([first], pictures)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = number, 1 / fps
+            frame.pts, frame.time_base = number, 1 / frame_rate
             container.mux(video.encode(frame))
-            end = math.floor((number + 1) / fps * rate)
+            end = math.floor((number + 1) / frame_rate * rate)
             container.mux(_encode_sound(audio, samples[:, done:end], done, rate))
             done = end
         container.mux(_encode_sound(audio, samples[:, done:], done, rate))

@@ -1,4 +1,4 @@
-"""Rows of a chat data set, made while they are read."""
+"""This module makes rows of a chat data set while they are read."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The demonstration: a made-up clip that nobody has seen, six questions, the small checkpoint's answers."""
+"""This module is the demonstration: a made-up clip that nobody has seen, six questions, the small model's answers."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ABOUT = {
 
 
 def demo_scene(number: int = 0) -> tuple[Scene, list[Question]]:
-    """The first clip from test seed `number` on about which every family can be asked, and a question of each."""
+    """Finds the first clip from test seed `number` on about which every family can be asked, and a question of each."""
     for seed in split_seeds("test", 100, start=number):
         scene = sample_scene(seed)
         asked = choose(seed_questions(seed, scene), 1, seed)
@@ -34,7 +34,7 @@ def demo_scene(number: int = 0) -> tuple[Scene, list[Question]]:
 
 
 def timeline(scene: Scene) -> list[str]:
-    """What happens in a clip, a line each, in the order in which it starts."""
+    """Tells what happens in a clip, a line each, in the order in which it starts."""
     events = [("see", event) for event in scene.vision.events] + [("hear", event) for event in scene.sound.events]
     return [
         f"{event.start_sec:6.2f} - {event.end_sec:5.2f} s  {sense:4}  {event.name}"
@@ -43,8 +43,10 @@ def timeline(scene: Scene) -> list[str]:
 
 
 def show_demo(folder: str | os.PathLike, number: int = 0, write: Callable[[str], Any] = print) -> None:
-    """Write a clip to `folder`, ask the small checkpoint six questions about it, tell which answers are right."""
-    from transformers import pipeline  # heavy
+    """Writes a clip to `folder`, asks the small checkpoint six questions about it, tells which answers are right."""
+    from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration  # heavy, as the next two are
+    from ..omnivinci.pipeline_omnivinci import OmniQAPipeline
+    from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 
     scene, asked = demo_scene(number)
     clip = write_clip(scene, Path(folder) / "clip.mp4")
@@ -58,7 +60,10 @@ def show_demo(folder: str | os.PathLike, number: int = 0, write: Callable[[str],
     )
     for line in timeline(scene):
         write(line)
-    pipe = pipeline("omni-qa", model=str(small_checkpoint()), device="cpu")  # the same on every machine
+    model, processor = (
+        each.from_pretrained(small_checkpoint()) for each in (OmniVinciForConditionalGeneration, OmniVinciProcessor)
+    )
+    pipe = OmniQAPipeline(model, processor=processor, device="cpu")  # the same on every machine
     write(f"\nA checkpoint of {pipe.model.num_parameters():,} parameters, trained on such clips alone, is asked:")
     records = pipe(video=str(clip), question=[question.question for question in asked], max_new_tokens=MAX_NEW_TOKENS)
     num_right = 0

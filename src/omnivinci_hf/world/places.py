@@ -1,4 +1,4 @@
-"""Where a clip is: what its picture and its sound have in common, whatever happens in it.
+"""This module says where a clip is: what its picture and its sound have in common, whatever happens in it.
 
 Each place has a tint of its own and a hum of its own, and no question asks for it. Without it, the picture and the
 sound of a clip would be strangers to each other, and there would be nothing for OmniAlignNet to align.

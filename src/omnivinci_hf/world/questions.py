@@ -1,4 +1,4 @@
-"""Questions about a scene whose answers follow from its events alone.
+"""This module asks questions about a scene whose answers follow from its events alone.
 
 Only what is unambiguous is asked: sounds and shapes that occur once, sounds that clearly lie within the time in which
 a shape is visible, moments that lie clearly apart.
@@ -52,7 +52,7 @@ class Question:
 
 
 def vocabulary(kinds: Sequence[str] = SOUNDS) -> list[str]:
-    """Every word and sign of questions and answers, sorted; `kinds` are the sounds."""
+    """Lists every word and sign of questions and answers, sorted; `kinds` are the sounds."""
     texts = [wording.replace("{}", "") for wording in WORDINGS.values()]
     numbers = [str(second) for second in range(LAST_SECOND + 1)]
     words = {word for text in texts for word in text.replace("?", " ?").replace(".", " .").split()}
@@ -60,46 +60,54 @@ def vocabulary(kinds: Sequence[str] = SOUNDS) -> list[str]:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions of the six families that can be asked; `rng` chooses where answers have to be balanced.
+    """Asks the questions of the six families that can be asked; `rng` chooses where answers have to be balanced.
 
     The cross-modal families have at least two questions with different answers or none at all: no answer stands
     under two questions of "which sound" or "which shape", and as many orders are "yes" as "no".
     """
     shapes, sounds = _once(scene.vision.events), _once(scene.sound.events)
-    found = [*_vision(scene.vision.events), *_audio(scene.sound.events)]
+    asked = [*_vision(scene.vision.events), *_audio(scene.sound.events)]
     pairs = _pairs(scene, shapes, sounds)
-    found += _one_per_answer([_ask("sound_while_shape", sound.kind, shape.name) for shape, sound in pairs[0]], rng)
-    found += _one_per_answer([_ask("shape_during_sound", shape.name, sound.kind) for shape, sound in pairs[1]], rng)
+    asked += _one_per_answer([_ask("sound_while_shape", sound.kind, shape.name) for shape, sound in pairs[0]], rng)
+    asked += _one_per_answer([_ask("shape_during_sound", shape.name, sound.kind) for shape, sound in pairs[1]], rng)
     if scene.duration_sec >= ORDER_CLIP_SEC:
-        found += _as_many_yes_as_no(_orders(shapes, sounds), rng)
-    found += [_ask("time of shape", str(int(shape.appear_sec)), shape.name, family="time") for shape in shapes]
-    found += [_ask("time of sound", str(int(sound.onset_sec)), sound.kind, family="time") for sound in sounds]
-    return found
+        asked += _as_many_yes_as_no(_orders(shapes, sounds), rng)
+    asked += [_ask("time of shape", str(int(shape.appear_sec)), shape.name, family="time") for shape in shapes]
+    asked += [_ask("time of sound", str(int(sound.onset_sec)), sound.kind, family="time") for sound in sounds]
+    return asked
 
 
 def list_questions(scene: Scene) -> list[Question]:
-    """Dense questions for training alone, family "list": all that happens, in order."""
+    """Asks dense questions for training alone, family "list": all that happens, in order."""
     shapes, sounds = scene.vision.events, scene.sound.events
-    seen = [f"{shape.name} {int(shape.appear_sec)}" for shape in shapes]
-    heard = [f"{sound.kind} {int(sound.onset_sec)}" for sound in sounds]
-    found = [("shapes", seen), ("sounds", heard)]
-    overlaps = {(shape, sound): _overlap(shape, sound) for shape in shapes for sound in sounds}
-    if not any(-LIST_APART_SEC < overlap < LIST_TOGETHER_SEC for overlap in overlaps.values()):
-        pairs = [pair for pair, overlap in overlaps.items() if overlap > 0]
-        with_sounds = [_with_names(sound, [seen for seen, heard in pairs if heard is sound]) for sound in sounds]
-        with_shapes = [_with_names(shape, [heard for seen, heard in pairs if seen is shape]) for shape in shapes]
-        found += [("shapes of sounds", with_sounds), ("sounds of shapes", with_shapes)]
-    events = sorted([*shapes, *sounds], key=lambda event: event.start_sec)
+    lists = {
+        "shapes": [f"{shape.name} {int(shape.appear_sec)}" for shape in shapes],
+        "sounds": [f"{sound.kind} {int(sound.onset_sec)}" for sound in sounds],
+        **_lists_of_pairs(shapes, sounds),
+    }
+    events: list[ShapeEvent | SoundEvent] = sorted([*shapes, *sounds], key=lambda event: event.start_sec)
     gaps = [b.start_sec - a.start_sec for a, b in pairwise(events) if type(a) is not type(b)]
     if min(gaps, default=LIST_GAP_SEC) >= LIST_GAP_SEC:
-        found.append(("everything", [event.name for event in events]))
-    return [_ask(key, ", ".join(parts) or "nothing", family="list") for key, parts in found]
+        lists["everything"] = [event.name for event in events]
+    return [_ask(key, ", ".join(parts) or "nothing", family="list") for key, parts in lists.items()]
 
 
-def complete(scene: Scene, found: list[Question]) -> bool:
-    """Whether every family is asked that can be asked about clips of this length."""
+def _lists_of_pairs(shapes: tuple[ShapeEvent, ...], sounds: tuple[SoundEvent, ...]) -> dict[str, list[str]]:
+    """Which shapes are visible with each sound, and which sounds are heard with each shape, unless one is in doubt."""
+    overlaps = {(shape, sound): _overlap(shape, sound) for shape in shapes for sound in sounds}
+    if any(-LIST_APART_SEC < overlap < LIST_TOGETHER_SEC for overlap in overlaps.values()):
+        return {}
+    pairs = [pair for pair, overlap in overlaps.items() if overlap > 0]
+    return {
+        "shapes of sounds": [_with_names(sound, [seen for seen, heard in pairs if heard is sound]) for sound in sounds],
+        "sounds of shapes": [_with_names(shape, [heard for seen, heard in pairs if seen is shape]) for shape in shapes],
+    }
+
+
+def complete(scene: Scene, asked: list[Question]) -> bool:
+    """Tells whether every family is asked that can be asked about clips of this length."""
     wanted = FAMILIES if scene.duration_sec >= ORDER_CLIP_SEC else set(FAMILIES) - {"order"}
-    return {question.family for question in found} >= set(wanted)
+    return {question.family for question in asked} >= set(wanted)
 
 
 def _ask(key: str, answer: str, *names: str, family: str | None = None) -> Question:
@@ -113,37 +121,37 @@ def _once(events: tuple) -> list:
 
 def _vision(events: tuple[ShapeEvent, ...]) -> list[Question]:
     colours, shapes = (Counter(getattr(event, part) for event in events) for part in ("colour", "shape"))
-    found = [_ask("colour", e.colour, e.shape, family="vision") for e in events if shapes[e.shape] == 1]
-    found += [_ask("shape", e.shape, e.colour, family="vision") for e in events if colours[e.colour] == 1]
+    asked = [_ask("colour", e.colour, e.shape, family="vision") for e in events if shapes[e.shape] == 1]
+    asked += [_ask("shape", e.shape, e.colour, family="vision") for e in events if colours[e.colour] == 1]
     if len(events) > 1:
-        found.append(_ask("first shape", events[0].name, family="vision"))
-        found.append(_ask("last shape", events[-1].name, family="vision"))
-    return found
+        asked.append(_ask("first shape", events[0].name, family="vision"))
+        asked.append(_ask("last shape", events[-1].name, family="vision"))
+    return asked
 
 
 def _audio(events: tuple[SoundEvent, ...]) -> list[Question]:
-    found = []
+    asked = []
     if len(events) > 1:
-        found.append(_ask("first sound", events[0].kind, family="audio"))
-        found.append(_ask("last sound", events[-1].kind, family="audio"))
+        asked.append(_ask("first sound", events[0].kind, family="audio"))
+        asked.append(_ask("last sound", events[-1].kind, family="audio"))
     once = _once(events)
     for event, after in pairwise(events):
         if event in once:
-            found.append(_ask("next sound", after.kind, event.kind, family="audio"))
-    return found
+            asked.append(_ask("next sound", after.kind, event.kind, family="audio"))
+    return asked
 
 
 def _pairs(scene: Scene, shapes: list[ShapeEvent], sounds: list[SoundEvent]) -> tuple[list, list]:
     """Shapes and sounds of which the one can be asked about, and the other is the answer: by shape, and by sound."""
     by_shape, by_sound = [], []
     for shape in shapes:
-        near = [sound for sound in scene.sound.events if _overlap(shape, sound) > -APART_SEC]
-        if len(near) == 1 and _overlap(shape, near[0]) >= TOGETHER_SEC:
-            by_shape.append((shape, near[0]))
+        sounds_near = [sound for sound in scene.sound.events if _overlap(shape, sound) > -APART_SEC]
+        if len(sounds_near) == 1 and _overlap(shape, sounds_near[0]) >= TOGETHER_SEC:
+            by_shape.append((shape, sounds_near[0]))
     for sound in sounds:
-        near = [shape for shape in scene.vision.events if _overlap(shape, sound) > -APART_SEC]
-        if len(near) == 1 and _overlap(near[0], sound) >= TOGETHER_SEC:
-            by_sound.append((near[0], sound))
+        shapes_near = [shape for shape in scene.vision.events if _overlap(shape, sound) > -APART_SEC]
+        if len(shapes_near) == 1 and _overlap(shapes_near[0], sound) >= TOGETHER_SEC:
+            by_sound.append((shapes_near[0], sound))
     return by_shape, by_sound
 
 
@@ -157,22 +165,22 @@ def _with_names(event: ShapeEvent | SoundEvent, others: Sequence[ShapeEvent | So
 
 
 def _orders(shapes: list[ShapeEvent], sounds: list[SoundEvent]) -> list[Question]:
-    found = []
+    asked = []
     for shape in shapes:
         for sound in sounds:
             lead = shape.appear_sec - sound.onset_sec
             if ORDER_GAP_SEC[0] <= abs(lead) <= ORDER_GAP_SEC[1]:
-                found.append(_ask("order", "yes" if lead > 0 else "no", sound.kind, shape.name))
-    return found
+                asked.append(_ask("order", "yes" if lead > 0 else "no", sound.kind, shape.name))
+    return asked
 
 
-def _one_per_answer(found: list[Question], rng: np.random.Generator) -> list[Question]:
-    chosen = {found[index].answer: found[index] for index in rng.permutation(len(found))}
-    return sorted(chosen.values(), key=found.index) if len(chosen) > 1 else []
+def _one_per_answer(asked: list[Question], rng: np.random.Generator) -> list[Question]:
+    chosen = {asked[index].answer: asked[index] for index in rng.permutation(len(asked))}
+    return sorted(chosen.values(), key=asked.index) if len(chosen) > 1 else []
 
 
-def _as_many_yes_as_no(found: list[Question], rng: np.random.Generator) -> list[Question]:
-    sides = [[question for question in found if question.answer == answer] for answer in ("yes", "no")]
+def _as_many_yes_as_no(asked: list[Question], rng: np.random.Generator) -> list[Question]:
+    sides = [[question for question in asked if question.answer == answer] for answer in ("yes", "no")]
     number = min(map(len, sides))
     chosen = [side[index] for side in sides for index in rng.permutation(len(side))[:number]]
-    return sorted(chosen, key=found.index)
+    return sorted(chosen, key=asked.index)

@@ -1,4 +1,4 @@
-"""A scene as pictures and samples, in memory."""
+"""This module renders a scene in memory, as pictures and samples."""
 
 from collections.abc import Iterable, Iterator
 
@@ -27,7 +27,7 @@ POLYGONS = {
 
 
 def vision_frames_at(track: VisionTrack, times: Iterable[float], size: tuple[int, int] | None = None) -> np.ndarray:
-    """The pictures that are seen at `times`, `(num_frames, height, width, 3)` uint8.
+    """Renders the pictures that are seen at `times`, `(num_frames, height, width, 3)` uint8.
 
     They are drawn in the size of the track and, with `size` (width, height), resized as an image processor would.
     """
@@ -36,12 +36,12 @@ def vision_frames_at(track: VisionTrack, times: Iterable[float], size: tuple[int
     pictures = np.empty((len(times), height, width, 3), dtype=np.uint8)
     for number, time in enumerate(times):
         picture = painter.paint(time)
-        pictures[number] = picture if size is None else picture.resize(size, Image.Resampling.BICUBIC)
+        pictures[number] = np.asarray(picture if size is None else picture.resize(size, Image.Resampling.BICUBIC))
     return pictures
 
 
 def frames(track: VisionTrack, duration_sec: float | None = None) -> Iterator[np.ndarray]:
-    """Every frame of the track in order, frame `i` at `i / fps` seconds, each `(height, width, 3)` uint8."""
+    """Renders every frame of the track in order, frame `i` at `i / fps` seconds, each `(height, width, 3)` uint8."""
     painter = _Painter(track)
     for number in range(num_frames(track, duration_sec)):
         yield np.asarray(painter.paint(number / track.fps))
@@ -52,12 +52,12 @@ def num_frames(track: VisionTrack, duration_sec: float | None = None) -> int:
 
 
 def waveform(track: SoundTrack, rate: int | None = None, duration_sec: float | None = None) -> np.ndarray:
-    """The sound, `(channels, num_samples)` float32, at the track's rate or another."""
+    """Renders the sound, `(channels, num_samples)` float32, at the track's rate or another."""
     rate = rate or track.sampling_rate
     length = round((duration_sec or track.duration_sec) * rate)
     rng = np.random.default_rng((track.seed, 1))
     samples = track.noise * rng.standard_normal((track.channels, length), dtype=np.float32)
-    if track.hum:
+    if track.hum and track.place is not None:
         samples += track.hum * hum(track.place, length, rate)
     for event in track.events:
         start = round(event.onset_sec * rate)

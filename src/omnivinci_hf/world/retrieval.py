@@ -1,4 +1,4 @@
-"""Which sound belongs to which picture: recall at one."""
+"""This module measures how well sounds are matched with pictures: recall at one."""
 
 import numpy as np
 
@@ -26,5 +26,5 @@ def recall_at_1(queries: np.ndarray, targets: np.ndarray, gallery_size: int) -> 
     queries, targets = (vectors[:number].reshape(-1, gallery_size, vectors.shape[1]) for vectors in (queries, targets))
     similarity = queries @ targets.transpose(0, 2, 1)  # (galleries, gallery_size, gallery_size)
     best = similarity >= similarity.max(axis=-1, keepdims=True) - 1e-9
-    own = np.diagonal(best, axis1=1, axis2=2)
-    return float((own / best.sum(axis=-1)).mean())
+    matching = np.diagonal(best, axis1=1, axis2=2)
+    return float((matching / best.sum(axis=-1)).mean())

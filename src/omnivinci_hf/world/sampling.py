@@ -1,4 +1,4 @@
-"""Scenes at random. A seed gives the same scene on every machine."""
+"""This module draws scenes at random. A seed gives the same scene on every machine."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,20 @@ import numpy as np
 
 from .places import HUM_LEVEL, PLACES, tint
 from .questions import complete, questions
-from .scene import COLOURS, SHAPES, SOUNDS, Distractor, Motion, Scene, ShapeEvent, SoundEvent, SoundTrack, VisionTrack
+from .scene import (
+    COLOURS,
+    SHAPES,
+    SOUNDS,
+    Colour,
+    Distractor,
+    Motion,
+    Point,
+    Scene,
+    ShapeEvent,
+    SoundEvent,
+    SoundTrack,
+    VisionTrack,
+)
 
 
 MIN_SEC, MAX_SEC = 6, 20
@@ -31,7 +44,7 @@ REPEATS = 0.15  # of the clips: one of their sounds is heard twice
 
 
 def sample_vision(seed, duration_sec: float | None = None, place: int | None = None) -> VisionTrack:
-    """Shapes that appear, move and vanish, at a place or any. `seed` may be a tuple of numbers."""
+    """Draws shapes that appear, move and vanish, at a place or any. `seed` may be a tuple of numbers."""
     rng = np.random.default_rng(_entropy(seed, 0))
     place = _place_of(seed) if place is None else place
     duration = _duration(rng, duration_sec)
@@ -44,7 +57,7 @@ def sample_vision(seed, duration_sec: float | None = None, place: int | None = N
         fps=float(rng.choice(FRAME_RATES)),
         width=width,
         height=height,
-        background=tuple(tuple(int(level) for level in row) for row in base.round()),
+        background=(_colour(base[0].round()), _colour(base[1].round())),
         events=_shape_events(rng, duration, width, height),
         distractors=tuple(_distractor(rng) for _ in range(rng.integers(0, 4))),
         noise=float(rng.uniform(0, 10)),
@@ -56,7 +69,7 @@ def sample_vision(seed, duration_sec: float | None = None, place: int | None = N
 def sample_sound(
     seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS, place: int | None = None
 ) -> SoundTrack:
-    """Sounds one after the other, over noise and the hum of a place or any. `seed` may be a tuple of numbers.
+    """Draws sounds one after the other, over noise and the hum of a place or any. `seed` may be a tuple of numbers.
 
     `kinds` may hold spoken words, too: `SOUNDS + SPOKEN`. Their samples differ with the speech synthesizer.
     """
@@ -80,7 +93,7 @@ def sample_sound(
 def sample_scene(
     seed, duration_sec: float | None = None, kinds: Sequence[str] = SOUNDS, place: int | None = None
 ) -> Scene:
-    """The first scene of a seed about which every family of questions can be asked that its length allows."""
+    """Draws the first scene of a seed about which every family of questions can be asked that its length allows."""
     duration = _duration(np.random.default_rng(_entropy(seed, 2)), duration_sec)
     place = _place_of(seed) if place is None else place
     for attempt in range(MOST_ATTEMPTS):
@@ -141,7 +154,7 @@ def _place(
     colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
     if any(other.name == f"{colour} {shape}" for other in others):
         return None
-    rgb = tuple(int(np.clip(level + rng.integers(-12, 13), 0, 255)) for level in COLOURS[colour])
+    rgb = _colour([np.clip(level + rng.integers(-12, 13), 0, 255) for level in COLOURS[colour]])
     for size in np.linspace(rng.uniform(0.34, 0.46), 0.3, 12):
         start, end = _ends(rng, 0.5 * size * min(width, height) / np.array((width, height)))
         event = ShapeEvent(colour, shape, appear, vanish, float(size), Motion(start, end), rgb)
@@ -150,11 +163,21 @@ def _place(
     return None
 
 
-def _ends(rng: np.random.Generator, margin: np.ndarray) -> tuple[tuple[float, float], ...]:
+def _ends(rng: np.random.Generator, margin: np.ndarray) -> tuple[Point, Point]:
     start, end = (margin + (1 - 2 * margin) * rng.random(2) for _ in range(2))
     if rng.random() < 0.2:  # stands still
         end = start
-    return tuple(map(float, start)), tuple(map(float, end))
+    return _point(start), _point(end)
+
+
+def _point(values: Sequence[float] | np.ndarray) -> Point:
+    x, y = values
+    return float(x), float(y)
+
+
+def _colour(levels: Sequence[float] | np.ndarray) -> Colour:
+    red, green, blue = levels
+    return int(red), int(green), int(blue)
 
 
 def _meet(a: ShapeEvent, b: ShapeEvent, width: int, height: int) -> bool:
@@ -168,11 +191,11 @@ def _meet(a: ShapeEvent, b: ShapeEvent, width: int, height: int) -> bool:
 
 
 def _distractor(rng: np.random.Generator) -> Distractor:
-    start, end = rng.random((2, 2)).tolist()
+    start, end = rng.random((2, 2))
     if rng.random() < 0.5:
         end = start
-    size = rng.uniform(0.02, 0.1, 2).tolist()
-    return Distractor(tuple(size), int(rng.integers(90, 160)), Motion(tuple(start), tuple(end)))
+    size = _point(rng.uniform(0.02, 0.1, 2))
+    return Distractor(size, int(rng.integers(90, 160)), Motion(_point(start), _point(end)))
 
 
 # Sounds
@@ -181,11 +204,12 @@ def _distractor(rng: np.random.Generator) -> Distractor:
 def _sound_events(
     rng: np.random.Generator, duration: float, level: float, kinds: Sequence[str]
 ) -> tuple[SoundEvent, ...]:
-    kinds = rng.permutation(kinds).tolist()
+    order: list[str] = rng.permutation(kinds).tolist()
     if rng.random() < REPEATS:
-        kinds[rng.integers(2, 4)] = kinds[rng.integers(2)]
+        repeated, place = int(rng.integers(2)), int(rng.integers(2, 4))
+        order[place] = order[repeated]
     events: list[SoundEvent] = []
-    for second, kind in zip(_seconds(rng, duration), kinds, strict=False):
+    for second, kind in zip(_seconds(rng, duration), order, strict=False):
         onset = second + rng.uniform(*SOUND_ONSETS)
         if not events or onset >= events[-1].end_sec + SILENCE_SEC:
             length = min(rng.uniform(*SOUND_SEC), duration - 0.1 - onset)

@@ -1,4 +1,4 @@
-"""What happens in a clip: shapes that come and go, sounds at certain moments."""
+"""This module says what happens in a clip: shapes come and go, sounds are heard at certain moments."""
 
 from dataclasses import dataclass
 

@@ -1,10 +1,10 @@
-"""A small model for the made-up world: how it is built and trained, and a trained one that comes with the package."""
+"""This module finds the small checkpoint, which is trained on the made-up world and comes with the package."""
 
 from pathlib import Path
 
 
 def small_checkpoint() -> Path:
-    """Folder of the trained checkpoint, for `from_pretrained` and `pipeline("omni-qa", model=...)`.
+    """Finds the folder of the trained checkpoint, for `from_pretrained` and `pipeline("omni-qa", model=...)`.
 
     It knows the clips of [`omnivinci_hf.world`] and nothing else.
 
@@ -15,8 +15,8 @@ def small_checkpoint() -> Path:
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(
             f"{folder} holds no weights. Train them and put them there: "
-            "python -m omnivinci_hf.world.small_training --output FOLDER, "
-            "python -m omnivinci_hf.world.small_packaging FOLDER; or name your own checkpoint's folder."
+            "python -m omnivinci_hf.world.training --output FOLDER, "
+            "python -m omnivinci_hf.world.packaging FOLDER; or name your own checkpoint's folder."
         )
     return folder
 

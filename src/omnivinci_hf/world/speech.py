@@ -1,4 +1,4 @@
-"""Spoken words, where the speech synthesizer espeak-ng is installed."""
+"""This module speaks words, where the speech synthesizer espeak-ng is installed."""
 
 import functools
 import io
@@ -15,6 +15,7 @@ SILENT = 0.02  # of the loudest sample
 
 
 def can_speak() -> bool:
+    """Tells whether the speech synthesizer is installed."""
     return shutil.which(PROGRAM) is not None
 
 

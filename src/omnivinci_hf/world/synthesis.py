@@ -1,4 +1,4 @@
-"""The sounds themselves: six kinds of different character, each of any pitch, length and level."""
+"""This module makes the sounds: six kinds of different character, each of any pitch, length and level."""
 
 import numpy as np
 
@@ -10,7 +10,10 @@ RAMP_SEC = 0.01  # so that a sound does not click
 
 
 def synthesize(kind: str, length_sec: float, pitch: float, seed: int, rate: int) -> np.ndarray:
-    """A sound with a peak of one, `(num_samples,)` float64. `pitch` runs from 0 to 1 over the range of its kind."""
+    """Makes a sound with a peak of one, `(num_samples,)` float64.
+
+    `pitch` runs from 0 to 1 over the range of its kind.
+    """
     time = np.arange(round(length_sec * rate)) / rate
     if kind in SPOKEN:
         samples = speak(kind, length_sec, pitch, rate)

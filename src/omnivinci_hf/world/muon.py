@@ -1,4 +1,4 @@
-"""Muon for what has two dimensions, tables aside, and AdamW for the rest (Jordan et al., 2024,
+"""This module updates with Muon what has two dimensions, and with AdamW tables and the rest (Jordan et al., 2024,
 https://kellerjordan.github.io/posts/muon/; Liu et al., arXiv 2502.16982). The small model learns faster with it at
 first.
 """

@@ -1,4 +1,4 @@
-"""What stands in for the pretrained encoders of the real model: towers that learn to name what is there.
+"""This module pretrains the encoders of the small model: they learn to name what is there.
 
 Each learns under heads of its own that are thrown away: every square of a frame, which shapes the frame shows, and by
 themselves which colours and which forms; every fifth of a second, which sound is heard; and both, at which place that
@@ -15,9 +15,9 @@ from torch import nn
 
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from . import COLOURS, PLACES, SHAPES, SOUNDS
-from .small_model import MERGED_EMBEDS, WINDOW_SEC
-from .small_optimizer import MuonWithAdamW, matrices_of
-from .small_tracks import TrackEncoder, Tracks, View
+from .model import MERGED_EMBEDS, WINDOW_SEC
+from .muon import MuonWithAdamW, matrices_of
+from .tracks import TrackEncoder, Tracks, View
 
 
 SHAPE_NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -37,7 +37,11 @@ def train_vision_tower(
     seed: int = 0,
     log=print,
 ) -> float:
-    """Returns the share of frames of the last steps in which exactly the shapes that are there were found."""
+    """Trains the vision tower.
+
+    Returns:
+        the share of frames of the last steps in which exactly the shapes that are there were found.
+    """
     tower, merge = model.model.vision_tower, model.config.spatial_merge_size
     head = nn.Linear(model.config.vision_feature_size * merge**2, len(SHAPE_NAMES))
     factor_head = nn.Linear(model.config.vision_feature_size * merge**2, len(COLOURS) + len(SHAPES))
@@ -75,7 +79,11 @@ def train_audio_tower(
     seed: int = 0,
     log=print,
 ) -> float:
-    """Returns the share of fifths of a second of the last steps that were named right."""
+    """Trains the audio tower.
+
+    Returns:
+        the share of fifths of a second of the last steps that were named right.
+    """
     tower = model.model.audio_tower
     head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, len(SOUNDS) + 1)
     place_head = nn.Linear(model.config.audio_feature_size * MERGED_EMBEDS, PLACES)
@@ -95,12 +103,12 @@ def train_audio_tower(
 
 
 def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Frames `(batch_size, 3, size, size)` uint8, which shapes they show, `(batch_size, shapes)`, and the places."""
+    """Yields frames `(batch_size, 3, size, size)` uint8, their shapes, `(batch_size, shapes)`, and places."""
     rng = np.random.default_rng((seed, 1))
     while True:
         frames, places, labels = [], [], torch.zeros(batch_size, len(SHAPE_NAMES))
         for number in range(batch_size):
-            track = tracks[rng.integers(len(tracks))]
+            track = tracks[int(rng.integers(len(tracks)))]
             index = rng.integers(len(track.times))
             frames.append(View.sample(rng).of(track.frames[index : index + 1])[0])
             places.append(track.scene.vision.place)
@@ -111,7 +119,7 @@ def frame_batches(tracks: Sequence[Tracks], batch_size: int, seed: int) -> Itera
 
 
 def factors_of(labels: torch.Tensor) -> torch.Tensor:
-    """Which colours and which forms are there, `(batch_size, colours + forms)`, by what shapes are."""
+    """Tells which colours and which forms are there, `(batch_size, colours + forms)`, by what shapes are."""
     shapes = labels.unflatten(1, (len(COLOURS), len(SHAPES)))
     return torch.cat([shapes.amax(2), shapes.amax(1)], dim=1)
 
@@ -121,16 +129,14 @@ def _named_by_all(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def window_batches(encoder: TrackEncoder, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Windows `(batch_size, mel_bins, frames)`, the sound in each joined embedding, `(batch_size, embeds)`, and the
-    places.
-    """
+    """Yields windows `(batch_size, mel_bins, frames)`, the sounds of embeddings, `(batch_size, embeds)`, and places."""
     rng = np.random.default_rng((seed, 2))
     num_embeds = encoder.processor.feature_extractor.window_frames // 4 // MERGED_EMBEDS
     step = WINDOW_SEC / num_embeds
     while True:
         features, places, labels = [], [], torch.full((batch_size, num_embeds), SILENCE)
         for number in range(batch_size):
-            index = rng.integers(len(encoder.tracks))
+            index = int(rng.integers(len(encoder.tracks)))
             windows = encoder.sounds[index]["input_features"]
             window = int(rng.integers(len(windows)))
             features.append(windows[window].float())

@@ -1,4 +1,4 @@
-"""Exact matches on tracks in memory, for comparing many models: one pass for all questions of a batch of clips.
+"""This module counts exact matches on tracks in memory, in one pass for all questions of a batch of clips.
 
 An answer that is decoded greedily is right exactly where every token of it is the likeliest after those before it, so
 nothing needs to be generated. What counts in the end is measured on files, see `benchmarks/small_checkpoint.py`.
@@ -14,11 +14,11 @@ from ..training import OmniVinciDataCollator
 from . import FAMILIES, Question
 from .dataset import seed_questions
 from .evaluation import Score, choose
-from .small_tracks import TrackEncoder
+from .tracks import TrackEncoder
 
 
-def own_questions(encoder: TrackEncoder, seeds: Sequence[int], per_family: int = 2) -> list[list[Question]]:
-    """Questions about each track's own scene, a few of each family; `seeds` are those of the tracks."""
+def questions_about_tracks(encoder: TrackEncoder, seeds: Sequence[int], per_family: int = 2) -> list[list[Question]]:
+    """Asks about each track's own scene, a few questions of each family; `seeds` are those of the tracks."""
     scenes = [track.scene for track in encoder.tracks]
     return [choose(seed_questions(seed, scene), per_family, seed) for seed, scene in zip(seeds, scenes, strict=True)]
 

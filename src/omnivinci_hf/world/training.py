@@ -1,4 +1,4 @@
-"""Train the small checkpoint: `python -m omnivinci_hf.world.small_training --output FOLDER`.
+"""This module trains the small checkpoint: `python -m omnivinci_hf.world.training --output FOLDER`.
 
 Encoders first, each alone under a head that is thrown away (they stand in for SigLIP and Audio Flamingo 3, which come
 trained), then the stages of `recipes/` through the package's own collator and trainer: alignment of the projectors, and
@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -27,10 +26,10 @@ from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from ..training import OmniVinciDataCollator, OmniVinciTrainer, Recipe, apply_recipe, load_recipe
 from . import FAMILIES
-from .small_model import build_config, build_model, build_processor, build_tokenizer
-from .small_optimizer import MuonWithAdamW, check_muon, matrices_of
-from .small_towers import train_audio_tower, train_vision_tower
-from .small_tracks import PairedClips, TrackEncoder, load_tracks
+from .model import build_config, build_model, build_processor, build_tokenizer
+from .muon import MuonWithAdamW, check_muon, matrices_of
+from .tower_training import train_audio_tower, train_vision_tower
+from .tracks import PairedClips, TrackEncoder, load_tracks
 
 
 ALIGNMENT_SEC = 10.0  # longest clips of the first stage, which are quicker to learn from
@@ -65,10 +64,11 @@ class Plan:
 
 
 class TrainingLog:
-    """What all stages come to, told as it comes; seconds count from here on."""
+    """The log records what all stages come to, and writes it as it comes; seconds count from its beginning."""
 
     def __init__(self, write: Callable[[str], None] = print):
-        self.write, self.records, self.started = write, [], time.monotonic()
+        self.write, self.started = write, time.monotonic()
+        self.records: list[dict[str, Any]] = []
 
     def add(self, stage: str, **values: float) -> None:
         seconds = time.monotonic() - self.started
@@ -101,7 +101,7 @@ def train_small(
     towers: OmniVinciForConditionalGeneration | None = None,
     log: TrainingLog | None = None,
 ) -> Path:
-    """Train by a plan and save model, processor and `log.json` (plan, versions, losses) to `output`.
+    """Trains by a plan and saves model, processor and `log.json` (plan, versions, losses) to `output`.
 
     `encoder` has the tracks. `towers`, where several models are compared, has the trained encoders that all share. One
     GPU is used if there is one.
@@ -111,7 +111,8 @@ def train_small(
     tokenizer = build_tokenizer()
     config = build_config(tokenizer, **plan.options)
     processor = build_processor(config, tokenizer)
-    model = build_model(config, plan.seed).to(device)
+    model = build_model(config, plan.seed)
+    model.to(device)  # type: ignore[arg-type]  # the method is wrapped, which hides its own arguments
     encoder = encoder.for_processor(processor)
     set_seed(plan.seed)
     if towers is None:
@@ -157,9 +158,9 @@ def train_stage(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for module in model.modules():
-        if hasattr(module, "freeze_unused"):
-            module.freeze_unused()
-    model = apply_recipe(model, recipe)
+        if (freeze_unused := getattr(module, "freeze_unused", None)) is not None:
+            freeze_unused()
+    apply_recipe(model, recipe)
     arguments = TrainingArguments(
         str(output),
         use_cpu=training_device().type == "cpu",
@@ -191,9 +192,10 @@ class MuonTrainer(OmniVinciTrainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            matrices = matrices_of(self.model, self.model.get_output_embeddings())
+            trained = cast(OmniVinciForConditionalGeneration, self.model)
+            matrices = matrices_of(trained, trained.get_output_embeddings())
             betas = self.args.adam_beta1, self.args.adam_beta2
-            self.optimizer = MuonWithAdamW(self.parameter_groups(self.model), matrices, betas)
+            self.optimizer = MuonWithAdamW(self.parameter_groups(trained), matrices, betas)
         return self.optimizer
 
 
@@ -204,12 +206,13 @@ class _Recorder(TrainerCallback):
         self.stage, self.log = stage, log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if found := {name: logs[name] for name in LOSSES if name in (logs or {})}:
-            self.log.add(self.stage, step=state.global_step, **found)
+        if losses := {name: logs[name] for name in LOSSES if name in (logs or {})}:
+            self.log.add(self.stage, step=state.global_step, **losses)
 
 
 def recipe_of(name: str, config) -> Recipe:
-    recipe = load_recipe(resources.files(__package__) / "recipes" / f"{name}.yaml")
+    """Loads the recipe of a stage, without OmniAlignNet for a model that has none."""
+    recipe = load_recipe(Path(__file__).parent / "recipes" / f"{name}.yaml")
     if config.omni_align_config is None:
         rates = {part: rate for part, rate in recipe.learning_rates.items() if part != "omni_align_net"}
         recipe = replace(recipe, learning_rates=rates)

@@ -1,4 +1,4 @@
-"""Put a trained checkpoint into the package: `python -m omnivinci_hf.world.small_packaging FOLDER`.
+"""This module puts a trained checkpoint into the package: `python -m omnivinci_hf.world.packaging FOLDER`.
 
 Weights are kept in half precision and loaded in single, which takes half the room; the copy of the code that
 `save_pretrained` adds stays out. The log of the training and its curve go to `model_cards/`.
@@ -23,7 +23,7 @@ LOSSES = {"language": ("language_loss", "loss"), "OmniAlignNet": ("omni_align_lo
 
 
 def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
-    """Copy a saved checkpoint to `target`, in the place of the checkpoint that is there.
+    """Copies a saved checkpoint to `target`, in the place of the checkpoint that is there.
 
     Raises:
         ValueError: when `target` is `folder`, or holds something else than a checkpoint.
@@ -50,12 +50,14 @@ def package(folder: str | os.PathLike, target: str | os.PathLike) -> Path:
 
 
 def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
-    """Draw both losses of all stages, one after the other, over their steps; needs matplotlib."""
+    """Draws both losses of all stages, one after the other, over their steps; needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    begin, steps, stages = 0, [], []
+    begin = 0
+    steps: list[int] = []
+    stages: list[tuple[int, str]] = []
     records = [record for record in records if "loss" in record]
     for before, record in zip([None, *records], records, strict=False):
         if before is None or before["stage"] != record["stage"]:
@@ -77,7 +79,7 @@ def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what `omnivinci_hf.world.small_training` wrote")
+    parser.add_argument("folder", type=Path, help="what `omnivinci_hf.world.training` wrote")
     parser.add_argument("--target", type=Path, default=FOLDER / "checkpoint", help="default: %(default)s")
     parser.add_argument(
         "--cards", type=Path, default=FOLDER.parent / "hub" / "model_cards", help="default: %(default)s"

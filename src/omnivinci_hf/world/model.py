@@ -1,4 +1,4 @@
-"""The small model: OmniVinci in 1.9 million parameters, for the made-up world."""
+"""This module builds the small model: OmniVinci in 1.9 million parameters, for the made-up world."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ PROMPT_WORDS = ("system", "user", "assistant", "You", "are", "a", "helpful", "\n
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each word and sign of the world."""
+    """Builds a tokenizer with one token for each word and sign of the world."""
     words = [PAD, UNKNOWN, START, END, *MEDIA_TOKENS, *sorted({*PROMPT_WORDS, *vocabulary()})]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, UNKNOWN))
     tokenizer.normalizer = normalizers.NFC()
@@ -49,8 +49,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast, **options: Any) -> OmniVinciConfig:
-    """Options replace those of [`OmniVinciConfig`]: other time embeddings, no time groups, no OmniAlignNet."""
-    image, video, audio = tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))
+    """Builds the configuration.
+
+    Args:
+        options: those of [`OmniVinciConfig`] that differ: other time embeddings, no time groups, no OmniAlignNet.
+    """
+    image, video, audio = (tokenizer.convert_tokens_to_ids(token) for token in MEDIA_TOKENS)
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     values = {
         "vision_config": {
@@ -99,14 +103,16 @@ def build_config(tokenizer: PreTrainedTokenizerFast, **options: Any) -> OmniVinc
 
 
 def build_processor(config: OmniVinciConfig, tokenizer: PreTrainedTokenizerFast) -> OmniVinciProcessor:
+    """Builds the processor that reads clips for the small model."""
     return OmniVinciProcessor.from_model_config(
         config, tokenizer, fps=FPS, num_frames=None, chunk_length=WINDOW_SEC, sampling_rate=SAMPLING_RATE
     )
 
 
 def build_model(config: OmniVinciConfig, seed: int = 0) -> OmniVinciForConditionalGeneration:
-    """Random weights, scaled by the width of each layer, as a small model needs it: with Transformers' 0.02 it learns
-    half as fast.
+    """Builds the model with random weights, scaled by the width of each layer.
+
+    A small model needs that: with Transformers' 0.02 it learns half as fast.
     """
     torch.manual_seed(seed)
     model = OmniVinciForConditionalGeneration(config)
@@ -117,7 +123,9 @@ def build_model(config: OmniVinciConfig, seed: int = 0) -> OmniVinciForCondition
     tables = [getattr(part, "table", None) for part in (base.video_time_embedding, base.audio_time_embedding)]
     for table in (base.language_model.embed_tokens, *filter(None, tables)):
         nn.init.normal_(table.weight)
-    model.generation_config.update(pad_token_id=config.text_config.pad_token_id, do_sample=False, max_new_tokens=48)
+    model.generation_config.update(
+        pad_token_id=config.get_text_config().pad_token_id, do_sample=False, max_new_tokens=48
+    )
     return model
 
 

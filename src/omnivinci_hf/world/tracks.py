@@ -1,4 +1,4 @@
-"""Tracks of the made-up world as a processor reads them from files, and clips made of any two of them.
+"""This module reads tracks of the made-up world as a processor does from files, and makes clips of any two of them.
 
 A picture track and a sound track of the same length and place can be put together in any pair: the answers follow from
 their events. So a few thousand files give tens of thousands of clips, with many questions about each.
@@ -19,11 +19,12 @@ import torch
 from torch.utils.data import Dataset
 
 from ..omnivinci.audio_media_omnivinci import AudioClip, load_audio
+from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from ..omnivinci.video_media_omnivinci import VideoClip, load_video
 from ..training.collator import EncodedRow, join_branches
 from . import FAMILIES, PLACES, Question, Scene, list_questions, questions, sample_scene, write_clip
-from .small_model import FPS, IMAGE_SIZE, SAMPLING_RATE
+from .model import FPS, IMAGE_SIZE, SAMPLING_RATE
 
 
 DURATIONS = tuple(range(6, 21))  # seconds
@@ -77,7 +78,7 @@ def suffix_of(seed: int) -> str:
 
 
 def read_tracks(seed: int, folder: str | os.PathLike) -> Tracks:
-    """Write the clip of a seed, read it as the processor would, delete it."""
+    """Writes the clip of a seed, reads it as the processor would, deletes it."""
     scene = scene_of(seed)
     path = write_clip(scene, Path(folder) / f"{seed}{suffix_of(seed)}")
     try:
@@ -92,7 +93,7 @@ def read_tracks(seed: int, folder: str | os.PathLike) -> Tracks:
 
 
 def load_tracks(seeds: Sequence[int], cache: str | os.PathLike | None = None, num_processes: int = 1) -> list[Tracks]:
-    """Tracks of all seeds; those in the folder `cache` are not made again."""
+    """Reads the tracks of all seeds; those in the folder `cache` are not made again."""
     with tempfile.TemporaryDirectory() as scratch:
         work = partial(_cached_tracks, folder=scratch, cache=cache)
         if num_processes == 1:
@@ -120,7 +121,7 @@ def _cached_tracks(seed: int, folder: str, cache: str | os.PathLike | None) -> T
 
 
 class TrackEncoder:
-    """What the model reads of a picture track, of a sound track and of words, each encoded once.
+    """An encoder prepares what the model reads of a picture track, of a sound track and of words, each encoded once.
 
     [`TrackEncoder.encode`] gives the same as the collator of the training package does for [`row`], in a tenth of the
     time.
@@ -130,14 +131,11 @@ class TrackEncoder:
         self.processor, self.rules, self.tracks = processor, processor.layout_rules, tracks
         self.sounds = [self._hear(track) for track in tracks]
         self.words: dict[Question, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.before = processor.tokenizer(
-            processor.apply_chat_template(_conversation({"type": "video", "path": "-"}, Question("", "", ""))).split(
-                processor.video_token
-            )[0]
-        )["input_ids"]
+        prompt = processor.apply_chat_template(_conversation({"type": "video", "path": "-"}, Question("", "", "")))
+        self.before = processor.tokenizer(prompt.split(MEDIA_TOKENS["video_token_id"])[0])["input_ids"]
 
     def for_processor(self, processor: OmniVinciProcessor) -> "TrackEncoder":
-        """The same tracks for a processor that lays them out in another way."""
+        """Gives the same tracks for a processor that lays them out in another way."""
         other = copy.copy(self)
         other.processor, other.rules, other.words = processor, processor.layout_rules, {}
         return other
@@ -150,30 +148,31 @@ class TrackEncoder:
         kept: np.ndarray | None = None,
         view: View | None = None,
     ) -> EncodedRow:
-        """A clip with the picture of one track and the sound of another, and questions about it.
+        """Encodes a clip with the picture of one track and the sound of another, and questions about it.
 
         `kept` are the indices of the frames that the model sees, all by default, and `view` tells how it sees them.
         """
         picture, sound = self.tracks[seen], self.sounds[heard]
         audio = AudioClip(self.tracks[heard].samples, SAMPLING_RATE)
-        duration, kept = picture.scene.duration_sec, slice(None) if kept is None else kept
-        frames, times = picture.frames[kept], picture.times[kept]
+        frames, times = picture.frames, picture.times
+        if kept is not None:
+            frames, times = frames[kept], times[kept]
         if view is not None:
             frames = view.of(frames)
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         clip = VideoClip(
-            frames,
+            pixels,
             times,
-            indices=None,
-            duration_sec=duration,
+            indices=np.arange(len(times)),
+            duration_sec=picture.scene.duration_sec,
             fps=FPS,
             total_frames=len(times),
             audio=audio,
             name="",
-            size=(),
+            size=(IMAGE_SIZE, IMAGE_SIZE),
         )
         layout = self.rules.video(clip, self.processor.group_duration_sec)
         shared = torch.tensor([*self.before, *layout.audio_ids, *layout.ids])
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         media = {
             "pixel_values_videos": (pixels.float() / 255 - 0.5) / 0.5,
             "video_num_frames": torch.tensor([len(pixels)]),
@@ -186,7 +185,7 @@ class TrackEncoder:
         return self._join(shared, chosen, media)
 
     def encode_words(self, chosen: Sequence[Question]) -> EncodedRow:
-        """The questions alone, without a clip."""
+        """Encodes the questions alone, without a clip."""
         return self._join(torch.tensor(self.before), chosen, {})
 
     def _join(self, shared: torch.Tensor, chosen: Sequence[Question], media: dict[str, torch.Tensor]) -> EncodedRow:
@@ -236,9 +235,9 @@ class PairedClips(Dataset):
         self.num_questions, self.lists, self.families, self.weights = num_questions, lists, families, weights or {}
         self.alike: dict[float, dict[int, list[int]]] = {}  # tracks by duration and place
         for index, track in enumerate(encoder.tracks):
-            duration = track.scene.duration_sec
-            if max_sec is None or duration <= max_sec:
-                self.alike.setdefault(duration, {}).setdefault(track.scene.vision.place, []).append(index)
+            duration, place = track.scene.duration_sec, track.scene.vision.place
+            if place is not None and (max_sec is None or duration <= max_sec):
+                self.alike.setdefault(duration, {}).setdefault(place, []).append(index)
         if not self.alike:
             raise ValueError(f"None of {len(encoder.tracks)} tracks is at most {max_sec} s long.")
 
@@ -250,7 +249,7 @@ class PairedClips(Dataset):
         return self.encoder.encode(*self.draw(index), view=view)
 
     def draw(self, index: int) -> tuple[int, int, list[Question]]:
-        """Which picture, which sound, and the questions."""
+        """Draws which picture, which sound, and the questions."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng, tracks = np.random.default_rng((self.seed, index)), self.encoder.tracks
@@ -278,14 +277,14 @@ class PairedClips(Dataset):
             families.setdefault(found[i].family, []).append(found[i])
         order = sorted(
             ((rank + rng.random()) / self.weights.get(family, 1.0), question)
-            for family, own in families.items()
-            for rank, question in enumerate(own)
+            for family, of_family in families.items()
+            for rank, question in enumerate(of_family)
         )
         return chosen + [question for _, question in order[: self.num_questions - num_dense]]
 
 
 def row(seen: Tracks, heard: Tracks, chosen: Sequence[Question], name: str) -> dict:
-    """A row of training data: one conversation for each question, all about the same clip."""
+    """Makes a row of training data: one conversation for each question, all about the same clip."""
     video = {
         "type": "video",
         "video": seen.frames,
