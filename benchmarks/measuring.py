@@ -149,7 +149,7 @@ class WaitCounter(TorchFunctionMode):
 
 
 def count_operators(run: Callable[[], object], device: str) -> dict[str, int]:
-    """Of `run`: operators that PyTorch runs, and on a CUDA device also how often the host waits for it."""
+    """Counts, of `run`, operators that PyTorch runs, and on a CUDA device also how often the host waits for it."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device != "cpu" else [])]
     with profile(activities=activities) as profiler:
         run()

@@ -250,7 +250,7 @@ def by_arm(output: Path) -> dict[str, list[dict]]:
 
 
 def accuracies(runs: list[dict], family: str, condition: str = WHOLE) -> list[float]:
-    """Of each run, in percent."""
+    """Computes the accuracies of each run, in percent."""
     pairs = [run["scores"][condition][family] for run in runs]
     return [100 * right / asked if asked else math.nan for right, asked in pairs]
 

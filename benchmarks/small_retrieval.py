@@ -67,7 +67,7 @@ def pairs_of(
 
 
 def chosen_decay(pairs: Pairs) -> float:
-    """The one whose map, fitted to three quarters of the pairs, errs least on the last."""
+    """Chooses the decay whose map, fitted to three quarters of the pairs, errs least on the last."""
     learned, asked = pairs[: len(pairs) * 3 // 4], pairs[len(pairs) * 3 // 4 :]
     errors = {
         decay: sum(np.square(picture - sound).sum() for picture, sound in fitted(learned, decay)(asked))
@@ -86,7 +86,7 @@ def fitted(pairs: Pairs, decay: float) -> Callable[[Pairs], Pairs]:
 
 
 def recalls(pairs: Pairs) -> dict[str, list[float]]:
-    """Of each gallery, sound to video and back."""
+    """Computes recall in each gallery, sound to video and back."""
     pictures, sounds = (
         np.stack([vector / np.linalg.norm(vector) for vector in vectors]) for vectors in zip(*pairs, strict=True)
     )
@@ -114,7 +114,7 @@ def load(folder: str, has_net: bool) -> torch.nn.Module:
 
 
 def _spread(values: list[list[float]]) -> str:
-    """Of each checkpoint and gallery; all checkpoints search the same galleries."""
+    """Spread of the recalls of each checkpoint and gallery; all checkpoints search the same galleries."""
     galleries = np.mean(values, axis=0)
     return f"{galleries.mean():.1%} ± {galleries.std(ddof=1) / len(galleries) ** 0.5:.1%}"
 

@@ -111,12 +111,12 @@ def prompt(
 
 
 def layer_parameters(part: nn.Module) -> int:
-    """Of products and convolutions, which run at every position."""
+    """Counts parameters of products and convolutions, which run at every position."""
     return sum(module.weight.numel() for module in part.modules() if isinstance(module, (nn.Linear, nn.Conv2d)))
 
 
 def flops(parts: Parts, num_frames: int, num_windows: int, length: int) -> dict[str, float]:
-    """Floating-point operations of each part: two for each weight and position, and those of attention."""
+    """Counts floating-point operations of each part: two for each weight and position, and those of attention."""
     vision, audio, text = parts.vision.config, parts.audio.config, parts.text.model.config
     patches = (vision.image_size // vision.patch_size) ** 2
     steps = audio.max_source_positions
@@ -139,7 +139,7 @@ def flops(parts: Parts, num_frames: int, num_windows: int, length: int) -> dict[
 
 
 def original_cost(num_frames: int, audio_sec: float) -> tuple[int, float, float]:
-    """Of the original model, by formula: embeddings, GB of the cache in bfloat16, 1e12 operations of a prefill."""
+    """Computes for the original model: embeddings, GB of the cache in bfloat16, 1e12 operations of a prefill."""
     config = OmniVinciConfig()
     with torch.device("meta"):
         parts = Parts(OmniVinciForConditionalGeneration(config))

@@ -57,7 +57,7 @@ def glue_sides(model: OmniVinciForConditionalGeneration, parts: Parts, inputs: d
 
 
 def sum_of_parts(values: dict[str, float]) -> float:
-    """Of each part the better way."""
+    """Adds up the parts, each in its better way."""
     parts: dict[str, float] = {}
     for name, value in values.items():
         part = name.split(",")[0]
@@ -306,7 +306,7 @@ def quantized_rows(size: str, num_frames: int, audio_sec: float, device: str) ->
 
 @torch.inference_mode()
 def _quantized_row(config, quantization, num_frames: int, audio_sec: float, device: str) -> list[str]:
-    """Nothing of the model is left when it returns."""
+    """Measures one row; nothing of the model is left when it returns."""
     model = build_model(config, device if quantization is None else "cpu", torch.bfloat16)
     if quantization is not None:
         model = OmniVinciForConditionalGeneration.from_pretrained(

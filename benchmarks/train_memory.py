@@ -50,7 +50,7 @@ SIZES = {"batch_size": 2, "num_frames": 4, "audio_sec": 6.0, "text_tokens": 150}
 
 
 def build_config(small: bool = False, vocab_size: int = 24000) -> OmniVinciConfig:
-    """Of 64 M parameters, or of 12 M."""
+    """Builds a configuration of 64 M parameters, or of 12 M."""
     text = {
         "vocab_size": vocab_size,
         "hidden_size": 512,

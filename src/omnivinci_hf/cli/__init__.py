@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _message(error: Exception) -> str:
-    """Without the traceback that a worker process of a DataLoader packs into its error."""
+    """The text of an error, without the traceback that a worker process of a DataLoader packs into its error."""
     text = str(error)
     if not isinstance(error, PLAIN_ERRORS) and isinstance(error, _http_error()):
         return f"The Hub cannot be reached: {text}"

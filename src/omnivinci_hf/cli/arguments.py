@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(
-        prog="omnivinci-hf", description="OmniVinci: ask about images, videos and sounds, and look at what it sees."
+        prog="omnivinci-hf", description="OmniVinci: ask about images, videos and audio, and look at what it sees."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -64,8 +64,8 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
 def _add_ask(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "ask",
-        help="ask a question about images, videos and sounds",
-        description="Ask a question, or several, about any number of images, videos and sounds (or none). The answers "
+        help="ask a question about images, videos and audio",
+        description="Ask a question, or several, about any number of images, videos and audio (or none). The answers "
         "go to stdout, each below its question if there are several, everything else to stderr.",
     )
     _add_media(parser)
@@ -96,8 +96,8 @@ def _add_ask(subparsers) -> argparse.ArgumentParser:
 def _add_inspect(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "inspect",
-        help="show what the model will see of images, videos and sounds",
-        description="Show the sampled frames, time groups, windows of sound and numbers of tokens that the model "
+        help="show what the model will see of images, videos and audio",
+        description="Show the sampled frames, time groups, audio windows and numbers of tokens that the model "
         "will get. No weights are loaded.",
     )
     _add_media(parser, nargs="+")
@@ -181,7 +181,7 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
         "memory", "With --estimate nothing is trained; without --model, the original checkpoint's sizes are taken."
     )
     estimate.add_argument("--estimate", action="store_true", help="print the memory that a process needs, and leave")
-    estimate.add_argument("--audio-sec", type=_not_negative, default=0.0, metavar="SEC", help="sound of each row")
+    estimate.add_argument("--audio-sec", type=_not_negative, default=0.0, metavar="SEC", help="audio of each row")
     estimate.add_argument("--text-tokens", type=_count, default=512, metavar="N", help="words of each row")
     estimate.add_argument("--num-processes", type=_count, default=1, metavar="N")
     estimate.add_argument("--sharding", choices=("none", "fsdp", "zero3"), default="none")
@@ -233,7 +233,7 @@ def _add_demo(subparsers) -> argparse.ArgumentParser:
 
 
 def _add_media(parser: argparse.ArgumentParser, nargs: str = "*") -> None:
-    parser.add_argument("media", nargs=nargs, metavar="MEDIA", help="image, video or sound files, in this order")
+    parser.add_argument("media", nargs=nargs, metavar="MEDIA", help="image, video or audio files, in this order")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -244,13 +244,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="frames of each video, spread evenly; with --fps, the most frames",
     )
     parser.add_argument("--fps", type=_positive, metavar="RATE", help="frames per second of each video")
-    parser.add_argument("--no-video-audio", action="store_true", help="do not hear the sound of videos")
-    parser.add_argument("--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each sound")
+    parser.add_argument("--no-video-audio", action="store_true", help="do not hear the audio of videos")
+    parser.add_argument(
+        "--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each audio clip or track"
+    )
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--start", type=_not_negative, dest="start_sec", metavar="SEC", help="where videos and sounds begin to be read"
+        "--start", type=_not_negative, dest="start_sec", metavar="SEC", help="where videos and audio begin to be read"
     )
     parser.add_argument("--end", type=_positive, dest="end_sec", metavar="SEC", help="where they end to be read")
     parser.add_argument(

@@ -85,7 +85,7 @@ def print_estimate(arguments: argparse.Namespace) -> None:
     )
     print(
         f"recipe {recipe.name}, {dtype} weights; {training.per_device_train_batch_size} rows of "
-        f"{arguments.num_frames or 0} frames, {arguments.audio_sec:g} s of sound and {arguments.text_tokens} tokens"
+        f"{arguments.num_frames or 0} frames, {arguments.audio_sec:g} s of audio and {arguments.text_tokens} tokens"
     )
     print(format_estimate(estimate))
 

@@ -21,7 +21,7 @@ LABEL_WIDTH = 0.06  # of the whole axis
 THUMBNAIL_PIXELS = (256, 192)
 ENVELOPE_BINS = 1200
 SPECTRUM_COLUMNS = 1200
-PICTURE, SOUND = "tab:blue", "tab:orange"
+PICTURE_COLOUR, AUDIO_COLOUR = "tab:blue", "tab:orange"
 
 
 def plot_media(
@@ -51,11 +51,11 @@ def _draw_image(panel, medium: InspectedMedium, fact: dict[str, Any], extractor)
 
 
 def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
-    clip, sound = medium.video, fact["sound"]
+    clip, audio = medium.video, fact["sound"]
     frames = cast(list[Image.Image], clip.frames)  # nothing has made tensors of them here
-    end_sec = max(clip.duration_sec, sound["duration_sec"] if sound else 0)
+    end_sec = max(clip.duration_sec, audio["duration_sec"] if audio else 0)
     shown = np.unique(np.linspace(0, len(frames) - 1, MAX_THUMBNAILS).round().astype(int))
-    grid = GridSpec(4 if sound else 3, len(shown), panel, height_ratios=(3, 1.1, 2.4, 2.4)[: 4 if sound else 3])
+    grid = GridSpec(4 if audio else 3, len(shown), panel, height_ratios=(3, 1.1, 2.4, 2.4)[: 4 if audio else 3])
     timeline = panel.add_subplot(grid[1, :])
     for column, index in enumerate(shown.tolist()):
         axes = panel.add_subplot(grid[0, column])
@@ -67,17 +67,17 @@ def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor)
         # from the middle of the thumbnail's column to the frame's true moment
         middle = (column + 0.5) / len(shown) * end_sec
         timeline.plot([middle, clip.times[index]], [1.0, 0.45], color="0.6", linewidth=0.8)
-    timeline.vlines(clip.times, 0, 0.45, color=PICTURE, linewidth=0.9)
+    timeline.vlines(clip.times, 0, 0.45, color=PICTURE_COLOUR, linewidth=0.9)
     timeline.set(xlim=(0, end_sec), ylim=(0, 1), yticks=[], xticks=[])
     timeline.set_ylabel(f"{len(frames)}\nframes", fontsize=8, rotation=0, ha="right", va="center")
     for side in ("top", "left", "right"):
         timeline.spines[side].set_visible(False)
     axes = panel.add_subplot(grid[2, :])
-    if sound:
-        _draw_sound(axes, medium.layout.audio, sound)
+    if audio:
+        _draw_waveform(axes, medium.layout.audio, audio)
         _draw_spectrum(panel.add_subplot(grid[3, :], sharex=axes), medium.layout.audio, extractor)
     else:
-        axes.text(0.5, 0.5, "no sound", transform=axes.transAxes, ha="center", va="center", color="0.4")
+        axes.text(0.5, 0.5, "no audio", transform=axes.transAxes, ha="center", va="center", color="0.4")
         axes.set(yticks=[], ylim=(-1, 1))
     axes.set_xlim(0, end_sec)
     _draw_groups(timeline, axes, fact["groups"], end_sec)
@@ -85,25 +85,25 @@ def _draw_video(panel, medium: InspectedMedium, fact: dict[str, Any], extractor)
 
 def _draw_audio(panel, medium: InspectedMedium, fact: dict[str, Any], extractor) -> None:
     axes, below = panel.subplots(2, sharex=True)
-    _draw_sound(axes, medium.layout.audio, fact["sound"])
+    _draw_waveform(axes, medium.layout.audio, fact["sound"])
     _draw_spectrum(below, medium.layout.audio, extractor)
     axes.set_xlim(0, fact["sound"]["duration_sec"])
 
 
-def _draw_sound(axes, clip, sound: dict[str, Any]) -> None:
+def _draw_waveform(axes, clip, audio: dict[str, Any]) -> None:
     bins = min(ENVELOPE_BINS, len(clip.samples))
     edges = np.linspace(0, len(clip.samples), bins, endpoint=False).astype(int)
     high, low = np.maximum.reduceat(clip.samples, edges), np.minimum.reduceat(clip.samples, edges)
-    axes.fill_between(edges / clip.sampling_rate, low, high, color=SOUND, linewidth=0.5, step="post")
+    axes.fill_between(edges / clip.sampling_rate, low, high, color=AUDIO_COLOUR, linewidth=0.5, step="post")
     peak = max(float(np.abs(clip.samples).max()), 1e-3)
     # the windows stand as a band of alternating shades under the waveform
-    for number, window in enumerate(sound["windows"]):
+    for number, window in enumerate(audio["windows"]):
         shade = "0.75" if number % 2 else "0.6"
         start, width = window["start_sec"], window["end_sec"] - window["start_sec"]
         axes.broken_barh([(start, width)], (-1.45 * peak, 0.25 * peak), color=shade)
-    windows = len(sound["windows"])
+    windows = len(audio["windows"])
     axes.set(ylim=(-1.5 * peak, 1.5 * peak), yticks=[], xlabel="seconds")
-    text = f"sound\n\n{windows} window{'s' if windows > 1 else ''}"
+    text = f"audio\n\n{windows} window{'s' if windows > 1 else ''}"
     axes.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
 
 

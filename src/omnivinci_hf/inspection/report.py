@@ -69,7 +69,7 @@ def modality_of(path: str) -> str:
         for modality in ("video", "audio"):
             if choose_stream(source, container, modality) is not None:
                 return modality
-    raise MediaError(f"{source.name} has neither picture nor sound; give an image, a video or a sound.")
+    raise MediaError(f"{source.name} has neither a picture nor audio; give an image, a video or audio.")
 
 
 def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
@@ -138,12 +138,12 @@ def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[st
         indices, times = clip.indices.tolist(), clip.times.tolist()
         facts["frames"] = [{"index": index, "time_sec": time} for index, time in zip(indices, times, strict=True)]
         facts["groups"] = _groups(processor, layout)
-    facts["sound"] = _sound(processor, layout)
+    facts["sound"] = _audio(processor, layout)
     facts["tokens"] = _tokens(processor, layout)
     return facts
 
 
-def _sound(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, Any] | None:
+def _audio(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, Any] | None:
     if layout.audio is None:
         return None
     extractor = processor.feature_extractor
@@ -184,7 +184,7 @@ def _tokens(processor: OmniVinciProcessor, layout: MediumLayout) -> dict[str, in
     }
     total = len(layout.ids)
     if layout.modality == "video" and layout.audio is not None and not layout.groups:
-        # without time groups the whole sound stands before the frames
+        # without time groups the whole audio stands before the frames
         before = processor.describe(audio=[layout.audio])[0]
         counts["audio"] += before.num_audio_embeds
         total += len(before.ids)
@@ -209,12 +209,12 @@ def format_report(facts: dict[str, Any]) -> str:
     total, context = facts["num_tokens"], facts["context_tokens"]
     lines.append(f"In all {total} tokens of media, beside the words of the prompt; context {context}")
     if total > context:
-        lines.append("That is more than the context: take fewer frames (--num-frames, --fps) or less sound.")
+        lines.append("That is more than the context: take fewer frames (--num-frames, --fps) or less audio.")
     return "\n".join(lines)
 
 
 def _format_medium(medium: dict[str, Any]) -> list[str]:
-    kind, sound = medium["kind"], medium["sound"]
+    kind, audio = medium["kind"], medium["sound"]
     if kind == "image":
         tiles = f"{medium['tile_rows']} x {medium['tile_columns']} tiles in the largest scale"
         lines = [f"size      {medium['width']} x {medium['height']}, {tiles}"]
@@ -224,10 +224,10 @@ def _format_medium(medium: dict[str, Any]) -> list[str]:
         lines += _format_frames(medium["frames"])
     else:
         lines = []
-    if sound is not None:
-        lines.append(_format_sound(sound))
+    if audio is not None:
+        lines.append(_format_audio(audio))
     elif kind == "video":
-        lines.append("sound     none")
+        lines.append("audio     none")
     if medium.get("groups"):
         lines += _format_groups(medium["groups"])
     tokens = medium["tokens"]
@@ -247,12 +247,12 @@ def _format_frames(frames: list[dict[str, Any]]) -> list[str]:
     return textwrap.wrap(text, 96, subsequent_indent=" " * 10)
 
 
-def _format_sound(sound: dict[str, Any]) -> str:
-    windows = sound["windows"]
+def _format_audio(audio: dict[str, Any]) -> str:
+    windows = audio["windows"]
     length = windows[0]["end_sec"]
-    padding = windows[-1]["end_sec"] - sound["duration_sec"]
+    padding = windows[-1]["end_sec"] - audio["duration_sec"]
     plural = "window" if len(windows) == 1 else "windows"
-    text = f"sound     {sound['duration_sec']:.2f} s in {len(windows)} {plural} of {length:g} s"
+    text = f"audio     {audio['duration_sec']:.2f} s in {len(windows)} {plural} of {length:g} s"
     return text + (f", the last {padding:.2f} s of it padding" if padding > 0.005 else "")
 
 

@@ -1,4 +1,4 @@
-"""This module is `pipeline("omni-qa")`, which answers questions about images, videos and sounds."""
+"""This module is `pipeline("omni-qa")`, which answers questions about images, videos and audio."""
 
 import os
 import types
@@ -42,7 +42,7 @@ PIPELINE_OPTIONS = (
 
 class OmniQAPipeline(ModelCardMixin, Pipeline):
     r"""
-    Answers questions about any mixture of images, videos and sounds.
+    Answers questions about any mixture of images, videos and audio.
 
         pipe = pipeline("omni-qa", model="nvidia/omnivinci")
         pipe(video="clip.mp4", question="What happens?")            # [{"question": ..., "answer": ...}]

@@ -108,7 +108,7 @@ class Session:
 
     @classmethod
     def from_prompt(cls, model, processor, messages: list[dict], prompt: Mapping[str, torch.Tensor]) -> "Session":
-        """A session about media that were read before, by [`read_prompt`] of the same messages."""
+        """Makes a session about media that were read before, by [`read_prompt`] of the same messages."""
         session = cls.__new__(cls)
         session._start(model, processor, messages, prompt)
         return session
@@ -129,7 +129,7 @@ class Session:
         return self._input_ids.shape[1]
 
     def ask(self, question: str, *, keep: bool = False, **generate_options: Any) -> str:
-        """The answer to a question.
+        """Answers a question.
 
         Args:
             keep: whether question and answer become part of the conversation, for questions that follow up on them.
@@ -162,7 +162,7 @@ class Session:
     # -- questions as ids ----------------------------------------------------------------------------------------
 
     def prompt_ids(self, question: str) -> torch.Tensor:
-        """Ids `(1, seq_len)` of the whole prompt that ends with a question, placeholders of media included."""
+        """Encodes the whole prompt `(1, seq_len)` that ends with a question, placeholders of media included."""
         words = words_of(self.processor, self._messages, question)
         first = self._prompt["input_ids"][:, : self._prompt["media_length"]]
         return torch.cat((first, first.new_tensor([words])), dim=1)
@@ -319,7 +319,7 @@ def _shared_length(first: torch.Tensor, second: torch.Tensor) -> int:
 
 
 def media_content(media: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Content parts of media that are given by their modality, one each or in lists.
+    """Makes content parts of media that are given by their modality, one each or in lists.
 
     Raises:
         ValueError: when a modality is given in the singular and in the plural.
@@ -337,7 +337,7 @@ def check_plurals(names: Iterable[str]) -> None:
 
 
 def check_roles(messages: Any) -> list[dict]:
-    """A conversation as a list of its messages.
+    """Checks a conversation, and gives its messages as a list.
 
     Raises:
         ValueError: when it is none, or a message lacks its content or a known role.
@@ -352,7 +352,7 @@ def check_roles(messages: Any) -> list[dict]:
 
 
 def with_system(messages: list[dict], system: Any) -> list[dict]:
-    """A conversation with a system prompt before it.
+    """Puts a system prompt before a conversation.
 
     Raises:
         TypeError: when the system prompt is neither a string nor a list of content parts.
@@ -366,7 +366,7 @@ def with_system(messages: list[dict], system: Any) -> list[dict]:
 
 
 def with_question(messages: list[dict], question: str) -> list[dict]:
-    """A conversation that ends with a question: in the user's last message, or in a new one after an answer."""
+    """Ends a conversation with a question: in the user's last message, or in a new one after an answer."""
     text = {"type": "text", "text": question}
     if not messages or messages[-1]["role"] != "user":
         return [*messages, {"role": "user", "content": [text]}]
@@ -376,7 +376,7 @@ def with_question(messages: list[dict], question: str) -> list[dict]:
 
 
 def without_media(messages: list[dict]) -> list[dict]:
-    """A conversation that is rendered the same, but holds no media any more: a name stands for each of them."""
+    """Takes the media out of a conversation, which is rendered as before: a name stands for each of them."""
     return [{**message, "content": _without_media(message.get("content"))} for message in messages]
 
 
@@ -393,13 +393,13 @@ def _without_media(content: Any) -> Any:
 
 
 def words_of(processor, messages: list[dict], question: str) -> list[int]:
-    """Ids of what follows the last medium of a conversation that ends with a question."""
+    """Encodes what follows the last medium of a conversation that ends with a question."""
     prompt = processor.apply_chat_template(with_question(messages, question), add_generation_prompt=True)
     return processor.words_after_media(prompt)
 
 
 def shared_words(processor, messages: list[dict]) -> list[int]:
-    """Ids of what follows the last medium of a conversation, up to where a question will stand.
+    """Encodes what follows the last medium of a conversation, up to where a question will stand.
 
     Raises:
         ValueError: when the chat template has no place for the question behind the media.
@@ -449,7 +449,7 @@ def read_prompt(processor, messages: list[dict], options: Mapping[str, Any]) -> 
 
 
 def bare_model(model):
-    """The model itself, where adapters of PEFT are wrapped around it."""
+    """Finds the model itself, where adapters of PEFT are wrapped around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -490,7 +490,7 @@ def check_generate_options(
 
 
 def generate_settings(model, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `generate` will go by: the checkpoint's settings, under those of a given config, under the call's."""
+    """Merges the settings that `generate` will go by: the checkpoint's, a given config's, and those of the call."""
     given = options.get("generation_config")
     return {
         **model.generation_config.to_diff_dict(),
@@ -500,7 +500,7 @@ def generate_settings(model, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_options(model, processor, options: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
-    """Options of `generate`, with an end where nobody has set one: 256 tokens, or where the context ends."""
+    """Completes options of `generate` with an end where nobody has set one: 256 tokens, or where the context ends."""
     options, settings = dict(options), generate_settings(model, options)
     if settings.get("stop_strings") is not None:
         options.setdefault("tokenizer", processor.tokenizer)
@@ -516,7 +516,7 @@ def complete_options(model, processor, options: Mapping[str, Any], num_tokens: i
 
 
 def new_ids(model, processor, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> torch.Tensor:
-    """Ids `(num_sequences, num_new_tokens)` that `generate` adds to its inputs."""
+    """Generates: the ids `(num_sequences, num_new_tokens)` that `generate` adds to its inputs."""
     inputs = dict(inputs)
     if "attention_mask" not in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

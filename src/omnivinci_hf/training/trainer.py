@@ -12,7 +12,7 @@ from .recipe import Recipe, part_of
 
 @dataclass
 class _LossSums:
-    """Both losses, summed up since a step."""
+    """The sums hold both losses since a step."""
 
     first_step: int
     num_batches: int = 0
@@ -45,6 +45,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         self._losses: dict[str, _LossSums | None] = {"train": None, "eval": None}
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Makes the optimizer, with the learning rates of the recipe if there is one."""
         if self.recipe is None or self.optimizer is not None:
             return super().create_optimizer(model)
         model = self.model if model is None else model
@@ -83,6 +84,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         ]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Computes the loss as usual, and notes its two parts for the log."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if outputs.get("omni_align_loss") is not None:
             scaled = self.args.average_tokens_across_devices and num_items_in_batch is not None
@@ -99,6 +101,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         sums.add({name: value.float() for name, value in parts.items()})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as usual, with both losses and the number of rows that were left out."""
         if "loss" in logs and (sums := self._losses["train"]):
             self._losses["train"] = None
             logs.update(self._mean_losses(sums, self.state.global_step - sums.first_step))
@@ -109,6 +112,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Evaluates a batch as usual, with logits only where a row has labels."""
         if prediction_loss_only and "labels" in inputs:
             # nobody sees the logits: at positions where no row has a label they would only take memory
             positions = (inputs["labels"][:, 1:] != IGNORE_INDEX).any(0).nonzero()[:, 0]
@@ -118,6 +122,7 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix: str = "eval"
     ):
+        """Evaluates as usual, with both losses among the metrics."""
         self._losses["eval"] = None
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if output.metrics is not None and (sums := self._losses["eval"]):

@@ -18,7 +18,10 @@ Asked = tuple[Scene, Question]
 
 @dataclass(frozen=True)
 class Guess:
-    """How often a question of `family` is guessed from `source`: "text", "vision" (and text) or "sound" (and text)."""
+    """A guess says how often a question of `family` is guessed from `source`.
+
+    Sources are "text", "vision" (and text) and "sound" (and text).
+    """
 
     family: str
     source: str
@@ -86,7 +89,7 @@ def _choices(source: str, scene: Scene, question: Question) -> tuple[np.ndarray,
 
 
 def _order_features(event: ShapeEvent | SoundEvent, events: Sequence, duration: float) -> list[float]:
-    """Of "yes"; those of "no" are zero."""
+    """Features of the answer "yes"; those of "no" are zero."""
     place = event.start_sec / duration
     starts = [other.start_sec for other in events]
     before = event.start_sec - max([start for start in starts if start < event.start_sec], default=0.0)

@@ -86,6 +86,11 @@ def reencode(
 
 
 def choose_codecs(path: str | os.PathLike, video_codec: str | None, audio_codec: str | None) -> tuple[str, str]:
+    """Chooses the video and the audio codec of a file.
+
+    Raises:
+        ValueError: for a suffix of no known container, or a codec for which there is no encoder.
+    """
     suffix = Path(path).suffix
     if suffix not in CODECS:
         raise ValueError(f"A clip's name must end with one of {', '.join(CODECS)}, got {str(path)!r}.")
@@ -99,7 +104,7 @@ def choose_codecs(path: str | os.PathLike, video_codec: str | None, audio_codec:
 
 
 def sampling_rate(codec: str, wanted: int) -> int:
-    """The rate that is wanted, or the next higher that the encoder knows."""
+    """Chooses the rate that is wanted, or the next higher that the encoder knows."""
     rates = av.Codec(codec, "w").audio_rates or [wanted]
     return min((rate for rate in rates if rate >= wanted), default=max(rates))
 

@@ -25,7 +25,7 @@ ARRAY_RATE = 16000
 
 
 def split_seeds(split: str, number: int, start: int = 0) -> range:
-    """The first `number` seeds of a split, `start` left out. No two splits share one."""
+    """Lists the first `number` seeds of a split, `start` left out. No two splits share one."""
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: there are {', '.join(SPLITS)}.")
     if number < 0 or start < 0:
@@ -37,7 +37,10 @@ def split_seeds(split: str, number: int, start: int = 0) -> range:
 
 
 class ClipCache:
-    """A folder of the last `max_clips` clips that were asked for here; older ones are deleted, other files are not."""
+    """A cache is a folder of the last `max_clips` clips that were asked for here.
+
+    Older ones are deleted, other files are not.
+    """
 
     def __init__(self, folder: str | os.PathLike, max_clips: int = 256, suffix: str = ".mp4"):
         if max_clips < 1:
@@ -47,7 +50,7 @@ class ClipCache:
         self.names: list[str] = []
 
     def path(self, name: str, scene: Scene) -> Path:
-        """The file of a scene, written if it is not there. It stays until `max_clips` others were asked for."""
+        """Finds the file of a scene, written if it is not there. It stays until `max_clips` others were asked for."""
         path = self.folder / f"{name}{self.suffix}"
         if name in self.names:
             self.names.remove(name)
@@ -64,7 +67,7 @@ class ClipCache:
 def rows(
     seeds: Iterable[int], cache: ClipCache | None = None, lists: bool = False, kinds: Sequence[str] = SOUNDS
 ) -> Iterator[dict[str, Any]]:
-    """One row per question: `id`, `seed`, `family` and `messages`, a question about a clip and its answer.
+    """Yields one row per question: `id`, `seed`, `family` and `messages`, a question about a clip and its answer.
 
     The clip is a file of `cache` or, without one, frames and samples in memory. `lists` adds the dense questions.
     `kinds` are the sounds; `SOUNDS + SPOKEN` has spoken digits, too, where espeak-ng is installed.
@@ -77,9 +80,9 @@ def rows(
 
 
 def seed_questions(seed: int, scene: Scene, lists: bool = False) -> list[Question]:
-    """The questions of a seed, the same every time."""
-    found = questions(scene, np.random.default_rng((seed, 4)))
-    return found + list_questions(scene) if lists else found
+    """Asks the questions of a seed, the same every time."""
+    asked = questions(scene, np.random.default_rng((seed, 4)))
+    return asked + list_questions(scene) if lists else asked
 
 
 def write_dataset(
@@ -101,7 +104,7 @@ def write_dataset(
 
 
 def array_part(scene: Scene, fps: float = ARRAY_FPS, rate: int = ARRAY_RATE) -> dict[str, Any]:
-    """The clip in memory as a part of a message, with its sound (mono)."""
+    """Makes the clip in memory as a part of a message, with its sound (mono)."""
     times = np.arange(0, scene.duration_sec, 1 / fps)
     return {
         "type": "video",

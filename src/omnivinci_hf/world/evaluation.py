@@ -31,21 +31,24 @@ MAX_NEW_TOKENS = 8
 
 @dataclass
 class Score:
-    """How many questions were asked, and how many of the answers are right."""
+    """A score says how many questions were asked, and how many of the answers are right."""
 
     num_right: int = 0
     num_asked: int = 0
 
     def add(self, is_right: bool) -> None:
+        """Counts one answer."""
         self.num_right += is_right
         self.num_asked += 1
 
     @property
     def accuracy(self) -> float:
+        """Share of right answers; not a number where nothing was asked."""
         return self.num_right / self.num_asked if self.num_asked else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Where the true accuracy lies, at 95 %: its lower and upper end."""
         return wilson_interval(self.num_right, self.num_asked)
 
     def __str__(self) -> str:

@@ -13,7 +13,8 @@ MUON_RATE = 3.0  # times that of AdamW
 
 
 def check_muon() -> None:
-    """
+    """Sees to it that PyTorch has Muon.
+
     Raises:
         ImportError: with a PyTorch before 2.9, which has no Muon.
     """
@@ -22,14 +23,14 @@ def check_muon() -> None:
 
 
 def matrices_of(model: nn.Module, *apart: nn.Module) -> list[nn.Parameter]:
-    """What Muon is for: learning parameters of two dimensions, without tables and the weights of `apart`."""
+    """Lists what Muon is for: learning parameters of two dimensions, without tables and the weights of `apart`."""
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     ids = {id(module.weight) for module in (*tables, *apart)}
     return [value for value in model.parameters() if value.requires_grad and value.ndim == 2 and id(value) not in ids]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """[`torch.optim.Muon`] and [`torch.optim.AdamW`] as one optimizer.
+    """This optimizer joins [`torch.optim.Muon`] and [`torch.optim.AdamW`].
 
     Args:
         groups (`list[dict]`): parameters with their `lr` (of AdamW; Muon takes [`MUON_RATE`] times that) and
@@ -59,6 +60,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
+        """Takes a step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -68,9 +70,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
+        """The states of both, in order."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the states of both."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()

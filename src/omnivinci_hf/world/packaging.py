@@ -78,6 +78,7 @@ def plot_curve(records: list[dict], path: str | os.PathLike) -> None:
 
 
 def main() -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `omnivinci_hf.world.training` wrote")
     parser.add_argument("--target", type=Path, default=FOLDER / "checkpoint", help="default: %(default)s")

@@ -18,13 +18,13 @@ PULSES_PER_SEC = 2.5
 
 
 def tint(place: int) -> np.ndarray:
-    """Colour of the background, `(3,)` of 255."""
+    """Computes the colour of the background, `(3,)` of 255."""
     level = LEVELS[_check(place) // HUES]
     return level * np.array(colorsys.hsv_to_rgb(place % HUES / HUES, SATURATION, 1.0))
 
 
 def hum(place: int, num_samples: int, rate: int) -> np.ndarray:
-    """The sound of a place, `(num_samples,)` float32 with a peak of one."""
+    """Makes the sound of a place, `(num_samples,)` float32 with a peak of one."""
     time = np.arange(num_samples, dtype=np.float32) / rate
     tone = np.sin(2 * np.pi * HUMS_HZ[_check(place) % HUES] * time)
     return tone if place < HUES else tone * np.sin(np.pi * PULSES_PER_SEC * time) ** 2

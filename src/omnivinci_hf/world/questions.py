@@ -46,6 +46,8 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class Question:
+    """A question has a family, its words and the right answer."""
+
     family: str
     question: str
     answer: str

@@ -48,6 +48,7 @@ def frames(track: VisionTrack, duration_sec: float | None = None) -> Iterator[np
 
 
 def num_frames(track: VisionTrack, duration_sec: float | None = None) -> int:
+    """Counts the frames of a track, or of so many seconds of it."""
     return max(1, round((duration_sec or track.duration_sec) * track.fps))
 
 
@@ -78,6 +79,7 @@ class _Painter:
         self.noise = _noise_field(track) if track.noise > 0 else None
 
     def paint(self, time_sec: float) -> Image.Image:
+        """Draws the picture that is seen at a moment."""
         track = self.track
         picture = self.background.copy()
         for bar in track.distractors:

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def recall_at_1(queries: np.ndarray, targets: np.ndarray, gallery_size: int) -> float:
-    """How often the most similar target is the query's own, `targets[i]` for `queries[i]`.
+    """Computes how often the most similar target is the query's own, `targets[i]` for `queries[i]`.
 
     Args:
         queries, targets: unit vectors, `(num_clips, width)`.

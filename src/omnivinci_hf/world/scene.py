@@ -20,19 +20,20 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Motion:
-    """A straight line at constant speed, from the first to the last moment of what moves."""
+    """A motion is a straight line at constant speed, from the first to the last moment of what moves."""
 
     start: Point
     end: Point
 
     def at(self, done: float) -> Point:
+        """Where it is after a share of its time, from 0 to 1."""
         (x0, y0), (x1, y1) = self.start, self.end
         return x0 + (x1 - x0) * done, y0 + (y1 - y0) * done
 
 
 @dataclass(frozen=True)
 class ShapeEvent:
-    """A shape that is in the picture from `appear_sec` to before `vanish_sec`."""
+    """A shape event is a shape that is in the picture from `appear_sec` to before `vanish_sec`."""
 
     colour: str
     shape: str
@@ -52,26 +53,31 @@ class ShapeEvent:
 
     @property
     def name(self) -> str:
+        """What questions call it."""
         return f"{self.colour} {self.shape}"
 
     @property
     def start_sec(self) -> float:
+        """When it begins."""
         return self.appear_sec
 
     @property
     def end_sec(self) -> float:
+        """When it is over."""
         return self.vanish_sec
 
     def visible_at(self, time_sec: float) -> bool:
+        """Tells whether the shape is in the picture at a moment."""
         return self.appear_sec <= time_sec < self.vanish_sec
 
     def position(self, time_sec: float) -> Point:
+        """Where the shape is at a moment."""
         return self.motion.at((time_sec - self.appear_sec) / (self.vanish_sec - self.appear_sec))
 
 
 @dataclass(frozen=True)
 class Distractor:
-    """A small grey bar that is in the picture all the time and never asked about."""
+    """A distractor is a small grey bar that is in the picture all the time and never asked about."""
 
     size: Point  # width and height as fractions of the picture's
     grey: int
@@ -80,6 +86,8 @@ class Distractor:
 
 @dataclass(frozen=True)
 class VisionTrack:
+    """A vision track is a picture in which shapes come and go."""
+
     duration_sec: float
     fps: float
     width: int
@@ -102,6 +110,8 @@ class VisionTrack:
 
 @dataclass(frozen=True)
 class SoundEvent:
+    """A sound event is a sound of some kind that begins at a moment."""
+
     kind: str
     onset_sec: float
     length_sec: float
@@ -119,19 +129,24 @@ class SoundEvent:
 
     @property
     def name(self) -> str:
+        """What questions call it."""
         return self.kind
 
     @property
     def start_sec(self) -> float:
+        """When it begins."""
         return self.onset_sec
 
     @property
     def end_sec(self) -> float:
+        """When it is over."""
         return self.onset_sec + self.length_sec
 
 
 @dataclass(frozen=True)
 class SoundTrack:
+    """A sound track is what is heard of a clip: sounds over noise and the hum of a place."""
+
     duration_sec: float
     sampling_rate: int
     events: tuple[SoundEvent, ...]  # by their onset
@@ -151,13 +166,17 @@ class SoundTrack:
 
 @dataclass(frozen=True)
 class Scene:
-    """Any vision track with any sound track: where one is over, the empty picture or the background noise goes on."""
+    """A scene is any vision track with any sound track.
+
+    Where one is over, the empty picture or the background noise goes on.
+    """
 
     vision: VisionTrack
     sound: SoundTrack
 
     @property
     def duration_sec(self) -> float:
+        """Length of the longer track."""
         return max(self.vision.duration_sec, self.sound.duration_sec)
 
 

@@ -36,8 +36,10 @@ SHIFT = 3  # pixels
 
 @dataclass(frozen=True)
 class Tracks:
-    """What was decoded from the file of a scene: `frames (num_frames, size, size, 3)` uint8 at `times (num_frames,)`
-    seconds, and `samples (num_samples,)` int16.
+    """Tracks are what was decoded from the file of a scene.
+
+    They hold `frames (num_frames, size, size, 3)` uint8 at `times (num_frames,)` seconds, and `samples (num_samples,)`
+    int16.
     """
 
     scene: Scene
@@ -48,7 +50,10 @@ class Tracks:
 
 @dataclass(frozen=True)
 class View:
-    """How the pictures of a clip are looked at: mirrored or not, and moved by some pixels. No answer depends on it."""
+    """A view says how the pictures of a clip are looked at: mirrored or not, and moved by some pixels.
+
+    No answer depends on it.
+    """
 
     mirrored: bool = False
     down: int = 0
@@ -56,10 +61,11 @@ class View:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> "View":
+        """Draws a view at random."""
         return cls(bool(rng.integers(2)), *(int(step) for step in rng.integers(-SHIFT, SHIFT + 1, size=2)))
 
     def of(self, frames: np.ndarray) -> np.ndarray:
-        """`(num_frames, height, width, 3)`; what comes in from beyond the edge repeats it."""
+        """Shows `(num_frames, height, width, 3)` in this view; what comes in from beyond the edge repeats it."""
         height, width = frames.shape[1:3]
         rows = (np.arange(height) - self.down).clip(0, height - 1)
         columns = (np.arange(width) - self.right).clip(0, width - 1)
@@ -67,13 +73,13 @@ class View:
 
 
 def scene_of(seed: int) -> Scene:
-    """The scene of a seed: lengths take turns, and places."""
+    """Draws the scene of a seed; lengths and places take turns."""
     turn, number = divmod(seed, len(DURATIONS))
     return sample_scene(seed, duration_sec=DURATIONS[number], place=turn % PLACES)
 
 
 def suffix_of(seed: int) -> str:
-    """How the file of a seed is encoded."""
+    """Tells how the file of a seed is encoded."""
     return SUFFIXES[np.random.default_rng((seed, 8)).integers(len(SUFFIXES))]
 
 
@@ -206,7 +212,7 @@ class TrackEncoder:
 
 
 class PairedClips(Dataset):
-    """Rows of clips whose picture and sound were put together at random, with several questions each.
+    """The data set has rows of clips whose picture and sound were put together at random, with several questions each.
 
     Args:
         encoder ([`TrackEncoder`]): picture and sound are taken from its tracks.
@@ -265,16 +271,16 @@ class PairedClips(Dataset):
         raise ValueError(f"No question of {families} can be asked about {MAX_DRAWS} clips of this length.")
 
     def _choose(self, scene: Scene, rng: np.random.Generator) -> list[Question]:
-        found = questions(scene, rng)
+        asked = questions(scene, rng)
         if self.families is not None:
-            found = [question for question in found if question.family in self.families]
+            asked = [question for question in asked if question.family in self.families]
         dense = list_questions(scene) if self.lists else []
         num_dense = min(len(dense), int(rng.binomial(self.num_questions, self.lists)))
         chosen = [dense[i] for i in rng.permutation(len(dense))[:num_dense]]
         # a family with many questions does not crowd out the others
         families: dict[str, list[Question]] = {}
-        for i in rng.permutation(len(found)):
-            families.setdefault(found[i].family, []).append(found[i])
+        for i in rng.permutation(len(asked)):
+            families.setdefault(asked[i].family, []).append(asked[i])
         order = sorted(
             ((rank + rng.random()) / self.weights.get(family, 1.0), question)
             for family, of_family in families.items()

@@ -41,7 +41,7 @@ MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**29))  # M_MMAP_MAX, M_TRIM_T
 
 @dataclass(frozen=True)
 class Plan:
-    """How long everything takes, in steps. `options` are those of the model, see [`build_config`].
+    """A plan says how long everything takes, in steps. `options` are those of the model, see [`build_config`].
 
     Raises:
         ValueError: when a count is below one, or the seed negative.
@@ -71,18 +71,20 @@ class TrainingLog:
         self.records: list[dict[str, Any]] = []
 
     def add(self, stage: str, **values: float) -> None:
+        """Records the values of a step."""
         seconds = time.monotonic() - self.started
         values = {name: round(value, 4) for name, value in values.items()}
         self.records.append({"stage": stage, "seconds": round(seconds, 1), **values})
         self.write(" ".join(f"{name} {value}" for name, value in self.records[-1].items()))
 
     def as_json(self) -> dict[str, Any]:
+        """Makes plain data of the log."""
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         return {"threads": torch.get_num_threads(), **versions, "records": self.records}
 
 
 def training_device() -> torch.device:
-    """CUDA or the CPU: other devices lack the double precision of the time embeddings.
+    """Finds the device, CUDA or the CPU: other devices lack the double precision of the time embeddings.
 
     Raises:
         ImportError: when PyTorch is too old.
@@ -136,7 +138,7 @@ def train_small(
 
 
 def train_towers(model: OmniVinciForConditionalGeneration, encoder: TrackEncoder, plan: Plan, log: TrainingLog) -> None:
-    """Logged is the share that each named right at the end."""
+    """Trains both towers, and logs the share that each named right at the end."""
     for name, train, steps in (
         ("audio tower", train_audio_tower, plan.audio_steps),
         ("vision tower", train_vision_tower, plan.vision_steps),
@@ -154,7 +156,7 @@ def train_stage(
     seed: int,
     log: TrainingLog,
 ) -> OmniVinciForConditionalGeneration:
-    """One pass over `rows` by a recipe, from a model in memory to another."""
+    """Trains a model in memory by a recipe, in one pass over `rows`."""
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for module in model.modules():
@@ -188,7 +190,7 @@ def train_stage(
 
 
 class MuonTrainer(OmniVinciTrainer):
-    """The groups of the recipe, with Muon for matrices; tables of words and times, and the head, stay with AdamW."""
+    """This trainer updates matrices with Muon; tables of words and times, and the head, stay with AdamW."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -220,13 +222,17 @@ def recipe_of(name: str, config) -> Recipe:
 
 
 def keep_freed_memory() -> None:
-    """glibc gives large blocks back to the system at once; to get and clear them anew takes a tenth of a step."""
+    """Keeps freed memory in the process, where glibc would give large blocks back to the system at once.
+
+    To get and clear them anew takes a tenth of a step.
+    """
     if platform.libc_ver()[0] == "glibc":
         for option in MALLOC_OPTIONS:
             ctypes.CDLL(None).mallopt(*option)
 
 
 def main() -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder of the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
