@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..omnivinci.audio_media_omnivinci import AudioClip, load_audio
-from ..omnivinci.original_config_omnivinci import MEDIA_TOKENS
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from ..omnivinci.video_media_omnivinci import VideoClip, load_video
 from ..training.collator import EncodedRow, join_branches
