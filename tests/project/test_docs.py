@@ -111,19 +111,19 @@ def test_the_commands_of_a_page_run(page, original_folder, workplace):
         run_command(words, original_folder)
 
 
-def test_the_commands_about_training_run_in_the_order_told(original_folder, workplace, capsys):
+def test_the_commands_about_training_run_in_order(original_folder, workplace, capsys):
     pytest.importorskip("peft")
-    told = [words for words in commands("training.md") if words[0] != "pip"]
-    assert [words[1] for words in told[:3]] == ["validate", "train", "ask"]
-    shown = []
-    for words in told:
+    training_commands = [words for words in commands("training.md") if words[0] != "pip"]
+    assert [words[1] for words in training_commands[:3]] == ["validate", "train", "ask"]
+    outputs = []
+    for words in training_commands:
         if "qlora" in words:
             pytest.importorskip("bitsandbytes")
         run_command(words, original_folder)
-        shown.append(capsys.readouterr().out)
-    losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", shown[1])]
+        outputs.append(capsys.readouterr().out)
+    losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", outputs[1])]
     assert len(losses) == 6 and losses[-1] < losses[0]
-    assert shown[2].splitlines()[-1].strip()
+    assert outputs[2].splitlines()[-1].strip()
 
 
 def test_the_recipe_of_one_s_own_can_be_loaded(workplace):
