@@ -1,4 +1,7 @@
-"""Damaged media files: real containers, cut, flipped and spliced. File number `n` of a seed is always the same."""
+"""This module makes damaged media files: real ones, cut, flipped and spliced.
+
+File number `n` of a seed is always the same.
+"""
 
 import io
 import tempfile
@@ -11,7 +14,7 @@ from PIL import Image, features
 
 
 # name -> (format, video codec, pixel format, audio codec, container options)
-CONTAINERS = {
+FILES = {
     "h264.mp4": ("mp4", "libx264", "yuv420p", "aac", {}),
     "h264_faststart.mp4": ("mp4", "libx264", "yuv420p", "aac", {"movflags": "faststart"}),
     "h264_fragments.mp4": ("mp4", "libx264", "yuv420p", "aac", {"movflags": "frag_keyframe+empty_moov"}),
@@ -40,29 +43,31 @@ RATE = 48000
 
 
 def make_corpus() -> dict[str, bytes]:
-    """Whole files by name, as far as this PyAV has the encoders."""
+    """Makes whole files by name, as far as this PyAV has the encoders."""
     corpus = {}
-    for name, (kind, video, pixels, audio, options) in CONTAINERS.items():
+    for name, (container_format, video, pixels, audio, options) in FILES.items():
         if all(codec is None or codec in av.codecs_available for codec in (video, audio)):
-            corpus[name] = _container(kind, video, pixels, audio, options)
+            corpus[name] = _container(container_format, video, pixels, audio, options)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((96, 72))
-    for kind in IMAGES:
+    for image_format in IMAGES:
         file = io.BytesIO()
-        picture.save(file, kind)
-        corpus[f"image.{kind.lower()}"] = file.getvalue()
+        picture.save(file, image_format)
+        corpus[f"image.{image_format.lower()}"] = file.getvalue()
     return corpus
 
 
-def _container(kind: str, video: str | None, pixels: str | None, audio: str | None, options: dict) -> bytes:
+def _container(container_format: str, video: str | None, pixels: str | None, audio: str | None, options: dict) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file"
-        _write(str(path), kind, video, pixels, audio, options)
+        _write(str(path), container_format, video, pixels, audio, options)
         return path.read_bytes()
 
 
-def _write(path: str, kind: str, video: str | None, pixels: str | None, audio: str | None, options: dict) -> None:
+def _write(
+    path: str, container_format: str, video: str | None, pixels: str | None, audio: str | None, options: dict
+) -> None:
     rng = np.random.default_rng(0)
-    with av.open(path, "w", format=kind, options=options) as container:
+    with av.open(path, "w", format=container_format, options=options) as container:
         streams = []
         if video is not None:
             quiet = {"x265-params": "log-level=none"} if video == "libx265" else {}
@@ -87,7 +92,7 @@ def _write(path: str, kind: str, video: str | None, pixels: str | None, audio: s
 
 
 def damaged_file(corpus: dict[str, bytes], seed: int, number: int) -> tuple[str, bytes]:
-    """Name of the original and damaged content."""
+    """Returns the name of the original file and the damaged content."""
     rng = np.random.default_rng([seed, number])
     names = sorted(corpus)
     name = names[number % len(names)]
@@ -99,7 +104,7 @@ def damaged_file(corpus: dict[str, bytes], seed: int, number: int) -> tuple[str,
 
 
 def _place(data: bytearray, rng) -> int:
-    """Anywhere, but every other time near one of the ends, where headers and indices are."""
+    """Chooses a place anywhere, but every other time near one of the ends, where headers and indices are."""
     near = min(len(data), 1500)
     start, stop = ((0, len(data)), (0, len(data)), (0, near), (len(data) - near, len(data)))[rng.integers(4)]
     return int(rng.integers(start, max(start + 1, stop)))
@@ -135,7 +140,7 @@ def _drop(data: bytearray, rng, other: bytes) -> bytearray:
 
 
 def _inflate(data: bytearray, rng, other: bytes) -> bytearray:
-    """Absurd numbers where sizes, counts and lengths may stand."""
+    """Writes absurd numbers where sizes, counts and lengths may stand."""
     place = _place(data, rng)
     number = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\x75\x30\x75\x30")
     data[place : place + 4] = number[rng.integers(len(number))]

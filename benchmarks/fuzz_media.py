@@ -24,7 +24,7 @@ FINE = ("tensors", "tensors (part)", "MediaError")
 
 
 def read(name: str, data: bytes, on_damage: str) -> None:
-    """From bytes to what the model reads."""
+    """Reads a file up to what the model takes."""
     from omnivinci_hf import (
         OmniVinciFeatureExtractor,
         OmniVinciImageProcessor,
@@ -50,7 +50,7 @@ def read(name: str, data: bytes, on_damage: str) -> None:
 
 
 def work(seed: int, max_bytes: int) -> None:
-    """Take file numbers from the standard input, write one JSON line for each to the standard output."""
+    """Takes file numbers from the standard input, write one JSON line for each to the standard output."""
     import torch
     import transformers
     from fuzz_corpus import damaged_file, make_corpus

@@ -1,4 +1,4 @@
-"""Audio from files and arrays."""
+"""These tests load audio from files and arrays."""
 
 import io
 import tracemalloc

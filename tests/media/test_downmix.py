@@ -15,7 +15,7 @@ ROOT = 0.5**0.5
 
 
 def relabelled(path, order, count):
-    """A QuickTime file whose channels stand in one of Apple's orders."""
+    """Returns a QuickTime file whose channels stand in one of Apple's orders."""
     data = bytearray(path.read_bytes())
     place = data.index(b"chan") + 8
     data[place : place + 4] = (order << 16 | count).to_bytes(4, "big")
@@ -97,7 +97,7 @@ def test_the_weights_of_a_sum(layout, weights):
 
 
 def test_samples_of_64_bits(tmp_path):
-    """PyAV has no arrays of these."""
+    """PyAV makes no arrays of such samples."""
     assert level(write_channels(tmp_path / "tone.mka", "stereo", "pcm_s64le")) == LEVELS[:2].mean()
 
 

@@ -440,7 +440,7 @@ def test_a_cut_matroska_names_the_missing_seconds(tmp_path):
 
 @pytest.fixture
 def promised_frames(mp4, monkeypatch):
-    """Ten more than there are."""
+    """Makes a table promise ten more frames than there are."""
     table = video_table_omnivinci.scan_video(MediaSource.of("video", mp4))
     table.positions += range(50, 60)
     table.order += map(float, range(50, 60))

@@ -1,4 +1,4 @@
-"""What is taken of a medium: frames by index or time, ranges, transformed frames, several media at once."""
+"""Media are taken in part: frames by index or time, ranges, transformed frames, several media at once."""
 
 import io
 import os
@@ -186,7 +186,7 @@ def test_a_transform_with_out_fills_the_places_of_the_frames(mp4):
 
 
 def test_a_transform_may_leave_the_place_to_itself(mp4):
-    """One that ignores `out`, and one that fills it and returns nothing."""
+    """A transform may ignore `out`, or fill it and return nothing."""
 
     def ignoring(image, out=None):
         return torch.from_numpy(np.array(image))[:2, :3]
@@ -268,7 +268,7 @@ def test_an_interrupt_ends_decoding(mp4, num_threads):
 
 
 def test_an_interrupt_of_the_waiting_thread_stops_the_workers(mp4):
-    """What Ctrl-C does: the main thread gets the exception while the others decode."""
+    """Ctrl-C does the same: the main thread gets the exception while the others decode."""
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Sizes in the headers of files of chunks: what is really cut is told from what recorders write there."""
+"""Files of chunks that are really cut are errors; sizes that recorders leave in their headers are none."""
 
 import io
 import struct

@@ -25,7 +25,7 @@ def warnings(monkeypatch):
 
 
 def record(path, seconds=3.0, flash_sec=1.0, start_sec=0.0, with_audio=True, format="mpegts", codec="mpeg2video"):
-    """A recording in which a white flash and a beep, each of 0.4 s, begin together."""
+    """Writes a recording in which a white flash and a beep, each of 0.4 s, begin together."""
     with av.open(str(path), "w", format=format) as container:
         video = container.add_stream(codec, rate=FPS, options={"g": "10", "bf": "0"})
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
@@ -93,7 +93,7 @@ def test_a_recording_without_audio_between_others(tmp_path):
 
 
 def test_stamps_that_overflow_go_on(tmp_path):
-    """Transport streams have 33 bits for them: they begin anew every 26.5 hours."""
+    """Transport streams have 33 bits for time stamps, which begin anew every 26.5 hours."""
     _, flashes, beeps = flashes_and_beeps(record(tmp_path / "1", start_sec=2**33 / 90000 - 3.2, seconds=4, flash_sec=3))
     assert flashes == pytest.approx([3], abs=0.05) and beeps == pytest.approx([3], abs=0.1)
 
@@ -105,7 +105,7 @@ def test_audio_that_was_joined_has_ranges(tmp_path):
 
 
 def clock_of_packets(*packets, time_base=Fraction(1, 1000)):
-    """From (stream, dts in milliseconds), each packet 40 ms long."""
+    """Makes a clock of packets of 40 ms, given as (stream, dts in milliseconds)."""
     clock = Clock({0: time_base, 1: time_base})
     for stream, dts in packets:
         clock.add(SimpleNamespace(stream_index=stream, dts=dts, pts=dts, duration=40, time_base=time_base))

@@ -112,7 +112,7 @@ def test_a_small_video_of_absurd_size():
 
 
 def test_a_video_that_grows_in_the_middle_stays_within_its_limit(tmp_path):
-    """Two streams one after the other, the second larger than allowed: its frames are not decoded."""
+    """Frames of the second of two streams, one after the other, are larger than allowed and are not decoded."""
     small = write_video(tmp_path / "small.ts", range(10)).read_bytes()
     with av.open(str(tmp_path / "large.ts"), "w") as container:
         stream = container.add_stream(H264, rate=10)
@@ -279,7 +279,7 @@ def test_a_video_of_which_nothing_is_whole(tmp_path, warnings):
 
 
 def wrong_frames(clip, everything):
-    """Indices of frames that are not those of the whole file."""
+    """Returns indices of frames that are not those of the whole file."""
     return [
         int(index)
         for index, frame in zip(clip.indices, clip.frames, strict=True)
@@ -371,7 +371,7 @@ def ogg_pages(data):
 
 
 def ogg_checksum(page):
-    """Bit by bit, as in RFC 3533."""
+    """Computes the checksum bit by bit, as in RFC 3533."""
     total = 0
     for byte in page[:22] + bytes(4) + page[26:]:
         total ^= byte << 24
@@ -462,7 +462,7 @@ def test_a_lost_ogg_page_is_noticed_by_the_numbers_of_the_pages(codec, tmp_path,
 
 @pytest.mark.parametrize("ending", [b"", b"TAG" + bytes(125)])
 def test_an_ogg_file_may_have_gaps(ending, tmp_path, warnings):
-    """Recorders leave out silence and packets that did not arrive; the stamps tell."""
+    """Recorders leave out silence and packets that did not arrive; only the stamps show it."""
     encoded_noise(tmp_path / "noise", "libopus", "ogg")
     with av.open(str(tmp_path / "noise")) as source, av.open(str(tmp_path / "gap"), "w", format="ogg") as container:
         stream = container.add_stream_from_template(source.streams.audio[0])
@@ -476,7 +476,7 @@ def test_an_ogg_file_may_have_gaps(ending, tmp_path, warnings):
 
 
 def test_an_ogg_stream_may_be_joined_at_any_page(tmp_path, warnings):
-    """What a radio sends: the headers, then what is on the air."""
+    """A radio sends the headers, then what is on the air."""
     pages = ogg_pages(encoded_noise(tmp_path / "noise", "flac", "ogg"))
     assert load_audio(b"".join(pages[:2] + pages[9:])).duration_sec == pytest.approx(3.3, abs=0.1) and not warnings
 

@@ -1,4 +1,4 @@
-"""Every format of the table that PyAV can write is read, and told where it was cut."""
+"""Every format of the table that PyAV can write is read, and is an error where it was cut."""
 
 import runpy
 from fractions import Fraction
@@ -37,12 +37,12 @@ AUDIO_FORMATS = {  # by suffix: codec, FFmpeg's name where the suffix does not t
     "mka": ("pcm_s16le", None, 16000),
     "webm": ("libopus", None, 16000),
 }
-WITHOUT_LENGTH = {"ac3", "eac3", "mp2"}  # bare frames: that some are missing cannot be told
+WITHOUT_LENGTH = {"ac3", "eac3", "mp2"}  # bare frames: that some are missing cannot be seen
 
 
 @pytest.fixture(scope="module")
 def audio_files(tmp_path_factory):
-    """Two seconds of 440 Hz in each format."""
+    """Writes two seconds of 440 Hz in each format."""
     folder, paths = tmp_path_factory.mktemp("audio_files"), {}
     for suffix, (codec, format, rate) in AUDIO_FORMATS.items():
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)
@@ -60,7 +60,7 @@ def test_audio_formats_are_read(suffix, audio_files):
 
 
 @pytest.mark.parametrize("suffix", sorted(AUDIO_FORMATS.keys() - WITHOUT_LENGTH))
-def test_audio_files_that_were_cut_are_told(suffix, audio_files):
+def test_audio_files_that_were_cut_are_errors(suffix, audio_files):
     data = audio_files[suffix].read_bytes()
     with pytest.raises(MediaError, match="cut short"):
         load_audio(data[: len(data) * 6 // 10])

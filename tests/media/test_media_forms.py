@@ -33,7 +33,7 @@ def png(colour="red"):
 
 
 class FakeAudioDecoder:
-    """What torchcodec's AudioDecoder shows of itself."""
+    """This decoder behaves as torchcodec's AudioDecoder."""
 
     def __init__(self, channels=1):
         self.data = torch.from_numpy(SAMPLES / np.float32(32768)).repeat(channels, 1)
@@ -43,7 +43,7 @@ class FakeAudioDecoder:
 
 
 class FakeVideoDecoder:
-    """What torchcodec's VideoDecoder shows of itself; its frames are as bright as their number."""
+    """This decoder behaves as torchcodec's VideoDecoder; its frames are as bright as their number."""
 
     def __init__(self, times=(1.0, 1.25, 1.5, 2.5), dimension_order="NCHW"):
         self.times, self.is_nchw = np.array(times), dimension_order == "NCHW"
@@ -126,11 +126,11 @@ def test_decoder_of_video_gives_its_frames_at_their_true_times(order):
     assert load_video(FakeVideoDecoder(), start_sec=1.0).indices.tolist() == [2, 3]
 
 
-def test_silence_of_a_decoder_of_video_is_told(monkeypatch):
-    told = []
-    monkeypatch.setattr(video_media_omnivinci.logger, "warning_once", told.append)
+def test_a_decoder_of_video_without_audio_is_a_warning(monkeypatch):
+    messages = []
+    monkeypatch.setattr(video_media_omnivinci.logger, "warning_once", messages.append)
     assert load_video(FakeVideoDecoder(), with_audio=True).audio is None
-    assert "Video(decode=False)" in told[0]
+    assert "Video(decode=False)" in messages[0]
 
 
 def test_file_beside_a_decoder_is_read_in_its_place(tmp_path):
@@ -177,7 +177,7 @@ def test_base64_is_read_as_people_write_it(written):
 
 
 @pytest.mark.parametrize("text", ["A", "AA=A", "AA$A", "ÄÄÄÄ"])
-def test_broken_base64_is_told(text):
+def test_broken_base64_is_an_error(text):
     with pytest.raises(MediaError, match="broken base64"):
         load_image("data:image/png;base64," + text)
 

@@ -1,4 +1,4 @@
-"""Bare streams of audio: what their frames' headers say of their end."""
+"""Headers of audio frames say where a bare stream was cut."""
 
 import io
 

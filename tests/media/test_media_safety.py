@@ -25,7 +25,7 @@ def mp4(tmp_path_factory):
 
 @pytest.fixture
 def server(mp4):
-    """A web server on this machine: its address, and the paths that were asked for."""
+    """Starts a web server on this machine, and returns its address, and the paths that were asked for."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,7 +69,7 @@ def server(mp4):
 
 @pytest.fixture
 def port():
-    """A TCP port of this machine, and the connections that were made to it."""
+    """Opens a TCP port of this machine, and returns it and the connections that were made to it."""
     contacts = []
     listener = socket.create_server(("127.0.0.1", 0))
 

@@ -1,4 +1,4 @@
-"""Of several streams of a kind, the one is read that players take."""
+"""Of several streams of a modality, the one that players take is read."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from omnivinci_hf.omnivinci.media_containers_omnivinci import choose_stream
 
 
 def write_pictures(path, *tracks):
-    """One MPEG-4 stream for each (grey, number of frames, marks), ten frames a second."""
+    """Writes one MPEG-4 stream for each (grey, number of frames, marks), ten frames a second."""
     with av.open(str(path), "w") as container:
         packets = []
         for grey, num_frames, marks in tracks:
@@ -52,10 +52,10 @@ def fake_stream(index, disposition=Disposition.default, **fields):
     )
 
 
-def choose(*streams, kind="video"):
+def choose(*streams, modality="video"):
     notes = []
-    container = SimpleNamespace(streams=SimpleNamespace(**{kind: streams}))
-    chosen = choose_stream(SimpleNamespace(note=notes.append), container, kind)
+    container = SimpleNamespace(streams=SimpleNamespace(**{modality: streams}))
+    chosen = choose_stream(SimpleNamespace(note=notes.append), container, modality)
     return None if chosen is None else chosen.index, notes
 
 
@@ -77,16 +77,16 @@ def test_thumbnails_and_tiles_are_never_read():
 
 def test_audio_files_are_chosen_by_the_same_rule():
     streams = [fake_stream(index, marks, type="audio") for index, marks in enumerate((8, 256 | 1, 0, 1, 1))]
-    assert choose(*streams, kind="audio")[0] == 3
-    assert choose(*streams[:2], kind="audio")[0] == 1
-    assert choose(kind="audio") == (None, [])
+    assert choose(*streams, modality="audio")[0] == 3
+    assert choose(*streams[:2], modality="audio")[0] == 1
+    assert choose(modality="audio") == (None, [])
 
 
 # --- audio
 
 
 def write_tracks(path, *tracks):
-    """A picture and an AC-3 stream for each (pitch, marks), which lasts half a second."""
+    """Writes a picture and an AC-3 stream for each (pitch, marks), which lasts half a second."""
     with av.open(str(path), "w") as container:
         packets = []
         video = container.add_stream("mpeg4", rate=10)

@@ -1,4 +1,4 @@
-"""Missing parts that only the structure of a container tells of: each is an error, and whole files are none."""
+"""Missing parts that only the structure of a container shows are errors, and whole files are none."""
 
 import io
 import re
@@ -57,7 +57,7 @@ def test_every_cut_is_an_error(name, corpus):
 
 @pytest.mark.parametrize("options", [{}, {"live": "1"}])
 def test_a_cut_matroska_file_without_a_duration(options, tmp_path, warnings):
-    """As of a live stream, and of programs that were ended: neither duration nor size is in the header."""
+    """Live streams, and programs that were ended, leave neither duration nor size in the header."""
     data = clip(tmp_path, "clip.mkv", options=options)
     assert load_video(data).total_frames == 50
     with pytest.raises(MediaError, match=r"is cut short: [\d.]+ (bytes|s) are missing"):
@@ -130,8 +130,8 @@ def test_elements_of_matroska():
 
 
 def test_fragments_of_mp4():
-    def box(kind, content=b"", length=None):
-        return struct.pack(">I4s", 8 + len(content) if length is None else length, kind) + content
+    def box(box_type, content=b"", length=None):
+        return struct.pack(">I4s", 8 + len(content) if length is None else length, box_type) + content
 
     def check(data):
         return find_damage("mov", data)[0]
@@ -160,7 +160,7 @@ def test_trailers_behind_fragments(index, trailer, tmp_path, warnings):
 
 
 def test_a_duration_proves_nothing_where_the_structure_is_whole(tmp_path, warnings):
-    """That of a clock, as of a screen recording that stands still at its end, or of the whole stream."""
+    """The duration may be that of a clock, as of a screen recording that stands still at its end, or of a stream."""
     data = bytearray(clip(tmp_path, "clip.mkv"))
     place = data.index(bytes.fromhex("4489 88")) + 3
     data[place : place + 8] = struct.pack(">d", 10_000.0)
@@ -179,7 +179,7 @@ def test_a_duration_proves_nothing_where_the_structure_is_whole(tmp_path, warnin
 
 
 def test_a_flac_file_with_the_length_of_a_longer_one(corpus, warnings):
-    """As programs leave it that copy a part; a file that was cut ends within a frame."""
+    """Programs that copy a part leave such files; a file that was cut ends within a frame."""
     data = bytearray(corpus["flac.flac"])
     samples = int.from_bytes(data[21:26], "big")
     data[21:26] = (samples + 96000).to_bytes(5, "big")
@@ -191,7 +191,7 @@ def test_a_flac_file_with_the_length_of_a_longer_one(corpus, warnings):
 
 
 @pytest.mark.parametrize("options", [{}, {"live": "1"}])
-def test_matroska_files_that_were_joined_are_told(options, tmp_path):
+def test_matroska_files_that_were_joined_are_errors(options, tmp_path):
     data = clip(tmp_path, "clip.mkv", options=options)
     with pytest.raises(
         MediaError, match=rf"is several recordings, the second one from byte {len(data)} on, whose times"

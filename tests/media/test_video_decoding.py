@@ -20,7 +20,7 @@ def three_frames(tmp_path_factory):
 
 
 def with_matrix(path: Path, a: float, b: float, c: float, d: float) -> bytes:
-    """The file with another display matrix in its track header (ISO 14496-12, 8.3.2)."""
+    """Returns the file with another display matrix in its track header (ISO 14496-12, 8.3.2)."""
     data = bytearray(path.read_bytes())
     place = data.index(b"tkhd") + 4 + 40
     numbers = [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)]
@@ -29,7 +29,7 @@ def with_matrix(path: Path, a: float, b: float, c: float, d: float) -> bytes:
 
 
 def moved(picture: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
-    """Each pixel at (a x + c y, b x + d y), as the matrix is defined."""
+    """Puts each pixel at (a x + c y, b x + d y), as the matrix is defined."""
     y, x = np.indices(picture.shape[:2])
     columns, rows = a * x + c * y, b * x + d * y
     columns, rows = columns - columns.min(), rows - rows.min()
@@ -72,7 +72,7 @@ def test_a_matrix_of_an_odd_angle_is_noted(matrix, three_frames, warnings):
 
 @pytest.mark.skipif(H264 == "mpeg4", reason="this PyAV has no H.264 encoder")
 def test_an_orientation_inside_of_the_stream_counts_too(tmp_path):
-    """H.264 and HEVC can hold it themselves, in a message of their own (SEI)."""
+    """H.264 and HEVC can hold the orientation themselves, in a message (SEI)."""
     plain = write_video(tmp_path / "plain.ts", range(3))
     with av.open(str(plain)) as source, av.open(str(tmp_path / "turned.ts"), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])

@@ -1,4 +1,4 @@
-"""How many frames a packet shows, read from its first bytes, against streams whose bits are written here by hand."""
+"""The number of frames that a packet shows is read from its first bytes; bits of streams are written here by hand."""
 
 from types import SimpleNamespace
 

@@ -13,7 +13,7 @@ from tests.support.media_files import assert_frames_are_exact, field_pictures, w
 
 
 def remux(source, path, change, format=None):
-    """Write the packets that `change` makes of each packet, given with its number."""
+    """Writes the packets that `change` makes of each packet, given with its number."""
     with av.open(str(source)) as whole, av.open(str(path), "w", format=format) as container:
         stream = container.add_stream_from_template(whole.streams.video[0])
         number = 0
@@ -39,7 +39,7 @@ def is_decoded(path):
     "codec, suffix", [("mpeg4", "mkv"), ("libvpx", "webm"), ("libvpx-vp9", "webm"), ("libx264", "mkv")]
 )
 def test_frames_that_share_a_stamp_keep_the_order_of_decoding(codec, suffix, tmp_path):
-    """A variable rate in whole milliseconds: the times of all others stay as they are given."""
+    """At a variable rate in whole milliseconds the times of all others stay as they are given."""
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec} encoder")
     stamps = [0, 1000, 2000, 2033, 2067, 2500, 2501, 2533]
@@ -122,7 +122,7 @@ def test_hidden_frames_of_vp8_are_no_frames(suffix, tmp_path):
 @pytest.mark.parametrize("format", ["mpegts", "matroska", "mp4"])
 @pytest.mark.parametrize("together", [False, True])
 def test_two_fields_are_one_frame(format, together, tmp_path):
-    """Each in a packet with a stamp, or the second without one."""
+    """Each frame is in a packet with a stamp, or the second one is without."""
     (tmp_path / "raw").write_bytes(b"".join(field_pictures(20)))
     fields = iter(field_pictures(20))
     path, time_base = tmp_path / "fields", Fraction(1, 90000)
@@ -144,7 +144,7 @@ def test_two_fields_are_one_frame(format, together, tmp_path):
 
 @pytest.mark.skipif("libx264" not in av.codecs_available, reason="this PyAV has no H.264 encoder")
 def test_frames_of_an_avi_file_with_b_frames_are_fed_too(tmp_path):
-    """They have no times of showing: decoding tells their order, and then few packets are enough for one of them."""
+    """They lack times of showing: decoding tells their order, and then few packets are enough for one of them."""
     path = write_frames(
         tmp_path / "clip.avi", "libx264", range(60), {"bf": "3", "x264-params": "b-adapt=0:scenecut=0"}, Fraction(1, 25)
     )

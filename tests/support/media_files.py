@@ -1,4 +1,4 @@
-"""Media files that tests write: clips of noise, tones, channels of one level, and H.264 in fields."""
+"""This module writes media files for tests: clips of noise, tones, channels of one level, and H.264 in fields."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +12,7 @@ H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
 
 
 def write_video(path, pts=range(50), *, time_base=Fraction(1, 10), codec=H264, rotation=0, audio=None, options=None):
-    """A clip of noise with frames at `pts`, key frames every 12; `audio` is (samples, rate, start pts)."""
+    """Writes a clip of noise with frames at `pts`, key frames every 12; `audio` is (samples, rate, start pts)."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", container_options=options or {}) as container:
         video = container.add_stream(codec, rate=round(1 / time_base), options={"g": "12"})
@@ -46,7 +46,7 @@ def write_video(path, pts=range(50), *, time_base=Fraction(1, 10), codec=H264, r
 
 
 def write_wav(path, samples, rate):
-    """`samples` (num_channels, num_samples) int16."""
+    """Writes `samples`, int16 `(num_channels, num_samples)`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=rate, layout=f"{len(samples)}c")
         packed = np.ascontiguousarray(samples.T.reshape(1, -1))
@@ -80,7 +80,7 @@ def steady(num_channels, num_samples=8000):
 
 
 def write_channels(path, layout, codec="pcm_s16le", samples=None, rate=16000, format=None):
-    """A file of channels that each keep to one level."""
+    """Writes a file of channels that each keep to one level."""
     count = av.AudioLayout(layout).nb_channels
     samples = steady(count) if samples is None else samples
     with av.open(str(path), "w", format=format) as container:
@@ -110,7 +110,7 @@ class Bits:
         return self
 
     def unit(self, kind: int, payload: bytes = b"") -> bytes:
-        """A NAL unit with its start code; `payload` follows at the next whole byte, then the stop bit."""
+        """Returns a NAL unit with its start code; `payload` follows at the next whole byte, then the stop bit."""
         if not payload:
             self.plain(1)
         self.text += "0" * (-len(self.text) % 8)
@@ -119,7 +119,7 @@ class Bits:
 
 
 def h264_header(profile: int = 77, frames_only: int = 0, order: int = 2, scaling: bool = False) -> bytes:
-    """The sequence parameters of pictures of 32 x 32 (ITU-T H.264, 7.3.2.1.1)."""
+    """Returns the sequence parameters of pictures of 32 x 32 (ITU-T H.264, 7.3.2.1.1)."""
     bits = Bits().plain(profile, 8).plain(0, 8).plain(30, 8).codes(0)
     if profile == 100:
         bits.codes(1, 0, 0).plain(0).plain(scaling)
@@ -137,7 +137,7 @@ def h264_header(profile: int = 77, frames_only: int = 0, order: int = 2, scaling
 
 
 def field_pictures(num_frames: int) -> list[bytes]:
-    """H.264 of 32 x 32 whose pictures are two fields in two packets; frame k has the grey 20 + 4 k."""
+    """Returns H.264 of 32 x 32 whose pictures are two fields in two packets; frame k has the grey 20 + 4 k."""
     parameters = h264_header() + Bits().codes(0, 0).plain(0, 2).codes(0, 0, 0).plain(0, 3).codes(0, 0, 0).plain(
         4, 3
     ).unit(0x68)
