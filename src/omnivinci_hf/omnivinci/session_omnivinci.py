@@ -407,8 +407,8 @@ def shared_words(processor, messages: list[dict]) -> list[int]:
     one, other = (words_of(processor, messages, question) for question in ("A", "0"))
     if one == other:
         raise ValueError("The chat template must write the question behind the media, for several to share these.")
-    length = next(index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
-    return one[:length]
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))]
 
 
 def read_prompt(processor, messages: list[dict], options: Mapping[str, Any]) -> dict[str, Any]:
