@@ -19,10 +19,10 @@ import torch
 from measuring import reset_peak, resident, tensor_peak
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
-from omnivinci_hf.training.estimate import MODULES, estimate_memory
+from omnivinci_hf.training.estimate import TRAINABLE_PARTS, estimate_memory
 
 
-EVERYTHING = MODULES[:6]
+EVERYTHING = TRAINABLE_PARTS[:6]
 SETTINGS = {
     "everything": {"trainable": EVERYTHING},
     "everything, checkpointing": {"trainable": EVERYTHING, "gradient_checkpointing": True},

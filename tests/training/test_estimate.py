@@ -6,12 +6,12 @@ import pytest
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
 from omnivinci_hf.omnivinci.configuration_omnivinci import AUDIO_ENCODERS
-from omnivinci_hf.training.estimate import MODULES, count_parameters, estimate_memory, format_estimate
+from omnivinci_hf.training.estimate import TRAINABLE_PARTS, count_parameters, estimate_memory, format_estimate
 from tests.support.paths import BENCHMARKS
 from tests.support.small_model import small_config
 
 
-EVERYTHING = MODULES[:6]
+EVERYTHING = TRAINABLE_PARTS[:6]
 SIZES = {"num_frames": 4, "audio_sec": 2.0, "text_tokens": 100}
 
 
@@ -145,6 +145,7 @@ def test_table_names_the_peak():
     assert "parameters: 8.7" in shown and "tokens in a row: 2148" in shown
     assert "weights                              16." in shown and re.search(r"peak .* GiB  \(.+\)", shown)
     assert "autocast" not in shown and "DDP" not in shown
+    assert "It is an estimate by formula, within 3 % of what PyTorch allocated for a small model." in shown
 
 
 # -- against what PyTorch allocates ----------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_peak_is_what_a_small_model_takes(benchmark, name, dtype):
     estimate = estimate_memory(config, dtype=dtype, **sizes, **MEASURED[name])
     gc.collect()
     measured = benchmark.measure({**sizes, **MEASURED[name]}, dtype, config)
-    assert 0.85 < estimate.total / measured["tensors"] < 1.2
+    assert 0.95 < estimate.total / measured["tensors"] < 1.05
 
 
 def test_the_rows_that_are_shown_add_up_to_the_peak_or_more():

@@ -1,4 +1,4 @@
-"""The towers, their projectors, and what is done to feature maps between the two."""
+"""This module holds the towers, their projectors, and what is done to feature maps between the two."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from .configuration_omnivinci import AUDIO_ENCODERS, OmniVinciConfig
 
 
 class OmniVinciVisionTower(SiglipVisionModel):
-    """SigLIP up to the layer whose output is used; the layers and the head after it are kept but never run."""
+    """This is SigLIP up to the layer whose output is used; what stands after it is kept but never run."""
 
     def __init__(self, config, num_layers: int | None = None):
         super().__init__(config)
@@ -26,15 +26,17 @@ class OmniVinciVisionTower(SiglipVisionModel):
         self.freeze_unused()
 
     def freeze_unused(self) -> None:
-        """What is never run is never trained: it would only stall distributed training."""
+        """Keeps what is never run from being trained, which would only stall distributed training."""
         for unused in (*self.encoder.layers[self.num_layers :], self.post_layernorm, getattr(self, "head", None)):
             if unused is not None:
                 unused.requires_grad_(False)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """`(num_tiles, 3, size, size)` to `last_hidden_state (num_tiles, patches, hidden_size)`, without final layer
-        norm. Where hidden states or attentions are asked for, the layers after it run too and are returned with them.
+        """Turns `(num_tiles, 3, size, size)` into `last_hidden_state (num_tiles, patches, hidden_size)`.
+
+        There is no final layer norm. Where hidden states or attentions are asked for, the layers after it run too and
+        are returned with them.
         """
         flags = ("output_hidden_states", "output_attentions")
         record = any(kwargs.get(flag, getattr(self.config, flag, False)) for flag in flags)
@@ -47,9 +49,13 @@ class OmniVinciVisionTower(SiglipVisionModel):
 
 
 class _SinusoidPositions:
-    """Position tables are frozen, and fresh ones are Whisper's sinusoids; Transformers leaves them at random."""
+    """This mixin freezes position tables and makes fresh ones Whisper's sinusoids; Transformers leaves them random."""
+
+    conv1: nn.Conv1d
+    embed_positions: nn.Embedding
 
     def freeze_unused(self) -> None:
+        """Keeps the position table from being trained."""
         self.embed_positions.requires_grad_(False)
 
     def forward(self, *args, **kwargs):
@@ -66,7 +72,7 @@ class _SinusoidPositions:
 
 
 class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
-    """`qwen2_audio_encoder`, the original checkpoint's.
+    """This is the tower of a `qwen2_audio_encoder`, as the original checkpoint has it.
 
     Like the other towers it turns `input_features (windows, mel_bins, frames)` into `last_hidden_state (windows,
     frames / 4, channels)`.
@@ -74,7 +80,7 @@ class OmniVinciQwen2AudioTower(_SinusoidPositions, Qwen2AudioEncoder):
 
 
 class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
-    """`audioflamingo3_encoder`; padding is heard, as in the original code, so nothing is masked."""
+    """This is the tower of an `audioflamingo3_encoder`; nothing is masked, as in the original code."""
 
     def forward(self, input_features: torch.Tensor, **kwargs):
         num_windows, _, frames = input_features.shape
@@ -83,13 +89,14 @@ class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
 
 
 class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
-    """`qwen2_5_omni_audio_encoder`, which reads its windows one after the other in one sequence."""
+    """This is the tower of a `qwen2_5_omni_audio_encoder`, which reads all windows in one sequence."""
 
     def __init__(self, config):
         super().__init__(config)
         self.freeze_unused()
 
     def freeze_unused(self) -> None:
+        """Keeps the marks of windows from being trained."""
         self.audio_bos_eos_token.requires_grad_(False)  # never run
 
     def forward(self, input_features: torch.Tensor, **kwargs):
@@ -106,7 +113,7 @@ AUDIO_TOWERS = {name: globals()[entry.tower] for name, entry in AUDIO_ENCODERS.i
 
 
 class OmniVinciVisionProjector(nn.Module):
-    """Joins squares of `spatial_merge_size` patches on channels (row offset, column offset, channel) and projects."""
+    """This projector joins squares of patches on channels (row offset, column offset, channel) and projects them."""
 
     def __init__(self, config: OmniVinciConfig):
         super().__init__()
@@ -118,7 +125,7 @@ class OmniVinciVisionProjector(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """`(tiles, height, width, channels)` to `(tiles, ceil(height / merge), ceil(width / merge), hidden_size)`."""
+        """Turns `(tiles, height, width, channels)` into `(tiles, height / merge, width / merge, hidden_size)`."""
         height, width = maps.shape[1:3]
         maps = F.pad(maps, (0, 0, 0, -width % self.merge, 0, -height % self.merge))
         maps = maps.unflatten(2, (-1, self.merge)).unflatten(1, (-1, self.merge))
@@ -129,7 +136,7 @@ class OmniVinciVisionProjector(nn.Module):
 
 
 class OmniVinciAudioProjector(nn.Module):
-    """Joins `audio_merge_size` adjacent embeddings on channels and projects."""
+    """This projector joins `audio_merge_size` adjacent embeddings on channels and projects them."""
 
     def __init__(self, config: OmniVinciConfig):
         super().__init__()
@@ -140,19 +147,19 @@ class OmniVinciAudioProjector(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(windows, embeds, channels)` to `(windows, embeds / merge, hidden_size)`."""
+        """Turns `(windows, embeds, channels)` into `(windows, embeds / merge, hidden_size)`."""
         hidden_states = hidden_states.unflatten(1, (-1, self.merge)).flatten(2)
         hidden_states = hidden_states.to(_dtype(self, hidden_states))
         return self.linear_2(self.act(self.linear_1(hidden_states)))
 
 
 def _dtype(projector: nn.Module, features: torch.Tensor) -> torch.dtype:
-    """What a projector computes in: one that learns may be more exact than its tower, a quantized one tells nothing."""
-    return next((own.dtype for own in projector.parameters() if own.is_floating_point()), features.dtype)
+    """Returns the dtype that a projector computes in: that of its weights, or of the features if it is quantized."""
+    return next((weight.dtype for weight in projector.parameters() if weight.is_floating_point()), features.dtype)
 
 
 def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean pooling over frames, then rows, then columns, as the original code does it.
+    """Pools by the mean over frames, then rows, then columns, as the original code does it.
 
     A length that is not a multiple of its window is filled up with one number: the mean of all elements of the
     remainder, over all channels and positions. `maps (frames, height, width, channels)`, `times (frames,)`.
@@ -174,7 +181,7 @@ def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tup
 
 
 class VideoPool:
-    """`pool_frames` of one video whose maps come in chunks.
+    """A video pool does as `pool_frames` for one video whose maps come in chunks.
 
     Args:
         times (`torch.Tensor` of shape `(frames,)`): moments of all frames.
@@ -187,11 +194,13 @@ class VideoPool:
         self.shape = math.ceil(len(times) / size[0]), math.ceil(side / size[1]) * math.ceil(side / size[2])
         # the number that fills up rows or columns is a mean over all frames
         self.at_once = len(times) if side % size[1] or side % size[2] else size[0]
-        self.waiting, self.taken = [], 0
+        self.waiting: list[torch.Tensor] = []
+        self.taken = 0
 
     def add(self, maps: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """From the next maps `(frames, height, width, channels)`, what is complete: number of its first step, pooled
-        maps and their times.
+        """Takes the next maps `(frames, height, width, channels)` and yields what is complete.
+
+        That is the number of its first step, the pooled maps and their times.
         """
         self.waiting.append(maps)
         there = sum(len(part) for part in self.waiting)
@@ -207,12 +216,16 @@ class VideoPool:
 
 
 def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """`(rows * columns, side, side, channels)`, row by row, to `(rows * side, columns * side, channels)`."""
+    """Joins tiles `(rows * columns, side, side, channels)`, by rows, to `(rows * side, columns * side, channels)`."""
     return tiles.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def merge_scales(tiles: torch.Tensor, grids: list[tuple[int, int]], shape: tuple[int, int]) -> torch.Tensor:
-    """Dynamic-S2: stitch each scale's tiles, bring all maps to one size, join on channels, cut into tiles again."""
+    """Stitches each scale's tiles, brings all maps to one size, joins them on channels, cuts them into tiles again.
+
+    This is Dynamic-S2; `tiles (num_tiles, side, side, channels)` of all `grids`, in order, become `(rows * columns of
+    shape, side, side, channels * scales)`.
+    """
     maps, first, side = [], 0, tiles.shape[1]
     for rows, columns in grids:
         scale = stitch(tiles[first : (first := first + rows * columns)], rows, columns)
@@ -225,7 +238,7 @@ def merge_scales(tiles: torch.Tensor, grids: list[tuple[int, int]], shape: tuple
 
 
 def _sinusoids(length: int, channels: int) -> torch.Tensor:
-    """Whisper's position table `(length, channels)`: sines, then cosines, of periods up to 10000 * 2 pi."""
+    """Makes Whisper's position table `(length, channels)`: sines, then cosines, of periods up to 10000 * 2 pi."""
     steps = math.log(10000) / (channels // 2 - 1)
     frequencies = torch.exp(-steps * torch.arange(channels // 2))
     angles = torch.arange(length)[:, None] * frequencies

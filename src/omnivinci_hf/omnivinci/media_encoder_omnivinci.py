@@ -294,7 +294,7 @@ class Encoding:
     def blocks(self, outputs: Iterable[BaseModelOutput] | None = None) -> Iterator[Block]:
         """Yields all embeddings, from the tower's outputs if it has run already."""
         outputs = self.run_tower() if outputs is None else outputs
-        return self._blocks(output.last_hidden_state for output in outputs)
+        return self._blocks(output["last_hidden_state"] for output in outputs)
 
     def _blocks(self, chunks: Iterable[torch.Tensor]) -> Iterator[Block]:
         """Yields all embeddings, from chunks `(tiles or windows, positions, channels)` of the tower's features."""

@@ -50,6 +50,7 @@ from .pretrained_omnivinci import OmniVinciPreTrainedModel
 
 logger = logging.get_logger(__name__)
 IGNORE_INDEX = -100
+ONE_OF_TWO = "Give either `input_ids` or `inputs_embeds`, not both and not neither."
 COUNTED_PLACEHOLDERS = (
     "`labels` hold placeholders of media, which the model does not predict, but the trainer has counted them in "
     "`num_items_in_batch`: the loss would be divided by far too much. Set labels to -100 where `input_ids` is "
@@ -68,8 +69,8 @@ class OmniVinciModel(OmniVinciMediaEncoder):
     def build_parts(self, config: OmniVinciConfig) -> None:
         super().build_parts(config)
         self.language_model = Qwen2Model._from_config(config.text_config)
-        align_config = config.omni_align_config
-        self.omni_align_net = align_config and OmniAlignNet(align_config, config.text_config.hidden_size)
+        align_config, hidden_size = config.omni_align_config, config.text_config.hidden_size
+        self.omni_align_net = None if align_config is None else OmniAlignNet(align_config, hidden_size)
 
     def get_input_embeddings(self):
         return self.language_model.get_input_embeddings()
@@ -86,17 +87,21 @@ class OmniVinciModel(OmniVinciMediaEncoder):
         Raises:
             ValueError: when the model has no OmniAlignNet.
         """
-        if self.omni_align_net is None:
-            raise ValueError(
-                "This model has no OmniAlignNet: load it with `from_pretrained(..., omni_align_config={})` and train."
-            )
+        align_net = self._get_align_net()
         media = {name: inputs.get(name) for name in MEDIA_INPUTS}
         video = None if media[TENSORS["video"]] is None else self.project("video", media)
         audio = None if media[TENSORS["audio"]] is None else self.project("audio", media)
         return OmniEmbeddingsOutput(
-            vision_embeds=None if video is None else self.omni_align_net.vision(video),
-            audio_embeds=None if audio is None else self.omni_align_net.audio(audio),
+            vision_embeds=None if video is None else align_net.vision(video),
+            audio_embeds=None if audio is None else align_net.audio(audio),
         )
+
+    def _get_align_net(self) -> OmniAlignNet:
+        if self.omni_align_net is None:
+            raise ValueError(
+                "This model has no OmniAlignNet: load it with `from_pretrained(..., omni_align_config={})` and train."
+            )
+        return self.omni_align_net
 
     def _paired_embeddings(
         self,
@@ -105,6 +110,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
         audio_from_video: torch.Tensor | None,
     ) -> OmniEmbeddingsOutput:
         """Returns the vectors of the clips that have both picture and audio; the others take no part."""
+        align_net = self._get_align_net()
         clips, stand_ins = {}, {}
         for modality, mask in (("video", video_has_audio), ("audio", audio_from_video)):
             media = projected.get(modality, [])
@@ -117,8 +123,8 @@ class OmniVinciModel(OmniVinciMediaEncoder):
                 f"{len(clips['audio'])}; the processor returns the two together."
             )
         return OmniEmbeddingsOutput(
-            vision_embeds=self.omni_align_net.vision(clips["video"], stand_ins["video"]),
-            audio_embeds=self.omni_align_net.audio(clips["audio"], stand_ins["audio"]),
+            vision_embeds=align_net.vision(clips["video"], stand_ins["video"]),
+            audio_embeds=align_net.audio(clips["audio"], stand_ins["audio"]),
         )
 
     @can_return_tuple
@@ -145,7 +151,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
             ValueError: when media and placeholders do not match, or the inputs contradict each other.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give either `input_ids` or `inputs_embeds`, not both and not neither.")
+            raise ValueError(ONE_OF_TWO)
         options: dict[str, Any] = {**kwargs, **the_cache(cache, past_key_values)}
         media = {name: options.pop(name, None) for name in MEDIA_INPUTS}
         video_has_audio, audio_from_video = (options.pop(name, None) for name in PAIR_INPUTS)
@@ -275,6 +281,8 @@ class OmniVinciModel(OmniVinciMediaEncoder):
 
     def _embed_words(self, input_ids: torch.Tensor | None) -> torch.Tensor:
         """Embeds token ids, also those of placeholders that lie outside of the vocabulary."""
+        if input_ids is None:
+            raise ValueError(ONE_OF_TWO)
         vocab_size = self.config.text_config.vocab_size
         if max(getattr(self.config, f"{modality}_token_id") for modality in MODALITIES) >= vocab_size:
             # outside a vocabulary that was not enlarged for them
@@ -319,7 +327,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
         Raises:
             ValueError: when a row is longer than the context, or when placeholders are given without any media.
         """
-        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        length = _num_positions(input_ids, inputs_embeds)
         check_rows(length, context_length(self.config.text_config), attention_mask, position_ids)
         if has_media:
             return
@@ -365,7 +373,8 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         from .pipeline_omnivinci import OmniQAPipeline
 
         pipeline = f"{OmniQAPipeline.__module__.split('.')[-1]}.{OmniQAPipeline.__name__}"
-        self.config.auto_map = {**type(self.config).auto_map}
+        config_class: Any = type(self.config)
+        self.config.auto_map = {**config_class.auto_map}
         self.config.custom_pipelines = {"omni-qa": {"impl": pipeline, "pt": ["AutoModel"], "type": "multimodal"}}
 
     def get_input_embeddings(self):
@@ -480,7 +489,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
             counts = targets != IGNORE_INDEX
             hidden_states, targets = hidden_states[counts.to(hidden_states.device)], targets[counts]
         logits = self.lm_head(hidden_states)
-        losses = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
+        losses: dict[str, Any] = {} if targets is None else self._losses(logits, targets, outputs.omni_embeds, **kwargs)
         return OmniVinciCausalLMOutputWithPast(
             **losses,
             logits=logits,
@@ -532,10 +541,17 @@ def has_media(inputs: Mapping[str, Any]) -> bool:
     return any(inputs.get(name) is not None for name in TENSORS.values())
 
 
+def _num_positions(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> int:
+    """Returns how many positions each row has."""
+    inputs = input_ids if inputs_embeds is None else inputs_embeds
+    if inputs is None:
+        raise ValueError(ONE_OF_TWO)
+    return inputs.shape[1]
+
+
 def _is_continued(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, cache: Cache | None) -> bool:
     """Says whether these ids or embeddings follow others that are in the cache."""
-    inputs = input_ids if inputs_embeds is None else inputs_embeds
-    return cache is not None and (inputs.shape[1] == 1 or bool(cache.get_seq_length()))
+    return cache is not None and (_num_positions(input_ids, inputs_embeds) == 1 or bool(cache.get_seq_length()))
 
 
 def _write(

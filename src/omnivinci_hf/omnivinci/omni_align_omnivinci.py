@@ -1,4 +1,4 @@
-"""OmniAlignNet: one vector for what a clip shows, one for what it sounds like, in a shared space (arXiv 2510.15870)."""
+"""This module holds OmniAlignNet (arXiv 2510.15870): one vector of a clip's picture, one of its audio, in one space."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MAX_LOGIT_SCALE = math.log(100.0)
 
 
 class OmniAlignAttention(nn.Module):
-    """Multi-head attention of `queries` over `keys`, which may have another width."""
+    """This multi-head attention lets queries look at keys, which may have another width."""
 
     def __init__(self, width: int, key_size: int, num_heads: int):
         super().__init__()
@@ -29,16 +29,20 @@ class OmniAlignAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """`mask (clips, 1, 1, num_keys)` is True where there is something to look at."""
-        heads = [
+        """Turns `queries (clips, num_queries, width)` and `keys (clips, num_keys, key_size)` into what queries see.
+
+        `mask (clips, 1, 1, num_keys)` is True where there is something to look at.
+        """
+        query, key, value = (
             project(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (clips, heads, length, head_dim)
             for project, inputs in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
-        ]
-        return self.out_proj(F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2))
+        )
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(seen.transpose(1, 2).flatten(2))
 
 
 class OmniAlignLayer(nn.Module):
-    """A self-attention layer: attention and a feed-forward network, each behind a norm and with a residual."""
+    """This self-attention layer has attention and a feed-forward network, each behind a norm and with a residual."""
 
     def __init__(self, config: OmniAlignNetConfig):
         super().__init__()
@@ -46,17 +50,19 @@ class OmniAlignLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = OmniAlignAttention(width, width, config.num_attention_heads)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, width)
+        intermediate_size = config.intermediate_size or 4 * width  # the config has filled it in
+        self.fc1 = nn.Linear(width, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Turns `(clips, num_queries, width)` into the same shape."""
         normed = self.norm1(hidden_states)
         hidden_states = hidden_states + self.attention(normed, normed)
         return hidden_states + self.fc2(F.gelu(self.fc1(self.norm2(hidden_states))))
 
 
 class OmniAlignBranch(nn.Module):
-    """One modality: learned queries read the clip by cross-attention, then self-attention layers and an L2 norm.
+    """A branch turns clips of one modality into vectors: learned queries look at a clip, then at each other; L2 norm.
 
     With one query, as in the paper, self-attention has a single position to look at and acts as a deep residual
     network; with more, the vectors of the queries are averaged.
@@ -71,15 +77,16 @@ class OmniAlignBranch(nn.Module):
         self.layers = nn.ModuleList(OmniAlignLayer(config) for _ in range(config.num_layers))
 
     def forward(self, clips: Sequence[torch.Tensor], stand_in: torch.Tensor | None = None) -> torch.Tensor:
-        """Clips `(num_embeds, feature_size)` of any length, also none at all, to `(num_clips, embed_dim)`.
+        """Turns clips `(num_embeds, feature_size)` of any length, also none at all, into `(num_clips, embed_dim)`.
 
         Without any clip, `stand_in`, or zeros, is read in its place and the result dropped: so every parameter, and
         what gave the stand-in, has its part in the graph on each process.
         """
         if stand_in is None:
             stand_in = self.query.new_zeros(1, self.feature_size)
-        padded = pad_sequence(clips or [stand_in], batch_first=True)
-        lengths = torch.tensor([len(clip) for clip in clips or [stand_in]], device=padded.device)
+        rows = list(clips) or [stand_in]
+        padded = pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         present = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
         queries = self.query.expand(len(padded), -1, -1)
         hidden_states = self.cross_attention(queries, self.norm(padded), present[:, None, None])
@@ -90,7 +97,7 @@ class OmniAlignBranch(nn.Module):
 
 class OmniAlignNet(nn.Module):
     """
-    Pulls the sound and the picture of a clip together and pushes those of different clips apart.
+    OmniAlignNet pulls the audio and the picture of a clip together and pushes those of different clips apart.
 
     It reads the projected embeddings before any time embedding, and serves training and search alone: answers do not
     depend on it.
@@ -109,13 +116,13 @@ class OmniAlignNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The queries and the temperature; the layers inside have their own ways."""
+        """Sets the queries and the temperature; the layers inside have their own ways."""
         init.constant_(self.logit_scale, -math.log(self.config.temperature))
         for branch in (self.vision, self.audio):
             init.normal_(branch.query, std=1.0)
 
     def loss(self, vision_embeds: torch.Tensor, audio_embeds: torch.Tensor) -> torch.Tensor:
-        """Symmetric cross-entropy over the clips of all processes, `()`; zero where no process has a clip.
+        """Returns the symmetric cross-entropy over the clips of all processes, `()`; zero where none has a clip.
 
         `vision_embeds` and `audio_embeds` `(num_clips, embed_dim)` are unit vectors of this process's clips, in the
         same order. Every process computes the whole loss, and gradients flow back through the gathering, so that
@@ -132,7 +139,7 @@ class OmniAlignNet(nn.Module):
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in their order, with gradients; processes may have different numbers of rows."""
+    """Gathers the rows of all processes, in their order, with gradients; each may have another number of rows."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows
     from torch.distributed.nn.functional import all_gather  # not every build of PyTorch has it
@@ -140,6 +147,6 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
-    counts = torch.cat(counts).tolist()
-    padded = F.pad(rows, (0, 0, 0, max(counts) - len(rows)))
-    return torch.cat([part[:number] for part, number in zip(all_gather(padded), counts, strict=True)])
+    numbers: list[int] = torch.cat(counts).tolist()
+    padded = F.pad(rows, (0, 0, 0, max(numbers) - len(rows)))
+    return torch.cat([part[:number] for part, number in zip(all_gather(padded), numbers, strict=True)])

@@ -1,10 +1,10 @@
-"""How much memory one process of a training run will need, by formula from the config alone.
+"""This module estimates how much memory one process of a training run needs, by formula from the config alone.
 
 Nothing is run and no weights are read: the model is built on the meta device to count its parameters, and what the
 forward pass keeps for the backward pass is counted layer by layer, as PyTorch 2.x and Transformers' modules keep it
 (attention `sdpa` with a fused kernel, whose score matrix is never stored).
 
-Words used below: `T` tokens of a batch (rows times length), `d` hidden size, `f` width of the feed-forward network, `q`
+Letters used below: `d` hidden size, `f` width of the feed-forward network, `q`
 and `kv` widths of the queries and of the keys, `V` vocabulary. Three sizes in bytes depend on `dtype`:
 
     dtype       weights   stream   product     meaning
@@ -50,8 +50,8 @@ masks of padded rows (rows count as full), one dequantized weight at a time, the
 language model's). An image counts as one frame per tile; a batch without video or sound runs one dummy frame or window,
 as the collator's does.
 
-`benchmarks/train_memory.py` compares the formulas with what PyTorch allocates. Sharding and quantization are not
-measured.
+**It is an estimate.** `benchmarks/train_memory.py` compares it with what PyTorch allocates for a model of 64 M
+parameters, the tests for one of 12 M (see MEASURED_ERROR). Sharding and quantization are not measured.
 """
 
 import math
@@ -66,7 +66,7 @@ from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.time_embedding_omnivinci import MAX_BLOCK_ELEMENTS
 
 
-MODULES = (
+TRAINABLE_PARTS = (
     "vision_tower",
     "vision_projector",
     "audio_tower",
@@ -83,12 +83,23 @@ OPTIMIZERS = {"adamw": None, "adamw_8bit": 2 * (1 + 4 / 256), "sgd": 0}
 QUANTIZED = {"int8": 1, "nf4": 0.5 + 4 / 64}
 SHARDING = ("none", "fsdp", "zero3")
 MEL_FRAMES_PER_SEC = 100
+# of the estimate against what PyTorch allocates, in the settings that the tests measure
+MEASURED_ERROR = "within 3 % of what PyTorch allocated"
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process. `total` is the most at any time and `when` says at which; the other numbers are the most
-    of each kind, which are not all there at the same time. `copies` are autocast's of the weights.
+    """An estimate says how many bytes one process needs.
+
+    Args:
+        weights, optimizer, communication, gradients: of the parameters, the state of the optimizer, what processes
+            exchange, and the gradients.
+        activations, copies: what the forward pass keeps, and autocast's copies of the weights.
+        logits, working: the log-probabilities with their gradients, and what a layer needs meanwhile.
+        total, when: the most at any time, and the part of the step at which that is; the numbers above are the most of
+            each kind, which are not all there at the same time.
+        num_parameters, num_trainable: of the model with its adapters.
+        seq_len: tokens of a row.
     """
 
     weights: float
@@ -108,7 +119,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Parameters of a part: all, those that can learn, and of these the weights of matrix products."""
+    """The counts of a part are its parameters: all, those that can learn, and of these the weights of products."""
 
     total: int = 0
     learnable: int = 0
@@ -117,7 +128,7 @@ class _Counts:
 
 @dataclass
 class _Stage:
-    """A part of the model in the order of the forward pass.
+    """A stage is a part of the model, in the order of the forward pass.
 
     Bytes: `kept` from its forward to its backward pass, `copies` likewise but of weights, `during` to the end of the
     whole forward pass, `forward` and `backward` only while the pass is in this part, `gradients` left behind.
@@ -148,10 +159,10 @@ def estimate_memory(
     num_processes: int = 1,
     sharding: str = "none",
 ) -> MemoryEstimate:
-    """The memory that each process of a training run needs; the module's docstring has the formulas.
+    """Estimates the memory that each process of a training run needs; the module's docstring has the formulas.
 
     Args:
-        trainable: names of the parts that learn, out of `MODULES`, or whether each does.
+        trainable: names of the parts that learn, out of `TRAINABLE_PARTS`, or whether each does.
         dtype: "float32", "bfloat16" (weights loaded so), or "mixed" (float32 weights, `bf16=True`).
         batch_size: rows of one process and step; accumulated gradients add nothing to what is counted.
         num_frames, audio_sec, text_tokens: of each row; an image counts as one frame per tile.
@@ -160,6 +171,9 @@ def estimate_memory(
         quantization: of the language model's layers: None, "int8" or "nf4".
         num_processes, sharding: "none" repeats everything on each process (DDP); "fsdp" and "zero3" share weights,
             gradients and the optimizer's state out.
+
+    Raises:
+        ValueError: for a part or a choice that there is not, or when nothing learns.
     """
     _check_choices(dtype=(dtype, PRECISIONS), optimizer=(optimizer, OPTIMIZERS), sharding=(sharding, SHARDING))
     if quantization is not None:
@@ -167,23 +181,28 @@ def estimate_memory(
     learns = _trainable(trainable, config)
     if quantization and learns["language_model"]:
         raise ValueError("A quantized language model cannot learn itself: give `lora_rank`, or leave it out.")
-    counts = count_parameters(config)
     run = _Run(
-        config,
-        learns,
-        counts,
-        dtype,
-        batch_size,
-        num_frames,
-        audio_sec,
-        text_tokens,
-        gradient_checkpointing,
-        lora_rank,
-        num_processes,
+        config=config,
+        learns=learns,
+        counts=count_parameters(config),
+        **dict(zip(("weight", "stream", "product"), PRECISIONS[dtype], strict=True)),
+        is_mixed=dtype == "mixed",
+        batch_size=batch_size,
+        num_frames=num_frames,
+        audio_sec=audio_sec,
+        text_tokens=text_tokens,
+        checkpointing=gradient_checkpointing,
+        optimizer=optimizer,
+        lora_rank=lora_rank or 0,
+        quantization=quantization,
+        num_processes=num_processes,
+        sharding=sharding,
     )
-    if not any(counts[name].learnable for name, learning in learns.items() if learning) and not lora_rank:
-        raise ValueError(f"Nothing learns; name one of {', '.join(MODULES)} in `trainable`, or give `lora_rank`.")
-    return _add_up(run, optimizer, quantization, num_processes, sharding)
+    if not any(run.counts[name].learnable for name, learning in learns.items() if learning) and not lora_rank:
+        raise ValueError(
+            f"Nothing learns; name one of {', '.join(TRAINABLE_PARTS)} in `trainable`, or give `lora_rank`."
+        )
+    return run.estimate()
 
 
 def _check_choices(**options: tuple[str, Iterable[str]]) -> None:
@@ -195,15 +214,15 @@ def _check_choices(**options: tuple[str, Iterable[str]]) -> None:
 def _trainable(trainable: Mapping[str, bool] | Iterable[str], config: OmniVinciConfig) -> dict[str, bool]:
     if not isinstance(trainable, Mapping):
         trainable = dict.fromkeys(trainable, True)
-    if unknown := sorted(set(trainable) - set(MODULES)):
-        raise ValueError(f"`trainable` has unknown parts {unknown}; known are {', '.join(MODULES)}.")
+    if unknown := sorted(set(trainable) - set(TRAINABLE_PARTS)):
+        raise ValueError(f"`trainable` has unknown parts {unknown}; known are {', '.join(TRAINABLE_PARTS)}.")
     if trainable.get("omni_align_net") and config.omni_align_config is None:
         raise ValueError("`omni_align_net` cannot learn: the config has no `omni_align_config`; set it to {}.")
-    return {name: bool(trainable.get(name, False)) for name in MODULES}
+    return {name: bool(trainable.get(name, False)) for name in TRAINABLE_PARTS}
 
 
 def count_parameters(config: OmniVinciConfig) -> dict[str, _Counts]:
-    """Of each part of the model, and of its "embed_tokens"; exact, from the model on the meta device.
+    """Counts the parameters of each part of the model, and of its "embed_tokens", exactly: on the meta device.
 
     Weights that the words' embedding and the head share are counted with the former.
     """
@@ -215,70 +234,114 @@ def count_parameters(config: OmniVinciConfig) -> dict[str, _Counts]:
         for module in model.modules()
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d))
     }
-    found = {name: [0, 0, 0] for name in (*MODULES, "embed_tokens", "others")}
+    totals = {name: [0, 0, 0] for name in (*TRAINABLE_PARTS, "embed_tokens", "others")}
     for name, parameter in model.named_parameters():
-        part = next((part for part in ("embed_tokens", *MODULES) if part in name.split(".")), "others")
+        part = next((part for part in ("embed_tokens", *TRAINABLE_PARTS) if part in name.split(".")), "others")
         is_run = parameter.requires_grad  # layers that never run are frozen from the start
         for index, is_counted in enumerate((True, is_run, is_run and id(parameter) in products)):
-            found[part][index] += parameter.numel() * is_counted
-    return {name: _Counts(*numbers) for name, numbers in found.items()}
+            totals[part][index] += parameter.numel() * is_counted
+    return {name: _Counts(*numbers) for name, numbers in totals.items()}
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The settings, and what each part of the model keeps under them."""
+    """A run is the settings of a training, and what each part of the model keeps under them."""
 
     config: OmniVinciConfig
     learns: Mapping[str, bool]
     counts: Mapping[str, _Counts]
-    dtype: str
+    weight: int  # bytes, as is the next, see above
+    stream: int
+    product: int
+    is_mixed: bool
     batch_size: int
     num_frames: int
     audio_sec: float
     text_tokens: int
     checkpointing: bool
-    lora_rank: int | None
+    optimizer: str
+    lora_rank: int
+    quantization: str | None
     num_processes: int
+    sharding: str
+
+    def estimate(self) -> MemoryEstimate:
+        """Adds up what the stages need, and what stands beside them."""
+        share = self.num_processes if self.is_sharded else 1
+        stages = self.stages()
+        gradients = sum(stage.gradients for stage in stages)
+        peak, when = _peak([replace(stage, gradients=stage.gradients / share) for stage in stages])
+        weights, state, communication = self._weights(), self._state(gradients), self._communication(gradients)
+        return MemoryEstimate(
+            weights=weights / share,
+            optimizer=state / share,
+            communication=communication,
+            gradients=gradients / share,
+            activations=sum(stage.kept for stage in stages[:-1]),
+            copies=sum(stage.copies for stage in stages),
+            logits=stages[-1].kept + stages[-1].backward,
+            working=_working(stages),
+            total=(weights + state) / share + communication + peak,
+            when=when,
+            num_parameters=self.num_model_parameters + self.num_adapter_parameters,
+            num_trainable=self.num_trainable,
+            seq_len=self.seq_len,
+        )
+
+    def _weights(self) -> float:
+        quantized = self.counts["language_model"].products if self.quantization else 0
+        size = QUANTIZED[self.quantization] if self.quantization else 0
+        plain = self.num_model_parameters - quantized
+        return plain * self.kept_weight + quantized * size + 4 * self.num_adapter_parameters
+
+    def _state(self, gradients: float) -> float:
+        """The state of the optimizer of all processes."""
+        if self.sharding == "zero3" and self.kept_weight == 2:
+            return 12 * self.num_trainable  # with a float32 copy of the weights
+        size = OPTIMIZERS[self.optimizer]
+        return 2 * gradients if size is None else self.num_trainable * size
+
+    def _communication(self, gradients: float) -> float:
+        """What is gathered of other processes' shares, or the buckets in which DDP sums gradients up."""
+        if self.is_sharded:
+            return self.gathered
+        return gradients if self.num_processes > 1 else 0
 
     @property
-    def weight(self) -> int:
-        return PRECISIONS[self.dtype][0]
+    def is_sharded(self) -> bool:
+        return self.sharding != "none" and self.num_processes > 1
 
     @property
-    def stream(self) -> int:
-        return PRECISIONS[self.dtype][1]
+    def kept_weight(self) -> int:
+        """Bytes of a weight between the steps."""
+        return 2 if self.sharding == "zero3" and self.is_mixed else self.weight
 
     @property
-    def product(self) -> int:
-        return PRECISIONS[self.dtype][2]
+    def num_model_parameters(self) -> int:
+        return sum(counts.total for counts in self.counts.values())
 
     @property
-    def is_mixed(self) -> bool:
-        return self.dtype == "mixed"
-
-    @property
-    def video_embeds(self) -> int:
-        vision = self.config.vision_config
-        side = math.ceil(vision.image_size // vision.patch_size / self.config.spatial_merge_size)
-        sizes = self.config.video_pool_sizes
-        return sum(math.ceil(self.num_frames / t) * math.ceil(side / h) * math.ceil(side / w) for t, h, w in sizes)
+    def num_trainable(self) -> int:
+        parts = (*TRAINABLE_PARTS, "embed_tokens")
+        return self.num_adapter_parameters + sum(self.gradients(name) for name in parts) // self.weight
 
     @property
     def num_windows(self) -> int:
         return math.ceil(self.audio_sec * MEL_FRAMES_PER_SEC / self.config.audio_window_frames)
 
     @property
-    def audio_embeds(self) -> int:
-        return self.num_windows * self.config.audio_window_embeds
-
-    @property
     def seq_len(self) -> int:
-        return self.video_embeds + self.audio_embeds + self.text_tokens
+        """Tokens of a row: embeddings of all pooled frames and of all windows, and words."""
+        vision = self.config.vision_config
+        side = math.ceil(vision.image_size // vision.patch_size / self.config.spatial_merge_size)
+        pools = [map(math.ceil, (self.num_frames / t, side / h, side / w)) for t, h, w in self.config.video_pool_sizes]
+        audio_embeds = self.num_windows * self.config.audio_window_embeds
+        return sum(map(math.prod, pools)) + audio_embeds + self.text_tokens
 
     @property
     def num_adapter_parameters(self) -> int:
         sizes = self._products()
-        return (self.lora_rank or 0) * self.config.text_config.num_hidden_layers * sum(map(sum, sizes))
+        return self.lora_rank * self.config.text_config.num_hidden_layers * sum(map(sum, sizes))
 
     def gradients(self, name: str) -> int:
         learns = self.learns["language_model" if name == "embed_tokens" else name]
@@ -286,13 +349,13 @@ class _Run:
 
     @property
     def gathered(self) -> int:
-        """What FSDP and ZeRO-3 gather: the words' embedding and the head, two decoder layers, and one's gradients."""
+        """Bytes that FSDP and ZeRO-3 gather: the words' embedding and the head, two decoder layers, one's gradients."""
         layer = self.counts["language_model"].total / self.config.text_config.num_hidden_layers
         ends = self.counts["embed_tokens"].total + self.counts["lm_head"].total
         return self.product * (ends + 2 * layer) + self.weight * layer * self.learns["language_model"]
 
     def _products(self) -> list[tuple[int, int]]:
-        """Input and output widths of the products of a decoder layer."""
+        """Lists input and output widths of the products of a decoder layer."""
         d, f, q, kv = self._text_sizes()
         return [(d, q), (d, kv), (d, kv), (q, d), (d, f), (d, f), (f, d)]
 
@@ -304,7 +367,7 @@ class _Run:
 
     def stages(self) -> list[_Stage]:
         learns = self.learns
-        reaches_words = any(learns[name] for name in MODULES[:5]) or bool(self.lora_rank)
+        reaches_words = any(learns[name] for name in TRAINABLE_PARTS[:5]) or bool(self.lora_rank)
         words = [*self._words(reaches_words), *self._head(reaches_words)]
         return [self._inputs(), *self._vision(), *self._audio(), *words]
 
@@ -366,7 +429,7 @@ class _Run:
         return [_Stage(name, kept=before), *[stage] * num_layers]
 
     def _checkpointed(self, stage: _Stage, kept: float) -> _Stage:
-        """The same layer, of which only the input is kept and the rest made again for its backward pass."""
+        """Returns the same layer where only its input is kept, and the rest made again for its backward pass."""
         return replace(
             stage,
             kept=kept,
@@ -376,11 +439,12 @@ class _Run:
             backward=stage.kept + stage.copies + stage.backward,
         )
 
-    def _projector(self, kind: str, num_embeds: int, width: int, has_norm: bool) -> _Stage:
-        name, d = f"{kind}_projector", self.config.text_config.hidden_size
-        learns, passes = self.learns[name], self.learns[name] or self.learns[f"{kind}_tower"]
+    def _projector(self, tower: str, num_embeds: int, width: int, has_norm: bool) -> _Stage:
+        name, d = f"{tower}_projector", self.config.text_config.hidden_size
+        learns, passes = self.learns[name], self.learns[name] or self.learns[f"{tower}_tower"]
         kept = (has_norm * self.stream * width + self.product * d) * passes + self.product * (width + d) * learns
-        rotated = getattr(self.config, f"{'video' if kind == 'vision' else kind}_time_embedding").num_channels(d)
+        embedding = self.config.video_time_embedding if tower == "vision" else self.config.audio_time_embedding
+        rotated = embedding.num_channels(d)
         turning = 5 * 8 * min(num_embeds * rotated, MAX_BLOCK_ELEMENTS)
         return _Stage(
             name,
@@ -420,7 +484,8 @@ class _Run:
             kept += 2 * self.stream * d + (5 if self.is_mixed else 2) * self.product * d + self.product * f
         if self.lora_rank:
             inputs = sum(width for width, _ in self._products())
-            copies = {"float32": 4 * (2 * d + f), "bfloat16": 4 * inputs, "mixed": 2 * inputs}[self.dtype]
+            plain = 4 * (2 * d + f) if self.weight == 4 else 4 * inputs
+            copies = 2 * inputs if self.is_mixed else plain
             kept += copies + 4 * self.lora_rank * len(self._products())
         return kept
 
@@ -442,46 +507,8 @@ class _Run:
         return [head, _Stage("loss", kept=4 * logits, forward=upcast * logits, backward=8 * logits)]
 
 
-def _add_up(run: _Run, optimizer: str, quantization: str | None, num_processes: int, sharding: str) -> MemoryEstimate:
-    is_sharded = sharding != "none" and num_processes > 1
-    share = num_processes if is_sharded else 1
-    weight = 2 if sharding == "zero3" and run.is_mixed else run.weight
-    num_parameters = sum(counts.total for counts in run.counts.values())
-    quantized = run.counts["language_model"].products if quantization else 0
-    adapters = run.num_adapter_parameters
-    num_trainable = adapters + sum(run.gradients(name) for name in (*MODULES, "embed_tokens")) // run.weight
-
-    weights = (num_parameters - quantized) * weight + quantized * QUANTIZED.get(quantization, 0) + 4 * adapters
-    stages = run.stages()
-    gradients = sum(stage.gradients for stage in stages)
-    state = 2 * gradients if OPTIMIZERS[optimizer] is None else num_trainable * OPTIMIZERS[optimizer]
-    if sharding == "zero3" and weight == 2:
-        state = 12 * num_trainable
-    communication = 0
-    if is_sharded:
-        communication = run.gathered
-    elif num_processes > 1:
-        communication = gradients
-    peak, when = _peak([replace(stage, gradients=stage.gradients / share) for stage in stages])
-    return MemoryEstimate(
-        weights=weights / share,
-        optimizer=state / share,
-        communication=communication,
-        gradients=gradients / share,
-        activations=sum(stage.kept for stage in stages[:-1]),
-        copies=sum(stage.copies for stage in stages),
-        logits=stages[-1].kept + stages[-1].backward,
-        working=_working(stages),
-        total=(weights + state) / share + communication + peak,
-        when=when,
-        num_parameters=num_parameters + adapters,
-        num_trainable=num_trainable,
-        seq_len=run.seq_len,
-    )
-
-
 def _peak(stages: list[_Stage]) -> tuple[float, str]:
-    """The most bytes that a step holds beside weights and state, and when."""
+    """Finds the most bytes that a step holds beside weights and state, and when."""
     moments, held = [], 0.0
     for stage in stages:
         held += stage.kept + stage.copies + stage.during
@@ -496,7 +523,7 @@ def _peak(stages: list[_Stage]) -> tuple[float, str]:
 
 
 def _working(stages: list[_Stage]) -> float:
-    """The most bytes of a step that no stage keeps, but for the logits' gradients."""
+    """Finds the most bytes of a step that no stage keeps, but for the logits' gradients."""
     held, most = 0.0, max(stage.backward for stage in stages[:-1])
     for stage in stages:
         held += stage.during
@@ -505,7 +532,7 @@ def _working(stages: list[_Stage]) -> float:
 
 
 def format_estimate(estimate: MemoryEstimate) -> str:
-    """A table in GiB."""
+    """Shows an estimate as a table in GiB."""
     rows = {
         "weights": estimate.weights,
         "state of the optimizer": estimate.optimizer,
@@ -522,7 +549,8 @@ def format_estimate(estimate: MemoryEstimate) -> str:
         f"({share:.1%}); tokens in a row: {estimate.seq_len}",
         *(f"{name:32} {size / 2**30:>9.2f} GiB" for name, size in rows.items() if size),
         f"{'peak':32} {estimate.total / 2**30:>9.2f} GiB  ({estimate.when})",
-        "The rows are not all there at the same time, so the peak is at most their sum. On a GPU, add 1 to 2 GiB for "
-        "its context and libraries, and some for fragmentation.",
+        "The rows are not all there at the same time, so the peak is at most their sum. It is an estimate by formula, "
+        f"{MEASURED_ERROR} for a small model. On a GPU, add 1 to 2 GiB for its context and libraries, and some for "
+        "fragmentation.",
     ]
     return "\n".join(lines)
