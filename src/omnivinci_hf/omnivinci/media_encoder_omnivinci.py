@@ -529,6 +529,18 @@ def numbers_of_shapes(media: Mapping[str, Any]) -> dict[str, Any]:
     return numbers
 
 
+def kept_in_graph(modality: str, media: Mapping[str, Any], numbers: Mapping[str, Any], count: int) -> torch.Tensor:
+    """Says which of the `count` embeddings of a modality stand in the sequence, `(count,)`, without reading tensors."""
+    if modality == "video" and media["video_kept_embeds"] is not None:
+        return media["video_kept_embeds"].bool()
+    if modality == "audio" and isinstance(limits := media["audio_num_embeds"], torch.Tensor):
+        num_windows = numbers["audio_num_windows"]
+        per_window = count // max(1, sum(num_windows))
+        steps = [torch.arange(number * per_window, device=limits.device) for number in num_windows]
+        return torch.cat([step < limit for step, limit in zip(steps, limits, strict=True)])
+    return torch.ones(count, dtype=torch.bool)
+
+
 def _is_sharded(module: nn.Module) -> bool:
     """Says whether each process holds a part of the weights: by FSDP, tensor parallelism, or DeepSpeed's ZeRO-3."""
     return any(getattr(part, "_is_fsdp_managed_module", False) for part in module.modules()) or any(

@@ -29,6 +29,7 @@ from .media_encoder_omnivinci import (
     TENSORS,
     Encoding,
     OmniVinciMediaEncoder,
+    kept_in_graph,
     numbers_of_shapes,
     read_numbers,
     whole_media_inputs,
@@ -218,12 +219,25 @@ class OmniVinciModel(OmniVinciMediaEncoder):
     ) -> tuple[torch.Tensor, dict[str, list[torch.Tensor]]]:
         """Does as `embed_inputs`, and returns what OmniAlignNet reads of each video and audio clip, if wanted."""
         masks = {modality: self._placeholders(modality, input_ids, inputs_embeds) for modality in MODALITIES}
+        encodings, places = self._match(media, masks, past_length)
+        embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
+        if encodings and inputs_embeds is not None and not torch.is_grad_enabled():
+            embeds = embeds.clone()  # it is written to
+        projected = {}
+        for modality, encoding in encodings.items():
+            embeds, projected[modality] = _write(encoding, embeds, places[modality], keep_projected)
+        return embeds[:, past_length:] if past_length else embeds, projected
+
+    def _match(
+        self, media: Mapping[str, Any], masks: Mapping[str, torch.Tensor], past_length: int
+    ) -> tuple[dict[str, Encoding], dict[str, torch.Tensor]]:
+        """Checks media against their placeholders, and returns how each modality is encoded, and its positions."""
         new_masks = {modality: mask[:, past_length:] for modality, mask in masks.items()}
         counted = torch.stack([mask.sum() for mask in (*masks.values(), *new_masks.values())])
         numbers = read_numbers({**{name: media[name] for name in COUNTS}, "placeholders": counted})
         num_all, num_new = numbers["placeholders"][:3], numbers["placeholders"][3:]
         encodings: dict[str, Encoding] = {}
-        places = {}
+        places: dict[str, torch.Tensor] = {}
         for modality, total, new in zip(MODALITIES, num_all, num_new, strict=True):
             num_embeds = 0
             if media[TENSORS[modality]] is not None and (new or not past_length):
@@ -236,13 +250,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
                 )
             mask = masks[modality] if num_embeds == total else F.pad(new_masks[modality], (past_length, 0))
             places[modality] = _positions(mask.flatten(), num_embeds)
-        embeds = self._embed_words(input_ids) if inputs_embeds is None else inputs_embeds
-        if encodings and inputs_embeds is not None and not torch.is_grad_enabled():
-            embeds = embeds.clone()  # it is written to
-        projected = {}
-        for modality, encoding in encodings.items():
-            embeds, projected[modality] = _write(encoding, embeds, places[modality], keep_projected)
-        return embeds[:, past_length:] if past_length else embeds, projected
+        return encodings, places
 
     def _embed_in_graph(
         self,
@@ -259,7 +267,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
             # all are encoded, and those that do not count put last
             encoding = self._encoding(modality, {**media, "video_kept_embeds": None}, numbers)
             features = encoding.gather()[0].to(embeds.device, embeds.dtype)
-            kept = _kept_in_graph(modality, media, numbers, len(features)).to(embeds.device)
+            kept = kept_in_graph(modality, media, numbers, len(features)).to(embeds.device)
             mask = self._placeholders(modality, input_ids, inputs_embeds)
             torch_compilable_check(mask.sum() == kept.sum(), f"The {modality} placeholders do not match the inputs.")
             embeds = embeds.masked_scatter(mask[..., None], features[_positions(kept, len(kept))])
@@ -575,18 +583,6 @@ def _write(
         if keep_projected:
             kept.append(block.without_embeds())
     return flat.view(embeds.shape), encoding.join_projected(kept) if keep_projected else []
-
-
-def _kept_in_graph(modality: str, media: Mapping[str, Any], numbers: Mapping[str, Any], count: int) -> torch.Tensor:
-    """Says which of the `count` embeddings of a modality stand in the sequence, `(count,)`, without reading tensors."""
-    if modality == "video" and media["video_kept_embeds"] is not None:
-        return media["video_kept_embeds"].bool()
-    if modality == "audio" and isinstance(limits := media["audio_num_embeds"], torch.Tensor):
-        num_windows = numbers["audio_num_windows"]
-        per_window = count // max(1, sum(num_windows))
-        steps = [torch.arange(number * per_window, device=limits.device) for number in num_windows]
-        return torch.cat([step < limit for step, limit in zip(steps, limits, strict=True)])
-    return torch.ones(count, dtype=torch.bool)
 
 
 def _positions(mask: torch.Tensor, count: int) -> torch.Tensor:
