@@ -123,7 +123,7 @@ def test_the_standard_pipeline_takes_batches_or_tells(loaded, kind):
             pipe(text=chats, batch_size=2, **options)
         return
     alone = [pipe(text=chat, **options)[0]["generated_text"] for chat in chats]
-    assert [found[0]["generated_text"] for found in pipe(text=chats, batch_size=2, **options)] == alone
+    assert [answer[0]["generated_text"] for answer in pipe(text=chats, batch_size=2, **options)] == alone
     with pytest.raises(ValueError, match="room for 1024: lower `max_new_tokens`"):
         pipe(text=chats[0], max_new_tokens=1024)
 
@@ -131,12 +131,12 @@ def test_the_standard_pipeline_takes_batches_or_tells(loaded, kind):
 # -- media that were lost ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["image", "audio", "video"])
-def test_nothing_is_learned_without_the_media(loaded, kind):
+@pytest.mark.parametrize("modality", ["image", "audio", "video"])
+def test_nothing_is_learned_without_the_media(loaded, modality):
     model, processor = loaded
-    ids = encode(processor, kind)["input_ids"]
-    lost = {"image": "pixel_values", "audio": "input_features", "video": "pixel_values_videos"}[kind]
-    with pytest.raises(ValueError, match=f"placeholders of .*'{kind}'.*no media were given .*{lost}.*were lost"):
+    ids = encode(processor, modality)["input_ids"]
+    lost = {"image": "pixel_values", "audio": "input_features", "video": "pixel_values_videos"}[modality]
+    with pytest.raises(ValueError, match=f"placeholders of .*'{modality}'.*no media were given .*{lost}.*were lost"):
         model(input_ids=ids, labels=ids)
     model.train()
     with pytest.raises(ValueError, match="were lost"):

@@ -45,8 +45,8 @@ def inputs():
     return small_inputs()
 
 
-def features(model, inputs, kind, **options):
-    return getattr(model, f"get_{kind}_features")(**{name: inputs[name] for name in FEATURES[kind]}, **options)
+def features(model, inputs, modality, **options):
+    return getattr(model, f"get_{modality}_features")(**{name: inputs[name] for name in FEATURES[modality]}, **options)
 
 
 def logits(model, inputs, **options):
@@ -145,9 +145,9 @@ def test_tuples_hold_what_the_outputs_hold(model, inputs, headless):
     model = model.model if headless else model
     options = {"output_hidden_states": True, "use_cache": False}
     named = model(**inputs, **options).to_tuple()
-    found = model(**inputs, **options, return_dict=False)
-    assert isinstance(found, tuple) and torch.equal(found[0], named[0])
-    assert all(torch.equal(a, b) for a, b in zip(found[1], named[1], strict=True))
+    actual = model(**inputs, **options, return_dict=False)
+    assert isinstance(actual, tuple) and torch.equal(actual[0], named[0])
+    assert all(torch.equal(a, b) for a, b in zip(actual[1], named[1], strict=True))
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def test_a_config_may_ask_for_tuples(inputs):
     config.return_dict = False
     model = OmniVinciForConditionalGeneration(config).eval()
     assert isinstance(model(**inputs), tuple)
-    assert all(isinstance(features(model, inputs, kind), tuple) for kind in FEATURES)
+    assert all(isinstance(features(model, inputs, modality), tuple) for modality in FEATURES)
 
 
 @torch.no_grad()
@@ -182,21 +182,21 @@ def test_gradients_of_hidden_states_and_attentions_can_be_kept(inputs):
     assert output.hidden_states[0].grad is not None and output.attentions[0].grad is not None
 
 
-@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("modality", FEATURES)
 @torch.no_grad()
-def test_features_of_a_medium_and_the_states_of_its_tower(any_model, inputs, kind):
-    plain = features(any_model, inputs, kind)
+def test_features_of_a_medium_and_the_states_of_its_tower(any_model, inputs, modality):
+    plain = features(any_model, inputs, modality)
     assert plain.hidden_states is None and plain.attentions is None
     any_model.set_attn_implementation("eager")
-    full = features(any_model, inputs, kind, output_hidden_states=True, output_attentions=True)
+    full = features(any_model, inputs, modality, output_hidden_states=True, output_attentions=True)
     any_model.set_attn_implementation("sdpa")
     assert len(full.hidden_states) == 3 and len(full.attentions) == 2
     assert [embeds.ndim for embeds in plain.pooler_output] == [2, 2, 2]  # an entry of each of the three media
     torch.testing.assert_close(full.pooler_output, plain.pooler_output, atol=1e-5, rtol=1e-5)
-    if kind != "audio":
+    if modality != "audio":
         # the last but one is what the projector reads
         torch.testing.assert_close(full.hidden_states[-2], plain.last_hidden_state, atol=1e-5, rtol=1e-5)
-    as_tuple = features(any_model, inputs, kind, return_dict=False)
+    as_tuple = features(any_model, inputs, modality, return_dict=False)
     torch.testing.assert_close(as_tuple[1], plain.pooler_output, rtol=0, atol=0)
 
 
@@ -294,10 +294,10 @@ def test_attention_is_chosen_without_a_warning(monkeypatch):
 def test_eager_attention_equals_sdpa_in_every_part(inputs, audio):
     eager, sdpa = small_model(audio, attn_implementation="eager"), small_model(audio, attn_implementation="sdpa")
     torch.testing.assert_close(logits(eager, inputs), logits(sdpa, inputs), atol=1e-4, rtol=1e-4)
-    for kind in FEATURES:
+    for modality in FEATURES:
         with torch.no_grad():
-            found, expected = (features(model, inputs, kind).pooler_output for model in (eager, sdpa))
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+            actual, expected = (features(model, inputs, modality).pooler_output for model in (eager, sdpa))
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -563,7 +563,7 @@ def test_low_precision_keeps_times_exact_from_end_to_end(model, inputs, dtype):
     moments = torch.tensor([3500.0, 3500.04, 3500.08, 3500.12, 3599.96, 3600.0], dtype=torch.float64)
     inputs = {**inputs, "video_frame_times_ns": (moments * 1e9).round().long()}
     half = copy.deepcopy(model).to(dtype)
-    found = torch.cat(features(half, inputs, "video").pooler_output)
+    actual = torch.cat(features(half, inputs, "video").pooler_output)
     half.model.video_time_embedding = NoTimeEmbedding(OmniVinciTimeEmbeddingConfig(), 32)
     plain = torch.cat(features(half, inputs, "video").pooler_output).double().view(6, 4, 16, 2)
     frequencies = 2 * torch.pi / (3600 * 10000 ** (torch.arange(16, dtype=torch.float64) / 16))
@@ -574,5 +574,5 @@ def test_low_precision_keeps_times_exact_from_end_to_end(model, inputs, dtype):
     )
     # equal up to one unit in the last place, where the double lies between two numbers
     torch.testing.assert_close(
-        found, expected.flatten(0, 1).flatten(1).to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps
+        actual, expected.flatten(0, 1).flatten(1).to(dtype), atol=1e-6, rtol=torch.finfo(dtype).eps
     )

@@ -23,19 +23,19 @@ def nothing_compiled():
     torch._dynamo.reset()
 
 
-def inputs_of(kind: str | None) -> dict[str, torch.Tensor]:
-    """Three rows that have media of one kind, or none."""
+def inputs_of(modality: str | None) -> dict[str, torch.Tensor]:
+    """Three rows that have media of one modality, or none."""
     inputs = small_inputs()
     ids = inputs["input_ids"]
     for other, placeholder in PLACEHOLDERS.items():
-        if other != kind:
+        if other != modality:
             ids[ids == placeholder] = 7
             inputs = {name: value for name, value in inputs.items() if not is_of(other, name)}
     return inputs
 
 
-def is_of(kind: str, name: str) -> bool:
-    return name.startswith(NAMES[kind]) and not (kind == "image" and name == "pixel_values_videos")
+def is_of(modality: str, name: str) -> bool:
+    return name.startswith(NAMES[modality]) and not (modality == "image" and name == "pixel_values_videos")
 
 
 def compiled_graphs(model, inputs) -> list[int]:
@@ -47,16 +47,16 @@ def compiled_graphs(model, inputs) -> list[int]:
         return graph
 
     with torch.no_grad():
-        found = torch.compile(model, backend=backend)(**inputs).logits
-        torch.testing.assert_close(found, model(**inputs).logits)
+        actual = torch.compile(model, backend=backend)(**inputs).logits
+        torch.testing.assert_close(actual, model(**inputs).logits)
     return sizes
 
 
 def test_the_language_model_is_one_graph_whatever_the_media(model):
     sizes = {}
-    for kind in (None, *PLACEHOLDERS):
+    for modality in (None, *PLACEHOLDERS):
         torch._dynamo.reset()
-        sizes[kind] = max(compiled_graphs(model, inputs_of(kind)))
+        sizes[modality] = max(compiled_graphs(model, inputs_of(modality)))
     assert sizes["image"] == sizes["video"] == sizes["audio"] > 0.9 * sizes[None]  # all but the words
 
 

@@ -50,9 +50,9 @@ def count_encodings(monkeypatch, model) -> dict[str, int]:
     counts = {"image": 0, "video": 0, "audio": 0}
     encode = model.model._encoding
 
-    def counted(kind, *args, **kwargs):
-        counts[kind] += 1
-        return encode(kind, *args, **kwargs)
+    def counted(modality, *args, **kwargs):
+        counts[modality] += 1
+        return encode(modality, *args, **kwargs)
 
     monkeypatch.setattr(model.model, "_encoding", counted)
     return counts
@@ -80,10 +80,10 @@ def test_no_cache_gives_the_same(small, inputs, greedy):
     assert torch.equal(small.generate(**inputs, **GREEDY, use_cache=False), greedy)
 
 
-@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
-def test_a_cache_may_be_handed_in(small, inputs, greedy, kind):
-    options = {} if kind is DynamicCache else {"max_cache_len": LENGTH + 6}
-    cache = kind(config=small.config.get_text_config(), **options)
+@pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
+def test_a_cache_may_be_handed_in(small, inputs, greedy, cache_class):
+    options = {} if cache_class is DynamicCache else {"max_cache_len": LENGTH + 6}
+    cache = cache_class(config=small.config.get_text_config(), **options)
     assert torch.equal(small.generate(**inputs, **GREEDY, past_key_values=cache), greedy)
     assert int(cache.get_seq_length()) == LENGTH + 5
 
@@ -124,8 +124,8 @@ def test_what_follows_a_kept_cache_may_be_read_in_chunks(small, inputs, greedy, 
     cache = DynamicCache(config=small.config.get_text_config())
     small.model(inputs_embeds=embeds, past_key_values=cache)
     longer = inputs if given == "media" else {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    found = small.generate(**longer, past_key_values=cache, **GREEDY, prefill_chunk_size=size)
-    assert torch.equal(found, greedy)
+    actual = small.generate(**longer, past_key_values=cache, **GREEDY, prefill_chunk_size=size)
+    assert torch.equal(actual, greedy)
 
 
 def test_decoding_goes_on_from_the_cache_of_an_earlier_call(small, inputs, greedy):
@@ -176,8 +176,8 @@ def test_padding_on_the_left_changes_nothing(small, inputs, greedy):
     assert torch.equal(small.generate(**padded, **GREEDY)[:, 7:], greedy)
     with torch.no_grad():
         positions = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        found = small(**padded, position_ids=positions).logits[:, 7:]
-        torch.testing.assert_close(found, small(**inputs).logits, atol=1e-4, rtol=1e-4)
+        actual = small(**padded, position_ids=positions).logits[:, 7:]
+        torch.testing.assert_close(actual, small(**inputs).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ def test_generation_compiles_its_decoding(small, inputs, greedy):
     compiling = CompileConfig(fullgraph=True, backend="aot_eager")
     compiling._compile_all_devices = True  # Transformers leaves decoding on a CPU alone otherwise
     model = copy.deepcopy(small)
-    found = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
-    assert torch.equal(found, greedy) and model._compiled_call is not None
+    actual = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
+    assert torch.equal(actual, greedy) and model._compiled_call is not None
 
 
 @pytest.mark.slow  # most of a minute where nothing is in the compiler's cache
@@ -307,8 +307,8 @@ def test_generation_decodes_by_compiled_kernels(small, inputs, greedy):
     compiling = CompileConfig(fullgraph=True, mode="default", backend="inductor")
     compiling._compile_all_devices = True
     model = copy.deepcopy(small)
-    found = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
-    assert torch.equal(found, greedy) and model._compiled_call is not None
+    actual = model.generate(**inputs, **GREEDY, cache_implementation="static", compile_config=compiling)
+    assert torch.equal(actual, greedy) and model._compiled_call is not None
     assert not counters["graph_break"] and 1 <= counters["stats"]["unique_graphs"] <= 2
     assert counters["inductor"]
 

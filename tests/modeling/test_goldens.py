@@ -36,9 +36,9 @@ def largest_difference(logits, mask, case):
     """Over all rows; each row's length must be the expected one."""
     differences = []
     for row, expected in enumerate(case.expected):
-        own = logits[row][mask[row].bool()]
-        assert len(own) == expected.length
-        differences.append((own[expected.positions] - expected.logits).abs().max().item())
+        row_logits = logits[row][mask[row].bool()]
+        assert len(row_logits) == expected.length
+        differences.append((row_logits[expected.positions] - expected.logits).abs().max().item())
     return max(differences)
 
 
@@ -102,5 +102,5 @@ def test_pixels_equal_the_stored_ones(name, tmp_path):
     if not stored:
         pytest.skip("the stored tensors are in the full set only")
     inputs = prepare(load(name, tmp_path)[1], load_case(name))
-    own = inputs.get("pixel_values", inputs.get("pixel_values_videos"))
-    assert torch.equal(own.half(), torch.cat(list(stored.values())))
+    pixel_values = inputs.get("pixel_values", inputs.get("pixel_values_videos"))
+    assert torch.equal(pixel_values.half(), torch.cat(list(stored.values())))

@@ -38,7 +38,7 @@ def media(model):
 
 
 def features(model, **options):
-    """Of each kind, with everything that can be recorded."""
+    """Of each modality, with everything that can be recorded."""
     inputs = media(model)
     video = {name: value for name, value in inputs.items() if "video" in name}
     audio = {name: value for name, value in inputs.items() if name.startswith(("input_features", "audio"))}
@@ -55,19 +55,19 @@ def set_sizes(model, size):
 
 def with_placeholders(model):
     """One row with all the media, and the inputs of the model."""
-    found = features(model)
+    actual = features(model)
     ids = [6, 7]
-    for kind, token in (("image", IMAGE), ("video", VIDEO), ("audio", AUDIO)):
-        ids += [token] * len(torch.cat(found[kind].pooler_output)) + [8]
+    for modality, token in (("image", IMAGE), ("video", VIDEO), ("audio", AUDIO)):
+        ids += [token] * len(torch.cat(actual[modality].pooler_output)) + [8]
     ids = torch.tensor([ids])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media(model)}
 
 
-def assert_same(found, expected):
-    for kind, output in expected.items():
+def assert_same(actual, expected):
+    for modality, output in expected.items():
         for name, value in output.items():
-            torch.testing.assert_close(found[kind][name], value)
-        assert found[kind].keys() == output.keys()
+            torch.testing.assert_close(actual[modality][name], value)
+        assert actual[modality].keys() == output.keys()
 
 
 # -- the same results -------------------------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def test_gradients_do_not_depend_on_it(frozen):
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
         gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
     assert gradients[0] and any("projector" in name for name in gradients[0])
-    for found in gradients[1:]:
-        torch.testing.assert_close(found, gradients[0], rtol=1e-4, atol=1e-6)
+    for actual in gradients[1:]:
+        torch.testing.assert_close(actual, gradients[0], rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
@@ -150,8 +150,8 @@ def test_features_equal_what_stands_in_the_sequence():
     model = small_model()
     inputs = with_placeholders(model)
     embeds = model.model.embed_inputs(**{name: inputs[name] for name in inputs if name != "attention_mask"})
-    for (kind, output), token in zip(features(model).items(), (IMAGE, VIDEO, AUDIO), strict=True):
-        assert torch.equal(embeds[inputs["input_ids"] == token], torch.cat(output.pooler_output)), kind
+    for (modality, output), token in zip(features(model).items(), (IMAGE, VIDEO, AUDIO), strict=True):
+        assert torch.equal(embeds[inputs["input_ids"] == token], torch.cat(output.pooler_output)), modality
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -183,16 +183,16 @@ def test_a_sound_of_which_nothing_is_kept():
 @pytest.mark.parametrize("name", ["pixel_values", "pixel_values_videos", "input_features"])
 def test_media_without_any_row_are_no_media(name):
     model, inputs = small_model(), small_inputs()
-    kind = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio"}[name]
-    own = {other: value[:0] for other, value in inputs.items() if other == name or other.startswith(kind)}
+    modality = {"pixel_values": "image", "pixel_values_videos": "video", "input_features": "audio"}[name]
+    given = {other: value[:0] for other, value in inputs.items() if other == name or other.startswith(modality)}
     ids = torch.tensor([[7, 8, 9]])
-    assert torch.equal(model(ids, **own).logits, model(ids).logits)
+    assert torch.equal(model(ids, **given).logits, model(ids).logits)
     for options in ({}, {"num_beams": 2}, {"prefill_chunk_size": 2}):
-        found = model.generate(ids, **own, max_new_tokens=2, do_sample=False, **options)
-        assert torch.equal(found, model.generate(ids, max_new_tokens=2, do_sample=False, **options))
-    assert getattr(model, f"get_{kind}_features")(**own).pooler_output == ()
-    with pytest.raises(ValueError, match=f"1 {kind} placeholders but the {kind} inputs give 0"):
-        model(torch.tensor([[7, getattr(model.config, f"{kind}_token_id"), 9]]), **own)
+        actual = model.generate(ids, **given, max_new_tokens=2, do_sample=False, **options)
+        assert torch.equal(actual, model.generate(ids, max_new_tokens=2, do_sample=False, **options))
+    assert getattr(model, f"get_{modality}_features")(**given).pooler_output == ()
+    with pytest.raises(ValueError, match=f"1 {modality} placeholders but the {modality} inputs give 0"):
+        model(torch.tensor([[7, getattr(model.config, f"{modality}_token_id"), 9]]), **given)
 
 
 # -- without a language model -----------------------------------------------------------------------------------------

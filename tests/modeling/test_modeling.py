@@ -38,8 +38,8 @@ def test_a_mixed_batch_equals_its_rows_run_alone(model, processor, singles, side
     batch = prepare(processor, MIXED, padding=True, padding_side=side)
     logits = model(**batch).logits
     for row, single in enumerate(singles):
-        own = logits[row][batch["attention_mask"][row].bool()]
-        assert (own - model(**single).logits[0]).abs().max() < 1e-4
+        row_logits = logits[row][batch["attention_mask"][row].bool()]
+        assert (row_logits - model(**single).logits[0]).abs().max() < 1e-4
 
 
 @torch.inference_mode()
@@ -71,18 +71,20 @@ def test_features_are_as_many_as_placeholders(model, batch):
         "video": model.get_video_features(**video),
         "audio": model.get_audio_features(**audio),
     }
-    for kind, output in features.items():
-        count = int((batch["input_ids"] == getattr(model.config, f"{kind}_token_id")).sum())
+    for modality, output in features.items():
+        count = int((batch["input_ids"] == getattr(model.config, f"{modality}_token_id")).sum())
         assert torch.cat(output.pooler_output).shape == (count, model.config.text_config.hidden_size)
     assert features["audio"].last_hidden_state.shape == (len(batch["input_features"]), 750, 48)
 
 
-@pytest.mark.parametrize("kind", ["image", "video", "audio"])
-def test_a_missing_placeholder_is_an_error_with_both_counts(model, batch, kind):
+@pytest.mark.parametrize("modality", ["image", "video", "audio"])
+def test_a_missing_placeholder_is_an_error_with_both_counts(model, batch, modality):
     ids = batch["input_ids"].clone()
-    found = (ids == getattr(model.config, f"{kind}_token_id")).nonzero()
-    ids[tuple(found[0])] = 0
-    with pytest.raises(ValueError, match=f"has {len(found) - 1} {kind} placeholders but .* give {len(found)} embed"):
+    positions = (ids == getattr(model.config, f"{modality}_token_id")).nonzero()
+    ids[tuple(positions[0])] = 0
+    with pytest.raises(
+        ValueError, match=f"has {len(positions) - 1} {modality} placeholders but .* give {len(positions)} embed"
+    ):
         model(**{**batch, "input_ids": ids})
 
 
@@ -256,13 +258,13 @@ def test_new_checkpoints_with_every_encoder_and_time_embedding(processor, tmp_pa
     model = random_model(
         audio, video_time_embedding=times, audio_time_embedding=times, audio_merge_size=5, group_duration_sec=2.0
     )
-    own = OmniVinciProcessor.from_model_config(model.config, processor.tokenizer, num_frames=6)
-    inputs = prepare(own, [VIDEO, IMAGE, AUDIO, "What?"])
+    six_frames = OmniVinciProcessor.from_model_config(model.config, processor.tokenizer, num_frames=6)
+    inputs = prepare(six_frames, [VIDEO, IMAGE, AUDIO, "What?"])
     # the video's sound is padded to 6 s: 30 embeddings and an end token, of which 5 s are ceil(31 * 5 / 6); the 3.2 s
     # sound takes two windows of 10
     assert (inputs["input_ids"] == 461).sum() == 26 + 20
     model.save_pretrained(tmp_path)
-    own.save_pretrained(tmp_path)
+    six_frames.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path).eval()
     inputs_again = prepare(AutoProcessor.from_pretrained(tmp_path), [VIDEO, IMAGE, AUDIO, "What?"])
     logits = model(**inputs).logits
