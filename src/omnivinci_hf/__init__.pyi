@@ -4,6 +4,7 @@ from .omnivinci.configuration_omnivinci import OmniAlignNetConfig, OmniVinciConf
 from .omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .omnivinci.image_media_omnivinci import load_image
 from .omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .omnivinci.media_encoder_omnivinci import OmniVinciMediaEncoder
 from .omnivinci.media_reading_omnivinci import MediaError, MediaLimits
 from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
 from .omnivinci.omni_align_omnivinci import OmniAlignNet
@@ -23,6 +24,7 @@ __all__ = [
     "OmniVinciFeatureExtractor",
     "OmniVinciForConditionalGeneration",
     "OmniVinciImageProcessor",
+    "OmniVinciMediaEncoder",
     "OmniVinciModel",
     "OmniVinciProcessor",
     "OmniVinciTimeEmbeddingConfig",

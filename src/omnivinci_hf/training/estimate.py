@@ -51,7 +51,8 @@ language model's). An image counts as one frame per tile; a batch without video 
 as the collator's does.
 
 **It is an estimate.** `benchmarks/train_memory.py` compares it with what PyTorch allocates for a model of 64 M
-parameters, the tests for one of 12 M (see MEASURED_ERROR). Sharding and quantization are not measured.
+parameters, the tests for one of 12 M (see MEASURED_ERROR). Sharding and quantization are not measured. PyTorch's own
+tracker under fake tensors is no way: sizes in this model follow from what its inputs hold, which fake ones do not tell.
 """
 
 import math
