@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Qwen2AudioEncoder, Qwen2ForCausalLM, SiglipVisionModel
 
-from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciModel
+from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciMediaEncoder, OmniVinciModel
 from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
 from omnivinci_hf.original_layout.weights import OriginalStateDict, new_name
 from omnivinci_hf.testing.tiny import COMPONENTS, write_tiny_checkpoint
@@ -217,6 +217,11 @@ class TestRecognition:
     def test_the_model_without_head_loads_too(self, checkpoint, model):
         loaded = OmniVinciModel.from_pretrained(checkpoint)
         assert same_tensors(loaded.state_dict(), model.model.state_dict())
+
+    def test_the_media_encoder_loads_alone(self, checkpoint, model):
+        loaded = OmniVinciMediaEncoder.from_pretrained(checkpoint)
+        expected = {name: value for name, value in model.model.state_dict().items() if "language_model" not in name}
+        assert same_tensors(loaded.state_dict(), expected)
 
     def test_attention_can_be_chosen(self, checkpoint):
         loaded = OmniVinciForConditionalGeneration.from_pretrained(checkpoint, attn_implementation="eager")

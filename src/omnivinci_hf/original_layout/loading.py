@@ -80,7 +80,8 @@ def load_model(
     with torch.device("meta"):
         expected = model_class(config).state_dict()
     if "lm_head.weight" not in expected:
-        state_dict.keep_base_model()
+        # the media encoder alone ignores the language model
+        state_dict.keep_base_model(model_class._keys_to_ignore_on_load_unexpected or ())
     # OmniAlignNet, where it is asked for, begins with new weights.
     expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
     check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())

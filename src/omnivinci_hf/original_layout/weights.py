@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,9 +55,10 @@ class OriginalStateDict(dict):
                 for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                     self[new_name(f"{component}/{name}")] = opened.get_slice(name)
 
-    def keep_base_model(self) -> None:
-        """Leaves the head out and names the rest as the model without head does."""
+    def keep_base_model(self, ignored: Iterable[str] = ()) -> None:
+        """Leaves the head out, and what fits one of the `ignored` patterns; names the rest as without a head."""
         kept = {name.removeprefix("model."): value for name, value in self.items() if name.startswith("model.")}
+        kept = {name: value for name, value in kept.items() if not any(re.match(one, name) for one in ignored)}
         self.clear()
         self.update(kept)
 
