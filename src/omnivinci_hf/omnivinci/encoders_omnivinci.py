@@ -83,6 +83,7 @@ class OmniVinciAudioFlamingo3Tower(_SinusoidPositions, AudioFlamingo3Encoder):
     """This is the tower of an `audioflamingo3_encoder`; nothing is masked, as in the original code."""
 
     def forward(self, input_features: torch.Tensor, **kwargs):
+        """Turns `(windows, mel_bins, frames)` into `last_hidden_state (windows, frames / 4, channels)`."""
         num_windows, _, frames = input_features.shape
         mask = torch.ones(num_windows, frames, dtype=torch.long, device=input_features.device)
         return super().forward(input_features, input_features_mask=mask, **kwargs)
@@ -100,6 +101,7 @@ class OmniVinciQwen2_5OmniAudioTower(Qwen2_5OmniAudioEncoder):
         self.audio_bos_eos_token.requires_grad_(False)  # never run
 
     def forward(self, input_features: torch.Tensor, **kwargs):
+        """Turns `(windows, mel_bins, frames)` into `last_hidden_state (windows, frames / 4, channels)`."""
         num_windows, _, frames = input_features.shape
         lengths = torch.full((num_windows,), frames, device=input_features.device)
         flat = input_features.transpose(0, 1).flatten(1)  # (mel_bins, windows * frames)

@@ -398,15 +398,19 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         self.lm_head = value
 
     def get_image_features(self, *args, **kwargs):
+        """Does as [`OmniVinciMediaEncoder.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
 
     def get_video_features(self, *args, **kwargs):
+        """Does as [`OmniVinciMediaEncoder.get_video_features`]."""
         return self.model.get_video_features(*args, **kwargs)
 
     def get_audio_features(self, *args, **kwargs):
+        """Does as [`OmniVinciMediaEncoder.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
     def get_omni_embeddings(self, *args, **kwargs) -> OmniEmbeddingsOutput:
+        """Does as [`OmniVinciModel.get_omni_embeddings`]."""
         return self.model.get_omni_embeddings(*args, **kwargs)
 
     @can_return_tuple

@@ -310,6 +310,7 @@ class _Run:
 
     @property
     def is_sharded(self) -> bool:
+        """Whether processes share out weights, gradients and the optimizer's state."""
         return self.sharding != "none" and self.num_processes > 1
 
     @property
@@ -319,15 +320,18 @@ class _Run:
 
     @property
     def num_model_parameters(self) -> int:
+        """Parameters of the model without adapters."""
         return sum(counts.total for counts in self.counts.values())
 
     @property
     def num_trainable(self) -> int:
+        """Parameters that learn, those of adapters included."""
         parts = (*TRAINABLE_PARTS, "embed_tokens")
         return self.num_adapter_parameters + sum(self.gradients(name) for name in parts) // self.weight
 
     @property
     def num_windows(self) -> int:
+        """Windows of audio of a row."""
         return math.ceil(self.audio_sec * MEL_FRAMES_PER_SEC / self.config.audio_window_frames)
 
     @property
@@ -341,10 +345,12 @@ class _Run:
 
     @property
     def num_adapter_parameters(self) -> int:
+        """Parameters of LoRA on all products of the language model's layers."""
         sizes = self._products()
         return self.lora_rank * self.config.text_config.num_hidden_layers * sum(map(sum, sizes))
 
     def gradients(self, name: str) -> int:
+        """Returns the bytes of a part's gradients."""
         learns = self.learns["language_model" if name == "embed_tokens" else name]
         return self.counts[name].learnable * self.weight * learns
 
@@ -367,6 +373,7 @@ class _Run:
         return text.hidden_size, text.intermediate_size, queries, keys
 
     def stages(self) -> list[_Stage]:
+        """Lists the parts of the model in the order of the forward pass, with what each needs."""
         learns = self.learns
         reaches_words = any(learns[name] for name in TRAINABLE_PARTS[:5]) or bool(self.lora_rank)
         words = [*self._words(reaches_words), *self._head(reaches_words)]
