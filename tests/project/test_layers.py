@@ -1,12 +1,14 @@
 """The folders of the package import each other in one direction, and no module imports itself by way of others."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import omnivinci_hf
+from tests.support.paths import ROOT
 
 
 PACKAGE = Path(omnivinci_hf.__file__).parent
@@ -96,3 +98,10 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_every_folder_has_its_place():
     folders = {name.split(".")[0] for name, path in MODULES.items() if path.parent != PACKAGE}
     assert folders <= set(ORDER)
+
+
+def test_test_modules_share_what_is_in_the_support_folder_alone():
+    forbidden = re.compile(r"^\s*(?:from|import) tests\.\w+\.(?:test_|conftest)", re.MULTILINE)
+    modules = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "support"]
+    assert len(modules) > 50
+    assert not [path.name for path in modules if forbidden.search(path.read_text(encoding="utf-8"))]
