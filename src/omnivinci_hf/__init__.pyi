@@ -3,7 +3,7 @@ from .omnivinci.audio_media_omnivinci import AudioClip, load_audio
 from .omnivinci.configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from .omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .omnivinci.image_media_omnivinci import load_image
-from .omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .omnivinci.image_processing_omnivinci import OmniVinciImageProcessor
 from .omnivinci.media_encoder_omnivinci import OmniVinciMediaEncoder
 from .omnivinci.media_reading_omnivinci import MediaError, MediaLimits
 from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
@@ -12,6 +12,7 @@ from .omnivinci.pipeline_omnivinci import OmniQAPipeline
 from .omnivinci.processing_omnivinci import OmniVinciProcessor
 from .omnivinci.session_omnivinci import Session
 from .omnivinci.video_media_omnivinci import VideoClip, load_video, sample_indices
+from .omnivinci.video_processing_omnivinci import OmniVinciVideoProcessor
 
 __all__ = [
     "AudioClip",

@@ -179,7 +179,7 @@ def test_size_of_the_blocks_does_not_matter(monkeypatch, block_frames):
 
 class TestErrors:
     def test_another_sampling_rate(self):
-        with pytest.raises(ValueError, match="Got sound at 44100 Hz, expected 16000 Hz: resample it first"):
+        with pytest.raises(ValueError, match="Got audio at 44100 Hz, expected 16000 Hz: resample it first"):
             OmniVinciFeatureExtractor()(sound(1), sampling_rate=44100)
 
     @pytest.mark.parametrize("shape", [(0,), (2, 100), (100, 1)])

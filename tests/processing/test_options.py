@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 from omnivinci_hf import OmniVinciProcessor, load_audio, load_image, load_video
 from omnivinci_hf.omnivinci import media_inputs_omnivinci, processing_omnivinci
 from omnivinci_hf.omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from omnivinci_hf.omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from omnivinci_hf.omnivinci.image_processing_omnivinci import OmniVinciImageProcessor
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
 from omnivinci_hf.omnivinci.options_omnivinci import (
     CALL_OPTIONS,
@@ -25,6 +25,7 @@ from omnivinci_hf.omnivinci.options_omnivinci import (
     OptionGroup,
     loader_arguments,
 )
+from omnivinci_hf.omnivinci.video_processing_omnivinci import OmniVinciVideoProcessor
 from tests.support.paths import ROOT
 
 
@@ -332,7 +333,7 @@ BOUNDS = [
     ("video_processor", {"do_sample_frames": False}, "cannot do `do_sample_frames`=False"),
     ("feature_extractor", {"sampling_rate": 10**9}, "`sampling_rate` must be at most 192,000"),
     ("feature_extractor", {"hop_length": 0}, "`hop_length` must be at least 1"),
-    ("feature_extractor", {"hop_length": 1}, "values per second of sound, more than 100,000"),
+    ("feature_extractor", {"hop_length": 1}, "values per second of audio, more than 100,000"),
     ("feature_extractor", {"hop_length": 20000}, "`hop_length`=20000 need"),
     ("feature_extractor", {"n_fft": 10**6}, "`n_fft` must be at most 8,192"),
     ("feature_extractor", {"n_fft": True}, "`n_fft` must be a whole number"),

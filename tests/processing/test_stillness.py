@@ -6,7 +6,7 @@ from PIL import Image
 
 from omnivinci_hf.omnivinci.outputs_omnivinci import MEDIA_INPUTS
 from omnivinci_hf.omnivinci.pipeline_omnivinci import OmniQAPipeline
-from omnivinci_hf.omnivinci.video_pruning_omnivinci import moving_embeds
+from omnivinci_hf.omnivinci.video_processing_omnivinci import moving_embeds
 from omnivinci_hf.training import OmniVinciDataCollator
 from omnivinci_hf.world import Motion, Scene, SoundEvent, write_clip
 from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer

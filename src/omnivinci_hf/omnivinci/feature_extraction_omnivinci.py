@@ -1,4 +1,4 @@
-"""Sound to the log-mel windows that the encoder reads."""
+"""This module turns audio into the log-mel windows that the encoder hears."""
 
 import math
 from functools import cache
@@ -10,7 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from .options_omnivinci import MAX_MEL_VALUES, StrictArguments, take_arguments
 
 
-# frames of the short-time Fourier transform that are held at once, to bound the memory of long sounds
+# So many frames of the short-time Fourier transform are held at once, to bound the memory of long audio.
 BLOCK_FRAMES = 3000
 # Products of this few frames are too small for the threads of OpenBLAS, which wait for each other as PyTorch's do.
 PRODUCT_FRAMES = 8
@@ -18,17 +18,17 @@ PRODUCT_FRAMES = 8
 
 @cache
 def mel_filters(sampling_rate: int, n_fft: int, num_filters: int) -> np.ndarray:
-    """Slaney's filters, as Whisper has them, of shape `(n_fft // 2 + 1, num_filters)`."""
-    import librosa  # its filters bring SciPy and Numba, a second that only sound is to cost
+    """Computes Slaney's filters, as Whisper has them, of shape `(n_fft // 2 + 1, num_filters)`."""
+    import librosa  # its filters bring SciPy and Numba, a second that only audio is to cost
 
     return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=num_filters, dtype=np.float64).T.astype(np.float32)
 
 
-class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
+class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):  # type: ignore[misc]  # see StrictArguments
     r"""
-    Whisper's log-mel spectrogram over the whole padded sound, cut into windows.
+    Computes Whisper's log-mel spectrogram over the whole padded audio clip and cuts it into windows.
 
-    Follows the original code: a sound is padded with zeros to whole multiples of `chunk_length` seconds, and the
+    Follows the original code: an audio clip is padded with zeros to whole multiples of `chunk_length` seconds, and the
     spectrogram is cut into pieces of `window_frames` frames whatever the hop; the last piece is filled up with 0.
 
     Args:
@@ -36,7 +36,7 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
         sampling_rate (`int`, defaults to 16000): in Hz.
         hop_length (`int`, defaults to 160): samples between frames.
         n_fft (`int`, defaults to 400): samples of a Fourier window.
-        chunk_length (`int`, defaults to 30): seconds to whose multiples a sound is padded.
+        chunk_length (`int`, defaults to 30): seconds to whose multiples an audio clip is padded.
         window_frames (`int`, defaults to 3000): mel frames that the encoder reads at once.
     """
 
@@ -70,28 +70,29 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
         if per_second > MAX_MEL_VALUES:
             raise ValueError(
                 f"`feature_size`={feature_size} at `sampling_rate`={sampling_rate} and `hop_length`={hop_length} are "
-                f"{per_second:,.0f} values per second of sound, more than {MAX_MEL_VALUES:,}."
+                f"{per_second:,.0f} values per second of audio, more than {MAX_MEL_VALUES:,}."
             )
 
     def __call__(self, audio, sampling_rate: int | None = None, return_tensors="pt", **kwargs) -> BatchFeature:
-        """
+        """Turns waveforms into log-mel windows.
+
         Args:
             audio (`list[np.ndarray]`): mono waveforms of shape `(num_samples,)`, or one of them.
             sampling_rate: of the waveforms; must be the extractor's.
 
         Returns:
-            `input_features (windows of all sounds, feature_size, window_frames)`, `audio_num_windows (num_sounds,)`
-            and `audio_durations_ns (num_sounds,)`: the padded lengths in whole nanoseconds.
+            `input_features (windows of all clips, feature_size, window_frames)`, `audio_num_windows (num_audios,)`
+            and `audio_durations_ns (num_audios,)`: the padded lengths in whole nanoseconds.
 
         Raises:
             ValueError: for another sampling rate, or a waveform that is empty or not mono.
         """
         take_arguments(type(self).__name__, ("audio", "sampling_rate", "return_tensors"), kwargs)
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"Got sound at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first.")
-        sounds = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
-        windows = [self._windows(np.asarray(sound, dtype=np.float32)) for sound in sounds]
-        durations = [self.padded_samples(len(sound)) * 10**9 // self.sampling_rate for sound in sounds]
+            raise ValueError(f"Got audio at {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample it first.")
+        waveforms = list(audio) if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) else [audio]
+        windows = [self._windows(np.asarray(waveform, dtype=np.float32)) for waveform in waveforms]
+        durations = [self.padded_samples(len(waveform)) * 10**9 // self.sampling_rate for waveform in waveforms]
         data = {
             "input_features": windows[0] if len(windows) == 1 else torch.cat(windows),
             "audio_num_windows": torch.tensor([len(window) for window in windows]),
@@ -100,19 +101,20 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def fetch_audio(self, audio, sampling_rate: int | None = None):
-        """Leaves sound to the processor, which reads it as everywhere else; pipelines ask for this first."""
+        """Leaves audio to the processor, which reads it as everywhere else; pipelines ask for this first."""
         return audio
 
     def padded_samples(self, num_samples: int) -> int:
-        """Length in samples after padding."""
+        """Computes the length in samples after padding."""
         chunk = round(self.chunk_length * self.sampling_rate)
         return max(1, math.ceil(num_samples / chunk)) * chunk
 
     def num_frames(self, num_samples: int) -> int:
-        """Mel frames of the padded sound, before the last window is filled up."""
+        """Counts the mel frames of the padded audio, before the last window is filled up."""
         return self.padded_samples(num_samples) // self.hop_length
 
     def num_windows(self, num_samples: int) -> int:
+        """Counts the windows of so many samples."""
         return math.ceil(self.num_frames(num_samples) / self.window_frames)
 
     def _windows(self, samples: np.ndarray) -> torch.Tensor:
@@ -135,7 +137,7 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
         return mel
 
     def _mel_power(self, samples: np.ndarray, first: int, last: int, window, filters) -> np.ndarray:
-        """Frames of the padded sound, `(last - first, feature_size)`.
+        """Computes mel frames of the padded audio, `(last - first, feature_size)`.
 
         Only PyTorch's Fourier transform rounds as Whisper's does. The rest is NumPy's: on a busy machine the threads
         that PyTorch starts for every operation take many times longer to wait for each other than to work.
@@ -149,7 +151,7 @@ class OmniVinciFeatureExtractor(StrictArguments, FeatureExtractionMixin):
         return (power @ filters).reshape(-1, filters.shape[1])[:num_frames]
 
     def _padded(self, samples: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Part of the sound as it is after padding with zeros and reflecting `n_fft // 2` samples at both ends."""
+        """Returns a part of the audio, padded with zeros and with `n_fft // 2` samples reflected at both ends."""
         margin = self.n_fft // 2
         end = self.padded_samples(len(samples))  # of the zeros
         positions = np.abs(np.arange(first, last) - margin)

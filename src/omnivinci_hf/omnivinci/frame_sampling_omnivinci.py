@@ -1,4 +1,4 @@
-"""Which frames of a video are taken: by number, rate, index or time, of all of it or of a range."""
+"""This module chooses the frames of a video: by number, rate, index or time, of all of it or of a range."""
 
 import math
 from collections.abc import Mapping
@@ -15,11 +15,21 @@ from .options_omnivinci import FRAME_OPTIONS, POSITION_OPTIONS
 def sample_indices(
     times: np.ndarray, duration_sec: float, *, num_frames: int | None = None, fps: float | None = None
 ) -> np.ndarray:
-    """Choose frames of a video that shows a frame at each of `times` and ends at `duration_sec`.
+    """Chooses frames of a video that shows a frame at each of `times` and ends at `duration_sec`.
 
     `num_frames` spreads them evenly from first to last; a shorter video repeats frames, as the original
     checkpoint expects. `fps` takes the frames at or next after 0, 1/fps, 2/fps, ... , each once; when
     `num_frames` is given too, that many of these at most. With neither, every frame is taken.
+
+    Args:
+        times `(num_all_frames,)`: seconds, ascending.
+        duration_sec: where the last frame ends to be shown.
+
+    Returns:
+        Indices `(num_chosen,)` of the chosen frames, ascending.
+
+    Raises:
+        ValueError: for a video without frames or length, or options that are not positive.
     """
     _check_sampling(num_frames, fps)
     if len(times) == 0 or not 0 < duration_sec < math.inf:
@@ -37,7 +47,7 @@ def sample_indices(
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """What is taken of a video. See [`load_video`] for the fields."""
+    """A frame choice says what is taken of a video. See [`load_video`] for the fields."""
 
     num_frames: int | None = None
     fps: float | None = None
@@ -47,7 +57,7 @@ class FrameChoice:
 
     def __post_init__(self):
         _check_sampling(self.num_frames, self.fps)
-        given = [name for name in ("frame_indices", "frame_times") if getattr(self, name) is not None]
+        given = [name for name in POSITION_OPTIONS if getattr(self, name) is not None]
         if given and (len(given) > 1 or self.num_frames is not None or self.fps is not None):
             raise ValueError("Give either `frame_indices`, or `frame_times`, or `num_frames` and `fps`.")
         for name in given:
@@ -56,32 +66,45 @@ class FrameChoice:
 
     @property
     def is_explicit(self) -> bool:
+        """Whether the frames are given one by one."""
         return self.frame_indices is not None or self.frame_times is not None
 
     def choose(self, name: str, times: np.ndarray, duration_sec: float) -> np.ndarray:
-        """Indices of the frames of a video with all its `times`."""
+        """Chooses frames of the video that errors call `name`, which shows a frame at each of `times`.
+
+        Returns:
+            Their indices `(num_chosen,)`.
+
+        Raises:
+            MediaError: for frames that the video, or the range of it, does not have.
+        """
         first, stop, end_sec = self.bounds(name, times, duration_sec)
         if not self.is_explicit:
             inside = np.maximum(times[first:stop] - self.range.start_sec, 0.0)
             return first + sample_indices(
                 inside, end_sec - self.range.start_sec, num_frames=self.num_frames, fps=self.fps
             )
-        if self.frame_indices is not None:
-            indices, given, allowed = self.frame_indices, self.frame_indices, f"{first} to {stop - 1}"
+        if self.frame_times is None:
+            option, given, allowed = "frame_indices", np.asarray(self.frame_indices), f"{first} to {stop - 1}"
+            indices = given
+            inside = (indices >= first) & (indices < stop)
         else:
-            given, allowed = self.frame_times, f"{self.range.start_sec:g} to below {end_sec:g} s"
+            option, given = "frame_times", self.frame_times
+            allowed = f"{self.range.start_sec:g} to below {end_sec:g} s"
             # The frame that is shown at that moment. The margin is for times such as 7 / 30 written with few digits.
             indices = np.searchsorted(times, given + 1e-6, side="right") - 1
-        inside = (indices >= first) & (indices < stop)
-        if self.frame_times is not None:
-            inside &= (given >= self.range.start_sec) & (given < end_sec)
+            inside = (indices >= first) & (indices < stop) & (given >= self.range.start_sec) & (given < end_sec)
         if not inside.all():
-            kind = "frame_indices" if self.frame_times is None else "frame_times"
-            raise MediaError(f"{name}: {kind}={given[~inside].tolist()[:10]} are not there; it has {allowed}.")
+            raise MediaError(f"{name}: {option}={given[~inside].tolist()[:10]} are not there; it has {allowed}.")
         return indices.astype(np.int64)
 
     def bounds(self, name: str, times: np.ndarray, duration_sec: float) -> tuple[int, int, float]:
-        """First frame of the range (it may have been shown for a while), the one after the last, end in seconds."""
+        """Finds the first frame of the range (it may have been shown for a while), the one after its last, and its end
+        in seconds.
+
+        Raises:
+            MediaError: when the video ends before the range begins.
+        """
         if self.range.start_sec >= duration_sec:
             raise MediaError(f"{name} lasts {duration_sec:g} s; nothing is in the range {self.range}.")
         end_sec = duration_sec if self.range.end_sec is None else min(duration_sec, self.range.end_sec)
@@ -93,7 +116,7 @@ class FrameChoice:
 
 
 def check_choice(options: Mapping[str, Any]) -> None:
-    """Refuse options of a call or a part whose choice of frames, or whose range, contradicts itself."""
+    """Refuses options of a call or a part whose choice of frames, or whose range, contradicts itself."""
     chosen = {name: options.get(name) for name in FRAME_OPTIONS}
     FrameChoice(**chosen, range=TimeRange(options.get("start_sec") or 0.0, options.get("end_sec")))
 

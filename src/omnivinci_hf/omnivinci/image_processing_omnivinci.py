@@ -1,4 +1,4 @@
-"""Images and video frames to pixel values: Dynamic-S2 tiling, squashing, normalisation."""
+"""This module turns images into pixel values: Dynamic-S2 tiling, squashing, normalisation."""
 
 import numpy as np
 import torch
@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .image_media_omnivinci import load_image
 from .media_sources_omnivinci import flatten
@@ -17,7 +16,7 @@ RESIZE_BACKENDS = ("pil", "torch")
 
 
 def choose_grid(width: int, height: int, tile_size: int, min_tiles: int, max_tiles: int) -> tuple[int, int]:
-    """The (rows, columns) of tiles whose shape is nearest to the image's, out of all with a permitted count.
+    """Chooses the (rows, columns) of tiles whose shape is nearest to the image's, out of all with a permitted count.
 
     Of two equally near grids the larger one wins only if the image has more than half of its pixels.
     """
@@ -37,7 +36,7 @@ def choose_grid(width: int, height: int, tile_size: int, min_tiles: int, max_til
 
 
 def resize(image: Image.Image, width: int, height: int, backend: str = "pil") -> Image.Image:
-    """Bicubic with antialiasing. "torch" is faster and differs from "pil" by 2 of 255 levels at most."""
+    """Resizes an image, bicubic with antialiasing. "torch" is faster; it differs by 2 of 255 levels at most."""
     if backend not in RESIZE_BACKENDS:
         raise ValueError(f"`resize_backend` must be one of {RESIZE_BACKENDS}, got {backend!r}.")
     if backend == "pil" or image.size == (width, height):
@@ -56,11 +55,13 @@ def _cut(image: Image.Image, rows: int, columns: int, side: int, backend: str) -
     ]
 
 
-def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[float], out=None) -> torch.Tensor:
-    """Same-sized RGB images to `(len(images), 3, height, width)` float32, `out` if it is given."""
+def to_pixel_values(
+    images: list[Image.Image], mean: list[float], std: list[float], out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Normalises RGB images of one size to `(len(images), 3, height, width)` float32, in `out` if it is given."""
     width, height = images[0].size
     values = torch.empty(len(images), 3, height, width) if out is None else out
-    # NumPy, since videos come here from several threads, and PyTorch would start more from each of them
+    # This is NumPy's work, since videos come here from several threads, and PyTorch would start more from each.
     for tile, image in zip(values.numpy(), images, strict=True):
         pixels = np.asarray(image)
         for channel, plane in enumerate(tile):
@@ -72,7 +73,7 @@ def _to_pixel_values(images: list[Image.Image], mean: list[float], std: list[flo
 
 
 def check_pixel_bytes(num_tiles: int, size: int, name: str) -> None:
-    """Refuse options with which one image or video would fill the memory."""
+    """Refuses options with which one image or video would fill the memory."""
     num_bytes = num_tiles * 3 * size**2 * 4
     if num_bytes > MAX_PIXEL_BYTES:
         raise ValueError(
@@ -81,7 +82,7 @@ def check_pixel_bytes(num_tiles: int, size: int, name: str) -> None:
         )
 
 
-class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
+class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):  # type: ignore[misc]  # see StrictArguments
     r"""
     Squashes images to one tile, or cuts them into tiles of several scales (Dynamic-S2).
 
@@ -126,7 +127,8 @@ class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
     def preprocess(
         self, images, tile: bool | list[bool] = True, return_tensors="pt", resize_backend=None, **kwargs
     ) -> BatchFeature:
-        """
+        """Turns images into tiles of pixel values.
+
         Args:
             images: one image, a list, or a list of lists; each anything that `load_image` takes.
             tile: whether to cut into Dynamic-S2 tiles, for all images or one by one.
@@ -146,13 +148,13 @@ class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
             tiles.extend(image_tiles)
             grids.append(grid)
         data = {
-            "pixel_values": _to_pixel_values(tiles, self.image_mean, self.image_std),
+            "pixel_values": to_pixel_values(tiles, self.image_mean, self.image_std),
             "image_grids": torch.tensor(grids, dtype=torch.long).view(-1, 2),
         }
         return BatchFeature(data, tensor_type=return_tensors)
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
-        """Rows and columns of the tiles of the largest scale."""
+        """Returns the rows and columns of an image's tiles at the largest scale."""
         return choose_grid(*image.size, self.size, (self.s2_scales[-1] // self.size) ** 2, self.max_tiles)
 
     def _squash(self, image: Image.Image, backend: str) -> tuple[list[Image.Image], tuple[int, int]]:
@@ -165,102 +167,3 @@ class OmniVinciImageProcessor(StrictArguments, BaseImageProcessor):
             tiles.extend(_cut(image, count, count, self.size, backend))
         grid = self.grid(image)
         return tiles + _cut(image, *grid, self.size, backend), grid
-
-
-class OmniVinciVideoProcessor(StrictArguments, VideoProcessorMixin):
-    r"""
-    Squashes every frame of a decoded clip to one tile.
-
-    Args:
-        size (`int`, defaults to 448): side of a tile in pixels.
-        image_mean, image_std (`list[float]`): per channel, of pixels in [0, 1].
-        num_frames (`int`, *optional*, defaults to 64): frames to sample, spread evenly over the clip; a shorter clip
-            repeats frames. With `fps` it is the most frames that are taken. None takes all.
-        fps (`float`, *optional*): frames to sample per second.
-        resize_backend (`"pil"` or `"torch"`): as in [`OmniVinciImageProcessor`].
-    """
-
-    model_input_names = ["pixel_values_videos", "video_num_frames", "video_frame_times_ns"]
-    num_frames = 64  # Transformers saves a None only where the class has another value
-
-    def __init__(
-        self,
-        size: int = 448,
-        image_mean: list[float] | None = None,
-        image_std: list[float] | None = None,
-        num_frames: int | None = 64,
-        fps: float | None = None,
-        resize_backend: str = "pil",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.size = size
-        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else image_mean
-        self.image_std = [0.5, 0.5, 0.5] if image_std is None else image_std
-        self.num_frames = num_frames
-        self.fps = fps
-        self.resize_backend = resize_backend
-        self._check()
-        check_pixel_bytes(num_frames or 0, size, f"`num_frames`={num_frames}")
-
-    def squash(self, frame: Image.Image, resize_backend: str | None = None) -> Image.Image:
-        """One frame to one tile; as `transform` of `load_video` it keeps full-size frames from piling up."""
-        return resize(frame, self.size, self.size, resize_backend or self.resize_backend)
-
-    def frame_pixels(self, frame: Image.Image, resize_backend: str | None = None, out=None) -> torch.Tensor:
-        """One frame to `(3, size, size)`; as `transform` of `load_video` it leaves [`preprocess`] nothing to do."""
-        tile = self.squash(frame, resize_backend)
-        return _to_pixel_values([tile], self.image_mean, self.image_std, None if out is None else out[None])[0]
-
-    def levels(self, frame: Image.Image | torch.Tensor) -> torch.Tensor:
-        """What [`squash`] or [`frame_pixels`] made of a frame in levels from 0 to 255, `(3, size, size)`."""
-        if not isinstance(frame, torch.Tensor):
-            return torch.from_numpy(np.array(frame, dtype=np.float32)).permute(2, 0, 1)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
-        return (frame * std + mean) * 255
-
-    def preprocess(self, videos, return_tensors="pt", resize_backend=None, **kwargs) -> BatchFeature:
-        """
-        Args:
-            videos (`list[VideoClip]`): decoded clips, see `load_video`; what [`squash`] or [`frame_pixels`] made of
-                their frames stays as it is. Tensors are not copied but share their memory with the result: that of a
-                single clip is the result, those of several become parts of it.
-            resize_backend: for this call.
-
-        Returns:
-            `pixel_values_videos (frames of all videos, 3, size, size)`, `video_num_frames (num_videos,)` and
-            `video_frame_times_ns (frames of all videos,)`: whole nanoseconds, which survive a cast of all floating
-            tensors to half precision.
-        """
-        take_arguments(type(self).__name__, ("videos", "return_tensors", "resize_backend"), kwargs)
-        videos = videos if isinstance(videos, (list, tuple)) else [videos]
-        times = np.concatenate([video.times for video in videos])
-        data = {
-            "pixel_values_videos": self._pixel_values(videos, resize_backend),
-            "video_num_frames": torch.tensor([len(video.frames) for video in videos]),
-            "video_frame_times_ns": torch.from_numpy(np.round(times * 1e9).astype(np.int64)),
-        }
-        return BatchFeature(data, tensor_type=return_tensors)
-
-    def _pixel_values(self, videos, resize_backend: str | None) -> torch.Tensor:
-        wanted = (3, self.size, self.size)
-        for frames in (video.frames for video in videos):
-            if isinstance(frames, torch.Tensor) and not (frames.shape[1:] == wanted and frames.is_floating_point()):
-                raise ValueError(
-                    f"Frames that are a tensor must be pixel values of shape {wanted}, got {frames.dtype} "
-                    f"{tuple(frames.shape[1:])}; give images, or what `frame_pixels` makes of them."
-                )
-        if len(videos) == 1 and isinstance(videos[0].frames, torch.Tensor):
-            return videos[0].frames
-        pixels = torch.empty(sum(len(video.frames) for video in videos), 3, self.size, self.size)
-        first = 0
-        for video in videos:
-            part = pixels[first : first + len(video.frames)]
-            first += len(part)
-            if isinstance(video.frames, torch.Tensor):
-                part.copy_(video.frames)
-                video.frames = part  # the same, and the memory of the other is free
-                continue
-            for number, frame in enumerate(video.frames):
-                self.frame_pixels(frame, resize_backend, out=part[number])
-        return pixels

@@ -1,7 +1,12 @@
-"""This module says which values an option can have: each check refuses the others and describes those it takes."""
+"""This module says which values an option can have, and refuses the others and unknown names.
 
+A check also describes the values that it takes, for the documentation.
+"""
+
+import difflib
 import math
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol
@@ -12,6 +17,21 @@ from .media_reading_omnivinci import MediaLimits
 
 
 MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
+# Callers and files of other models set these options; here, nothing but these values is true.
+FIXED_OPTIONS = {
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "do_center_crop": False,
+    "do_pad": False,
+    "resample": 3,  # bicubic
+    "default_to_square": True,
+    "padding_value": 0.0,
+    "return_metadata": False,
+    "do_sample_frames": True,
+}
 
 
 class Check(Protocol):
@@ -137,6 +157,33 @@ class CheckedLater:
 
     def __str__(self) -> str:
         return self.description
+
+
+def refuse_unknown(
+    owner: str,
+    given: Iterable[str],
+    known: Iterable[str],
+    error: Callable[[str], Exception] = TypeError,
+    also: Iterable[str] = (),
+) -> None:
+    """Raises an error for names that are not known, with the nearest known ones, or with all if none is near.
+
+    Args:
+        also: more names for the hint, of what is given in another way.
+    """
+    known = sorted(name for name in map(str, known) if not name.startswith("_"))
+    if unknown := sorted(str(name) for name in given if name not in known):
+        near = [difflib.get_close_matches(name, [*known, *also], n=1) for name in unknown]
+        hint = f" (did you mean {', '.join(match[0] for match in near if match)}?)" if any(near) else ""
+        rest = "" if all(near) else f"; it has {', '.join(known)}"
+        raise error(f"{owner} has no option {unknown}{hint}{rest}.")
+
+
+def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
+    """Raises an error for options of other models, unless they say what is true of this one anyway."""
+    for name, value in given.items():
+        if name in FIXED_OPTIONS and value is not None and value != FIXED_OPTIONS[name]:
+            raise ValueError(f"{owner} cannot do `{name}`={value!r}: it is always {FIXED_OPTIONS[name]!r}.")
 
 
 def plain_value(value: Any, check: Any) -> Any:

@@ -4,9 +4,8 @@ A value is checked wherever it is given (a file that was downloaded, `from_pretr
 before any medium is read. The bounds keep a file from asking for more memory or time than a machine has.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from transformers.utils import TensorType
 
 from .media_reading_omnivinci import MediaLimits
 from .option_checks_omnivinci import (
+    FIXED_OPTIONS,
     Ascending,
     Check,
     CheckedLater,
@@ -23,6 +23,8 @@ from .option_checks_omnivinci import (
     Number,
     Numbers,
     plain_value,
+    refuse_fixed,
+    refuse_unknown,
 )
 
 
@@ -418,38 +420,23 @@ def loader_arguments(modality: str) -> dict[str, str]:
     return {option.name: option.arguments[modality] for option in OPTIONS if modality in option.arguments}
 
 
-# of the processor and its parts, stored in a checkpoint's files
+# The processor and its parts store these in a checkpoint's files.
 STORED_OPTIONS = {option.name: option.stored_check or option.check for option in OPTIONS if option.stored_by}
-# of one call
+# One call of the processor takes these.
 CALL_OPTIONS = {option.name: option.check for option in OPTIONS if option.in_call}
-# what a checkpoint in the original layout has in place of the defaults
+# A checkpoint in the original layout is loaded with these values in place of the defaults.
 ORIGINAL_OPTIONS = {option.name: option.original for option in OPTIONS if option.original is not AS_BY_DEFAULT}
 RANGE_OPTIONS, READ_OPTIONS, TEXT_OPTIONS = option_checks("range"), option_checks("reading"), option_checks("text")
 POSITION_OPTIONS = option_checks("positions")  # say which frames are taken, one by one
 FRAME_OPTIONS = option_checks("frames", "positions")  # all that choose frames
 
-# -- Options of other models, and what Transformers writes into files or passes to every part of a checkpoint
+# -- What else stands in calls, in files, and among the arguments of Transformers' loaders
 
 
-MEDIA_ARGUMENTS = ("images", "videos", "audio")  # of a call
+MEDIA_ARGUMENTS = ("images", "videos", "audio")  # under which a call takes media
 GROUPS = ("text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs", "common_kwargs")
 MEDIA_PLACES = ("in `images_kwargs`", "in `videos_kwargs`", "in `audio_kwargs`")
-# what callers and files of other models set, and what alone is true of this one
-FIXED_OPTIONS = {
-    "do_resize": True,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "do_convert_rgb": True,
-    "do_center_crop": False,
-    "do_pad": False,
-    "resample": 3,  # bicubic
-    "default_to_square": True,
-    "padding_value": 0.0,
-    "return_metadata": False,
-    "do_sample_frames": True,
-}
-# what Transformers notes in the files of a processor and its parts; it changes nothing
+# Transformers notes these in the files of a processor and its parts; they change nothing.
 FILE_ENTRIES = (
     *("auto_map", "processor_class", "_processor_class", "image_processor_type", "video_processor_type"),
     *("feature_extractor_type", "transformers_version", "_commit_hash", "name_or_path"),
@@ -457,7 +444,7 @@ FILE_ENTRIES = (
     *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "backend"),
     "model_input_names",
 )
-# what Transformers passes on to every part of a checkpoint that it loads, options of the model among it
+# Transformers passes these on to every part of a checkpoint that it loads, options of the model among them.
 LOADER_OPTIONS = (
     *(
         "code_revision",
@@ -488,33 +475,6 @@ def check_options(given: Mapping[str, Any], checks: Mapping[str, Check] = CALL_O
         checked[name] = plain_value(given[name], checks[name])
         checks[name].check(name, checked[name])
     return checked
-
-
-def refuse_unknown(
-    owner: str,
-    given: Iterable[str],
-    known: Iterable[str],
-    error: Callable[[str], Exception] = TypeError,
-    also: Iterable[str] = (),
-) -> None:
-    """Raises an error for names that are not known, with the nearest known ones, or with all if none is near.
-
-    Args:
-        also: more names for the hint, of what is given in another way.
-    """
-    known = sorted(name for name in map(str, known) if not name.startswith("_"))
-    if unknown := sorted(str(name) for name in given if name not in known):
-        near = [difflib.get_close_matches(name, [*known, *also], n=1) for name in unknown]
-        hint = f" (did you mean {', '.join(match[0] for match in near if match)}?)" if any(near) else ""
-        rest = "" if all(near) else f"; it has {', '.join(known)}"
-        raise error(f"{owner} has no option {unknown}{hint}{rest}.")
-
-
-def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
-    """Raises an error for options of other models, unless they say what is true of this one anyway."""
-    for name, value in given.items():
-        if name in FIXED_OPTIONS and value is not None and value != FIXED_OPTIONS[name]:
-            raise ValueError(f"{owner} cannot do `{name}`={value!r}: it is always {FIXED_OPTIONS[name]!r}.")
 
 
 def asking_entries(given: Mapping[str, Any]) -> set[str]:
@@ -568,7 +528,11 @@ def _ungrouped(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[tup
 
 
 class StrictArguments:
-    """This base of the processor's parts refuses arguments that nothing obeys, whichever way they come."""
+    """This base of the processor's parts refuses arguments that nothing obeys, whichever way they come.
+
+    The parts' other bases, of Transformers, each have another name for the first argument of `from_dict`, which all
+    callers there give by position; hence the parts' `type: ignore`.
+    """
 
     def __init__(self, **kwargs):
         names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "kwargs")]

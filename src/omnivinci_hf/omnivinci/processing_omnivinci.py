@@ -40,7 +40,7 @@ from .sequence_layout_omnivinci import (
     span_mask,
 )
 from .video_media_omnivinci import VideoClip
-from .video_pruning_omnivinci import moving_embeds
+from .video_processing_omnivinci import moving_embeds
 
 
 logger = logging.get_logger(__name__)

@@ -12,7 +12,7 @@ from transformers.utils import PROCESSOR_NAME
 from .checkpoint_files_omnivinci import HUB_OPTIONS, hub_options_of, is_original_config, place_of, read_config
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from .image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from .image_processing_omnivinci import OmniVinciImageProcessor
 from .options_omnivinci import (
     FILE_ENTRIES,
     FIXED_OPTIONS,
@@ -23,6 +23,7 @@ from .options_omnivinci import (
     refuse_unknown,
 )
 from .package_hooks_omnivinci import original_layout
+from .video_processing_omnivinci import OmniVinciVideoProcessor
 
 
 PARTS = {

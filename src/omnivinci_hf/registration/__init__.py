@@ -20,6 +20,7 @@ TRIGGERS = {
     "transformers.models.auto.configuration_auto",
     "omnivinci_hf.omnivinci.feature_extraction_omnivinci",
     "omnivinci_hf.omnivinci.image_processing_omnivinci",
+    "omnivinci_hf.omnivinci.video_processing_omnivinci",
 }
 WATCHED_PACKAGES = ("transformers", "omnivinci_hf")
 _importing_threads: set[int] = set()

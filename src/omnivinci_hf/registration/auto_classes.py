@@ -19,10 +19,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from ..hub.cards import ORIGINAL
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
-from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor, OmniVinciVideoProcessor
+from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.pipeline_omnivinci import OmniQAPipeline
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
+from ..omnivinci.video_processing_omnivinci import OmniVinciVideoProcessor
 
 
 TASK = "omni-qa"
