@@ -122,6 +122,8 @@ def test_joining_holds_no_tensor_twice(processor):
     [
         ("sound", AUDIO, {}, ValueError, "`modality` must be one of image, video, audio, got 'sound'"),
         ("audio", AUDIO, {"padding": True}, TypeError, r"\['padding'\] are options of a prompt"),
+        ("audio", AUDIO, {"text_kwargs": {"padding": True}}, TypeError, r"\['padding'\] are options of a prompt"),
+        ("audio", MediaPart("video", VIDEO), {}, ValueError, "is 'audio', but the part is of modality 'video'"),
         ("audio", AUDIO, {"return_tensors": "pt"}, TypeError, r"\['return_tensors'\] are options of a prompt"),
         ("video", VIDEO, {"num_frmes": 3}, TypeError, r"\['num_frmes'\] \(did you mean num_frames\?\)"),
         ("video", VIDEO, {"num_frames": 0}, ValueError, "`num_frames` must be at least 1, got 0"),

@@ -1,7 +1,7 @@
 """This module reads conversations: the prompt that they become, and the media and options that their parts hold."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,21 @@ def collect_media(message: Any, media: Mapping[str, list["MediaPart"]]) -> dict[
             media[part.modality].append(part)
             cleaned.append({"type": part.modality})
     return {**message, "content": cleaned}
+
+
+def collect_all_media(
+    conversations: Iterable[Iterable[Any]],
+) -> tuple[list[list[dict[str, Any]]], dict[str, list["MediaPart"]]]:
+    """Makes the copies of conversations that the chat template renders.
+
+    Returns:
+        the copies, and modality -> its media parts, in order.
+
+    Raises:
+        ValueError: for a message or a part that cannot be understood.
+    """
+    media: dict[str, list[MediaPart]] = {modality: [] for modality in MODALITIES}
+    return [[collect_media(message, media) for message in messages] for messages in conversations], media
 
 
 # -- Content parts: the chat template, training data and the pipeline all have them parsed here

@@ -1,7 +1,7 @@
 """This module holds the processor, which turns conversations and their media into the tensors that the model reads."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .configuration_omnivinci import MEDIA_TOKENS, MODALITIES, check_boundary_tokens
-from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_media, template_variables
+from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_all_media, template_variables
 from .frame_sampling_omnivinci import check_choice
 from .media_inputs_omnivinci import load_media
 from .options_omnivinci import (
@@ -245,16 +245,19 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             options: of [`~OmniVinciProcessor.__call__`], but for those of the text and of the output.
 
         Raises:
-            ValueError: for an unknown modality, or an option that cannot have its value.
+            ValueError: for an unknown modality, a part of another one, or an option that cannot have its value.
             TypeError: for an option that does not concern media.
             MediaError: when the medium cannot be read.
         """
         if modality not in MODALITIES:
             raise ValueError(f"`modality` must be one of {', '.join(MODALITIES)}, got {modality!r}.")
-        if others := sorted(options.keys() & option_checks("text", "output").keys()):
+        names = {*options, *(name for group in GROUPS for name in options.get(group) or {})}
+        if others := sorted(names & option_checks("text", "output").keys()):
             raise TypeError(f"{others} are options of a prompt, and `encode_medium` makes none.")
         resolved = self.resolve_options(("as an argument", options))
         part = source if isinstance(source, MediaPart) else MediaPart(modality, source)
+        if part.modality != modality:
+            raise ValueError(f"`modality` is {modality!r}, but the part is of modality {part.modality!r}.")
         media = self._load_media({modality: [part]}, resolved, self.video_processor.frame_pixels)
         return self._encode(modality, media[modality][0], tile, resolved, self.layout_rules)
 
@@ -293,11 +296,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
                 "`return_assistant_tokens_mask`."
             )
         batched = not isinstance(conversation[0], dict)
-        media: dict[str, list[MediaPart]] = {modality: [] for modality in MODALITIES}
-        conversations = [
-            [collect_media(message, media) for message in messages]
-            for messages in (conversation if batched else [conversation])
-        ]
+        conversations, media = collect_all_media(conversation if batched else [conversation])
         template = self._template(chat_template)
         variables = _pop_variables(kwargs, template, tools)
         named = {"load_audio_from_video": load_audio_from_video, "return_tensors": return_tensors}
@@ -379,9 +378,8 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         Returns:
             The ids, and for each 1 if the assistant speaks it, else 0.
         """
-        media: dict[str, list[MediaPart]] = {modality: [] for modality in MODALITIES}
         rendered: Any = render_jinja_template(
-            conversations=[[collect_media(message, media) for message in conversation]],
+            conversations=collect_all_media([conversation])[0],
             chat_template=self._template(None),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
@@ -424,25 +422,24 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         text_options = {name: options[name] for name in TEXT_OPTIONS if options[name] is not None}
         rows = [prompts.tokenize(prompt, text_options) for prompt in ([text] if isinstance(text, str) else text)]
         prompts.check_counts(rows, media)
-        remaining = self._encode_all([ids for ids, _ in rows], media, options)
-        placed = [[next(remaining[modality]) for modality in prompts.modalities(ids)] for ids, _ in rows]
-        expanded = [
-            prompts.expand(ids, offsets, [medium.layout for medium in row], spans)
-            for (ids, offsets), row, spans in zip(rows, placed, generation_spans or [None] * len(rows), strict=True)
-        ]
-        masks = None if generation_spans is None else [mask for _, mask in expanded]
-        data = prompts.pad([ids for ids, _ in expanded], masks, text_options)
+        encoded = self._encode_all([ids for ids, _ in rows], media, options)
+        expanded, masks = [], []
+        for (ids, offsets), row, spans in zip(rows, encoded, generation_spans or [None] * len(rows), strict=True):
+            new_ids, mask = prompts.expand(ids, offsets, [medium.layout for medium in row], spans)
+            expanded.append(new_ids)
+            masks.append(mask)
+        data = prompts.pad(expanded, None if generation_spans is None else masks, text_options)
         if options["return_mm_token_type_ids"]:
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         if options["return_attention_mask"] is False:
             del data["attention_mask"]
-        data.update(join_media([medium for row in placed for medium in row]))
+        data.update(join_media([medium for row in encoded for medium in row]))
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def _encode_all(
         self, rows: list[np.ndarray], media: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> dict[str, Iterator[EncodedMedium]]:
-        """Loads and encodes all media of a call; returns those of each modality, in order."""
+    ) -> list[list[EncodedMedium]]:
+        """Loads and encodes all media of a call; returns those of each row, in the order of its placeholders."""
         loaded = self._load_media(media, options, self.video_processor.frame_pixels)
         counts = [int((ids == self.image_token_id).sum()) for ids in rows]
         tile = [count == 1 for count in counts for _ in range(count)]
@@ -452,7 +449,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             encoded[modality] = iter(
                 [self._encode(modality, clip, flag, options, rules) for clip, flag in zip(clips, flags, strict=True)]
             )
-        return encoded
+        return [[next(encoded[modality]) for modality in self._prompts.modalities(ids)] for ids in rows]
 
     def _encode(
         self, modality: str, medium: Any, tile: bool, options: Mapping[str, Any], rules: LayoutRules

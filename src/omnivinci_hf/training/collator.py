@@ -1,4 +1,4 @@
-"""Batches for training: conversations with media to the model's inputs and labels."""
+"""This module makes batches for training: conversations with media become the model's inputs and labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
+from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.generation_omnivinci import check_context
 from ..omnivinci.options_omnivinci import TEXT_OPTIONS
 from ..omnivinci.outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
@@ -19,18 +20,25 @@ from .data import ROW_ERRORS, RowError, normalize_row
 
 logger = logging.get_logger(__name__)
 IGNORE_INDEX = -100
-MEDIA = (*MEDIA_INPUTS, *PAIR_INPUTS)
-PADDING = -1
+MEDIA_TENSORS = (*MEDIA_INPUTS, *PAIR_INPUTS)
+PADDING = -1  # the number of the row that padding belongs to
 MAX_WORKERS = 255
-TOO_MANY = 100
+MAX_BAD_ROWS_AT_START = 100  # if none before them is good, the data are wrong
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row as the model reads it, before it is put into a batch.
+    """An encoded row is what the model reads of a row, before it is put into a batch.
 
-    `ids`, `labels`, `positions` and `branches` are `(length,)`. Conversations about the same media share what comes
-    before them: branch 0. What each adds is a branch of its own, 1, 2, ..., which begins at the same position.
+    Conversations about the same media share what comes before them: branch 0. What each adds is a branch of its own,
+    1, 2, ..., which begins at the same position.
+
+    Args:
+        ids `(length,)`: with placeholders for the media.
+        labels `(length,)`: the ids that are learned, `IGNORE_INDEX` elsewhere.
+        positions `(length,)`: position ids.
+        branches `(length,)`: number of the branch.
+        media: the processor's tensors of the row's media, by name.
     """
 
     ids: torch.Tensor
@@ -57,7 +65,7 @@ class OmniVinciDataCollator:
         packing (`bool`, defaults to False): put all rows of a batch into one sequence instead of padding them. Rows do
             not see each other: their positions begin anew, which Transformers' attention functions understand, or,
             where rows have several conversations, a mask says so.
-        dummy_media (`bool`, defaults to True): a batch without image, video or sound gets one tile, one frame or one
+        dummy_media (`bool`, defaults to True): a batch without image, video or audio gets one tile, one frame or one
             window of silence that nothing attends to. Data-parallel processes wait for each other's gradients, and
             those that share out weights for each other's calls: all must run all parts of the model, equally often.
         on_error ("raise" or "skip"): what a row does that cannot be used (a broken file, no assistant's turn, ...). If
@@ -106,37 +114,42 @@ class OmniVinciDataCollator:
 
     @property
     def num_skipped(self) -> int:
-        """Bad rows that were left out so far, in all processes of this one's DataLoader."""
+        """How many bad rows were left out so far, in all processes of this one's DataLoader."""
         return int(self._counts[:, 1].sum())
 
     @property
     def num_used(self) -> int:
-        """Good rows so far."""
+        """How many rows were good so far."""
         return int(self._counts[:, 0].sum())
 
     def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, Any]:
+        """Makes one batch of rows, encoded already or not.
+
+        Returns:
+            `input_ids`, `labels` `(batch_size, length)`, and what tells rows apart: `attention_mask (batch_size,
+            length)`, or with `packing` `position_ids (1, length)`, or where a row has several conversations both, with
+            a boolean mask `(batch_size, 1, length, length)`; `only_needed_logits`; and the media of all rows, as the
+            processor returns them.
+
+        Raises:
+            RowError, MediaError: for a bad row, with `on_error="raise"`.
         """
-        Returns `input_ids`, `labels`, and what tells rows apart: `attention_mask (batch_size, length)`, or with
-        `packing` `position_ids (1, length)`, or where a row has several conversations both, with a boolean mask
-        `(batch_size, 1, length, length)`; `only_needed_logits`; and the media of all rows, as the processor returns
-        them.
-        """
-        nothing = torch.tensor([self.processor.tokenizer.pad_token_id])
-        stand_in = join_branches([(nothing, torch.zeros(1, dtype=torch.bool), 0)], {})
-        encoded = [self._encode_or_skip(row) or stand_in for row in rows]
-        present = set().union(*(row.media for row in encoded))
+        padding = torch.tensor([self.processor.tokenizer.pad_token_id])
+        empty_row = join_branches([(padding, torch.zeros(1, dtype=torch.bool), 0)], {})
+        encoded = [self._encode_or_skip(row) or empty_row for row in rows]
+        present = {name for row in encoded for name in row.media}
         dummies = [row for name, row in self.dummies.items() if name not in present]
         media = {}
-        for name in MEDIA:
+        for name in MEDIA_TENSORS:
             if parts := [row.media[name] for row in (*encoded, *dummies) if name in row.media]:
                 media[name] = torch.cat(parts)
         for name in PAIR_INPUTS:
             media.setdefault(name, torch.zeros(0, dtype=torch.bool))
-        batch = {**self._lay_out(encoded, dummies), **media}
+        batch = {**self._rows_to_batch(encoded, dummies), **media}
         return {**batch, "only_needed_logits": True} if self.only_needed_logits else batch
 
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
-        """One row with its media read; what a collator is called with may also be this.
+        """Encodes one row with its media; a collator may also be called with the result.
 
         Raises:
             RowError: when the row is wrong, or too long.
@@ -160,39 +173,51 @@ class OmniVinciDataCollator:
             processor_kwargs=self.processor_options,
         )
         ids, spoken = inputs["input_ids"][0], inputs["assistant_masks"][0].bool()
-        shared = len(ids) - len(self.processor.encode_after_media(first)[0])
-        room = None if self.max_length is None else self.max_length - shared
-        if room is not None and room < 1:
-            raise RowError(
-                f"Its media and what comes before them take {shared} tokens, which `max_length`={self.max_length} "
-                "would cut: raise it, or take fewer frames or seconds of sound."
-            )
-        branches = [(ids[shared:], spoken[shared:])]
+        num_shared = len(ids) - len(self.processor.encode_after_media(first)[0])
+        branches = [(ids[num_shared:], spoken[num_shared:])]
         for conversation in others:
             words, marks = (torch.tensor(values) for values in self.processor.encode_after_media(conversation))
             branches.append((words, marks.bool()))
-        branches = [(words[:room], marks[:room]) for words, marks in branches]
-        # what is spoken before the last medium is learned too
-        if not all(marks.any() for _, marks in branches) and (others or not spoken[:shared].any()):
+        branches = self._shortened(branches, num_shared)
+        # What the assistant says before the last medium is learned, too.
+        if not all(marks.any() for _, marks in branches) and (others or not spoken[:num_shared].any()):
             raise RowError(self._explain_no_label())
         numbers = range(1, len(branches) + 1) if others else [0]
         parts = [(words, marks, number) for (words, marks), number in zip(branches, numbers, strict=True)]
-        media = {name: inputs[name] for name in MEDIA if name in inputs}
-        encoded = join_branches([(ids[:shared], spoken[:shared], 0), *parts], media)
-        if self.context_length is not None:
-            try:
-                check_context(int(encoded.positions.max()) + 1, self.context_length)
-            except ValueError as error:
-                raise RowError(str(error)) from None
+        media = {name: inputs[name] for name in MEDIA_TENSORS if name in inputs}
+        encoded = join_branches([(ids[:num_shared], spoken[:num_shared], 0), *parts], media)
+        self._check_context(encoded)
         return encoded
 
+    def _shortened(
+        self, branches: list[tuple[torch.Tensor, torch.Tensor]], num_shared: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Cuts words off the end of each branch so that it fits into `max_length` behind what all share."""
+        if self.max_length is None:
+            return branches
+        room = self.max_length - num_shared
+        if room < 1:
+            raise RowError(
+                f"Its media and what comes before them take {num_shared} tokens, which `max_length`={self.max_length} "
+                "would cut: raise it, or take fewer frames or seconds of audio."
+            )
+        return [(words[:room], marks[:room]) for words, marks in branches]
+
+    def _check_context(self, encoded: EncodedRow) -> None:
+        if self.context_length is None:
+            return
+        try:
+            check_context(int(encoded.positions.max()) + 1, self.context_length)
+        except ValueError as error:
+            raise RowError(str(error)) from None
+
     def _explain_no_label(self) -> str:
-        template = self.processor.chat_template
+        template: Any = self.processor.chat_template
         if "generation" not in (template if isinstance(template, str) else template["default"]):
             return "The chat template marks no assistant's words: it needs {% generation %} around them."
         return f"No word of the assistant is left to learn from within `max_length`={self.max_length}."
 
-    def _encode_or_skip(self, row) -> EncodedRow | None:
+    def _encode_or_skip(self, row: Mapping[str, Any] | EncodedRow) -> EncodedRow | None:
         if isinstance(row, EncodedRow):
             return row
         worker = get_worker_info()
@@ -205,18 +230,20 @@ class OmniVinciDataCollator:
             if self.on_error == "raise":
                 raise
             counts[1] += 1
-            if counts[0] == 0 and counts[1] == TOO_MANY:
-                raise RowError(f"The first {TOO_MANY} rows are all bad, the last because: {error}") from error
+            if counts[0] == 0 and counts[1] == MAX_BAD_ROWS_AT_START:
+                raise RowError(
+                    f"The first {MAX_BAD_ROWS_AT_START} rows are all bad, the last because: {error}"
+                ) from error
             name = row.get("id") if isinstance(row, Mapping) else None
             logger.warning("Skipped %s: %s", "a bad row" if name is None else f"row {name!r}", error)
             return None
 
     def _is_media(self, ids: torch.Tensor) -> torch.Tensor:
-        tokenizer_ids = [getattr(self.processor, f"{kind}_token_id") for kind in ("image", "video", "audio")]
-        return torch.isin(ids, torch.tensor(tokenizer_ids))
+        media_ids = [getattr(self.processor, f"{modality}_token_id") for modality in MODALITIES]
+        return torch.isin(ids, torch.tensor(media_ids))
 
     def _make_dummies(self) -> dict[str, EncodedRow]:
-        """An image, a video of one frame, one embedding of silence, by the name of the input that they stand in for."""
+        """Encodes an image, a video of one frame and one embedding of silence, by the input that they stand in for."""
         tile = {"type": "image", "image": np.zeros((8, 8, 3), np.uint8)}
         frame = {"type": "video", "video": np.zeros((1, 8, 8, 3), np.uint8), "video_metadata": {"fps": 1.0}}
         silence = {"type": "audio", "audio": np.zeros(1, np.float32)}
@@ -234,14 +261,14 @@ class OmniVinciDataCollator:
             ids = ids[self._is_media(ids)]
             if "audio_num_embeds" in inputs:
                 ids, inputs["audio_num_embeds"] = ids[:1], torch.ones(1, dtype=torch.long)
-            media = {name: inputs[name] for name in MEDIA if name in inputs}
+            media = {name: inputs[name] for name in MEDIA_TENSORS if name in inputs}
             dummies[name] = join_branches([(ids, torch.zeros_like(ids, dtype=torch.bool), 0)], media)
         return dummies
 
-    def _lay_out(self, encoded: list[EncodedRow], dummies: list[EncodedRow]) -> dict[str, torch.Tensor]:
+    def _rows_to_batch(self, encoded: list[EncodedRow], dummies: list[EncodedRow]) -> dict[str, torch.Tensor]:
         rows = [list(enumerate(encoded))] if self.packing else [[(0, row)] for row in encoded]
         packed = self.packing and not any(row.branches.any() for row in encoded)
-        # as rows of their own in a packed sequence; otherwise, as padding
+        # They are rows of their own in a packed sequence, and padding otherwise.
         rows[0] += [(len(encoded) + number if packed else PADDING, row) for number, row in enumerate(dummies)]
         joined = {
             name: pad_sequence(
@@ -271,7 +298,7 @@ class OmniVinciDataCollator:
 
 
 def join_branches(parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Mapping[str, torch.Tensor]) -> EncodedRow:
-    """One row of parts `(ids, which of them are learned, branch)`; every branch follows branch 0."""
+    """Joins parts `(ids, which of them are learned, branch)` to one row; every branch follows branch 0."""
     shared = sum(len(ids) for ids, _, branch in parts if branch == 0)
     ids = torch.cat([ids for ids, _, _ in parts])
     marks = torch.cat([marks for _, marks, _ in parts])
@@ -285,7 +312,9 @@ def join_branches(parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Ma
 
 
 def _visible(numbers: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
-    """Who sees whom, `(batch_size, 1, length, length)`: what came before in the same row, shared or of one's branch."""
+    """Makes the attention mask `(batch_size, 1, length, length)`: a token sees what came before it in the same row,
+    shared by all branches or of its own.
+    """
     seen, seeing = branches[:, None, :], branches[:, :, None]
     visible = (numbers[:, None, :] == numbers[:, :, None]) & ((seen == 0) | (seen == seeing))
     return visible.tril()[:, None]

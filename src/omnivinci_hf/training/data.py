@@ -1,4 +1,4 @@
-"""Rows of training data: one schema, and where rows come from.
+"""This module reads rows of training data: their one schema, and the files and datasets that they come from.
 
 A row is a conversation in the usual chat form:
 
@@ -46,14 +46,14 @@ from ..omnivinci.sequence_layout_omnivinci import is_text
 ROLES = ("system", "user", "assistant")
 COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-# what reading a row and its media may raise when the row is bad
+# Reading a row and its media may raise these when the row is bad.
 ROW_ERRORS = (ValueError, TypeError, OSError)
 
 _URL = re.compile(r"data:|file:/|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class RowError(ValueError):
-    """A row that cannot be used. `problems` says everything that is wrong with it, `place` where the row is."""
+    """A row cannot be used. `problems` says everything that is wrong with it, `place` where the row is."""
 
     def __init__(self, *problems: str, place: str = ""):
         super().__init__(*problems)
@@ -61,6 +61,7 @@ class RowError(ValueError):
 
     @property
     def problems(self) -> list[str]:
+        """Everything that is wrong with the row, one sentence or two for each problem."""
         return list(self.args)
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class RowError(ValueError):
 
 
 def normalize_row(row: Mapping, media_root: str | os.PathLike | None = None) -> dict[str, Any]:
-    """A row in the one form that training reads: `{"id": str | None, "conversations": [[message, ...], ...]}`.
+    """Brings a row into the one form that training reads: `{"id": str | None, "conversations": [[message, ...], ...]}`.
 
     Every media part holds its medium, and relative paths begin at `media_root`. The row itself is left as it is. What
     comes out may be given again and stays the same.
@@ -86,13 +87,13 @@ def normalize_row(row: Mapping, media_root: str | os.PathLike | None = None) -> 
 
 
 def read_row(row: Mapping, media_root: str | os.PathLike | None = None) -> tuple[dict[str, Any], list[str]]:
-    """What can be made out of a row, as by [`normalize_row`], and all that is wrong with it."""
+    """Makes what it can out of a row, as [`normalize_row`] does, and tells all that is wrong with it."""
     reader = _RowReader(media_root)
     return reader.read(row), reader.problems
 
 
 class _RowReader:
-    """Reads one row; notes what is wrong and goes on, so that one look tells all of it."""
+    """The reader of one row notes what is wrong and goes on, so that one look tells all of it."""
 
     def __init__(self, media_root: str | os.PathLike | None):
         self.media_root = media_root
@@ -103,8 +104,8 @@ class _RowReader:
             self.problems.append(f"A row must be an object with `messages`, got {shown(row)}.")
             return {"id": None, "conversations": []}
         row = _without_none(row)
-        columns = {kind: self._column(row, name) for kind, name in COLUMNS.items()}
-        conversations = [self._conversation(*found, columns) for found in self._find_conversations(row)]
+        columns = {modality: self._column(row, name) for modality, name in COLUMNS.items()}
+        conversations = [self._conversation(place, messages, columns) for place, messages in self._conversations(row)]
         if not self.problems:
             self._check_beginnings(conversations)
         name = row.get("id")
@@ -115,28 +116,32 @@ class _RowReader:
             name = None
         return {"id": None if name is None else str(name), "conversations": conversations}
 
-    def _find_conversations(self, row: dict) -> list[tuple[str, Any]]:
-        """Each with the name of its place in the row."""
+    def _conversations(self, row: dict) -> list[tuple[str, Any]]:
+        """Returns the conversations of a row, each with the name of its place in the row."""
         forms = [form for form in ("messages", "conversations", "prompt") if form in row]
         if len(forms) != 1:
-            found = " and ".join(f"`{form}`" for form in forms) or f"only {sorted(map(str, row))}"
+            present = " and ".join(f"`{form}`" for form in forms) or f"only {sorted(map(str, row))}"
             self.problems.append(
                 f"A row holds its words under one of `messages`, `conversations`, or `prompt` and `completion`; this "
-                f"one has {found}."
+                f"one has {present}."
             )
             return []
         if forms == ["messages"]:
             return [("messages", row["messages"])]
         if forms == ["prompt"]:
-            parts = [row["prompt"], row.get("completion")]
-            if not all(isinstance(part, (list, tuple)) for part in parts):
-                self.problems.append(
-                    f"`prompt` and `completion` must both be lists of messages, got {shown(parts[0])} and "
-                    f'{shown(parts[1])}; write the words as [{{"role": ..., "content": ...}}].'
-                )
-                return []
-            return [("prompt + completion", [message for part in parts for message in part])]
-        conversations = row["conversations"]
+            return self._prompt_and_completion(row["prompt"], row.get("completion"))
+        return self._several_conversations(row["conversations"])
+
+    def _prompt_and_completion(self, prompt: Any, completion: Any) -> list[tuple[str, Any]]:
+        if not all(isinstance(part, (list, tuple)) for part in (prompt, completion)):
+            self.problems.append(
+                f"`prompt` and `completion` must both be lists of messages, got {shown(prompt)} and "
+                f'{shown(completion)}; write the words as [{{"role": ..., "content": ...}}].'
+            )
+            return []
+        return [("prompt + completion", [*prompt, *completion])]
+
+    def _several_conversations(self, conversations: Any) -> list[tuple[str, Any]]:
         if not isinstance(conversations, (list, tuple)) or not conversations:
             self.problems.append(f"`conversations` must be a list of lists of messages, got {shown(conversations)}.")
             return []
@@ -152,19 +157,22 @@ class _RowReader:
         if not isinstance(messages, (list, tuple)) or not messages:
             self.problems.append(f"`{place}` must be a list of messages, got {shown(messages)}.")
             return []
-        used = dict.fromkeys(columns, 0)
-        read = [self._message(f"{place}[{number}]", message, columns, used) for number, message in enumerate(messages)]
+        num_used = dict.fromkeys(columns, 0)
+        read = [
+            self._message(f"{place}[{number}]", message, columns, num_used) for number, message in enumerate(messages)
+        ]
         if not any(message.get("role") == "assistant" for message in read):
             self.problems.append(f"`{place}` has no assistant turn: there is nothing to learn; add the answer.")
-        for kind, entries in columns.items():
-            if used[kind] != len(entries):
+        for modality, entries in columns.items():
+            if num_used[modality] != len(entries):
                 self.problems.append(
-                    f"`{COLUMNS[kind]}` has {len(entries)} entries but `{place}` has {used[kind]} {kind} parts without "
-                    f'a medium of their own; write one {{"type": "{kind}"}} part for every entry.'
+                    f"`{COLUMNS[modality]}` has {len(entries)} entries but `{place}` has {num_used[modality]} "
+                    f"{modality} parts without a medium of their own; write one "
+                    f'{{"type": "{modality}"}} part for every entry.'
                 )
         return read
 
-    def _message(self, place: str, message: Any, columns: dict[str, list], used: dict[str, int]) -> dict:
+    def _message(self, place: str, message: Any, columns: dict[str, list], num_used: dict[str, int]) -> dict:
         if not isinstance(message, Mapping):
             self.problems.append(f"`{place}` must be an object with `role` and `content`, got {shown(message)}.")
             return {}
@@ -174,7 +182,7 @@ class _RowReader:
             self.problems.append(f"`{place}` has the role {shown(role)}; known are {', '.join(ROLES)}.")
         if isinstance(content, (list, tuple)):
             parts = [
-                self._part(f"{place}.content[{number}]", part, columns, used) for number, part in enumerate(content)
+                self._part(f"{place}.content[{number}]", part, columns, num_used) for number, part in enumerate(content)
             ]
             content = [part for part in parts if part]
             if role == "assistant" and any(part["type"] != "text" for part in content):
@@ -199,37 +207,35 @@ class _RowReader:
                     "medium there as a part of its own."
                 )
 
-    def _part(self, place: str, part: Any, columns: dict[str, list], used: dict[str, int]) -> dict | None:
+    def _part(self, place: str, part: Any, columns: dict[str, list], num_used: dict[str, int]) -> dict | None:
         try:
-            part = parse_part(part, f"`{place}`", needs_medium=False)
-            return (
-                self._medium(place, part, columns, used)
-                if isinstance(part, MediaPart)
-                else {"type": "text", "text": part}
-            )
+            parsed = parse_part(part, f"`{place}`", needs_medium=False)
+            if isinstance(parsed, str):
+                return {"type": "text", "text": parsed}
+            return self._medium(place, parsed, columns, num_used)
         except ValueError as error:
             self.problems.append(str(error))
             return None
 
-    def _medium(self, place: str, part: MediaPart, columns: dict[str, list], used: dict[str, int]) -> dict | None:
-        source, kind = part.source, part.modality
+    def _medium(self, place: str, part: MediaPart, columns: dict[str, list], num_used: dict[str, int]) -> dict | None:
+        source, modality = part.source, part.modality
         if source is None:
-            number, entries = used[kind], columns[kind]
+            number, entries = num_used[modality], columns[modality]
             if not entries:
                 raise ValueError(
-                    f"`{place}` has no medium: put it under one of {', '.join((kind, *SOURCE_KEYS))}, or into the list "
-                    f"`{COLUMNS[kind]}` of the row."
+                    f"`{place}` has no medium: put it under one of {', '.join((modality, *SOURCE_KEYS))}, or into the "
+                    f"list `{COLUMNS[modality]}` of the row."
                 )
-            used[kind] += 1
+            num_used[modality] += 1
             if number >= len(entries):
-                return None  # how many are missing is told once
-            source = check_source(f"`{COLUMNS[kind]}[{number}]`", kind, entries[number])
+                return None  # the conversation tells once how many are missing
+            source = check_source(f"`{COLUMNS[modality]}[{number}]`", modality, entries[number])
         if isinstance(source, str) and not is_text(source):
             raise ValueError(f"`{place}` has the path {shown(source)}, which is no text: it holds half of a character.")
         options = dict(part.options)
         if "audio" in options:
             options["audio"] = self._placed(options["audio"])
-        return MediaPart(kind, self._placed(source), options).as_dict()
+        return MediaPart(modality, self._placed(source), options).as_dict()
 
     def _column(self, row: dict, name: str) -> list:
         entries = row.get(name, [])
@@ -239,7 +245,7 @@ class _RowReader:
         return []
 
     def _placed(self, source: Any) -> Any:
-        """A medium with its path, or those of its frames, beginning at the media root."""
+        """Lets the path of a medium, or those of its frames, begin at the media root."""
         if isinstance(source, (str, os.PathLike)):
             return self._path(os.fspath(source))
         return [self._placed(frame) for frame in source] if isinstance(source, list) else source
@@ -260,7 +266,7 @@ class _RowReader:
 
 
 def _beginning(messages: list[dict]) -> list:
-    """What stands up to the last medium: roles, the words between, and the media parts."""
+    """Lists what stands up to the last medium: roles, the words between, and the media parts."""
     turns, end = [], 0
     for message in messages:
         content, words = message["content"], ""
@@ -294,12 +300,12 @@ def _without_none(mapping: Mapping) -> dict:
 
 
 class RowDataset(Dataset):
-    """Rows by their number, as [`normalize_row`] returns them.
+    """A dataset gives rows by their number, as [`normalize_row`] returns them.
 
     Args:
         media_root: where relative paths of media begin.
         on_bad_row: "raise" the [`RowError`] of a row that cannot be used, or "return" it as `{"error": RowError}` in
-            the row's place, which [`normalize_row`] raises: then whoever collates rows decides what becomes of it.
+            the row's place, which [`normalize_row`] raises: then whoever collates rows decides whether to skip it.
     """
 
     def __init__(self, media_root: str | os.PathLike | None = None, on_bad_row: str = "raise"):
@@ -307,15 +313,19 @@ class RowDataset(Dataset):
             raise ValueError(f'`on_bad_row` must be "raise" or "return", got {on_bad_row!r}.')
         self.media_root, self.on_bad_row = media_root, on_bad_row
 
+    def __len__(self) -> int:
+        raise NotImplementedError
+
     def raw(self, index: int) -> Mapping:
-        """The row as it was written."""
+        """Returns the row as it was written."""
         raise NotImplementedError
 
     def line_number(self, index: int) -> int:
-        """Where a row stands, counted from 1."""
+        """Tells where a row stands, counted from 1."""
         return index + 1
 
     def place(self, index: int) -> str:
+        """Tells where a row stands, in the words of an error."""
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -330,7 +340,7 @@ class RowDataset(Dataset):
 
 
 class JsonlDataset(RowDataset):
-    """Rows of a JSON-lines file; blank lines are skipped.
+    """The dataset reads the rows of a JSON-lines file; blank lines are skipped.
 
     Only the places of the lines are held in memory, 16 bytes a row, and nothing is copied to a cache. `datasets` reads
     such files too, but stops at the first broken line and does not know the lines' numbers, and before its `Json` type
@@ -364,7 +374,7 @@ class JsonlDataset(RowDataset):
         return f"{self.path}, line {self.line_number(index)}"
 
     def raw(self, index: int) -> Mapping:
-        # opened anew each time: an open file shared by forked workers would share its position too
+        # The file is opened anew each time: forked workers would share the position of an open one.
         with open(self.path, "rb") as file:
             file.seek(self._offsets[index])
             line = file.readline()
@@ -376,7 +386,7 @@ class JsonlDataset(RowDataset):
 
 
 class _StoredDataset(RowDataset):
-    """Rows of a `datasets.Dataset`, with images, sounds and videos left undecoded: the processor reads them."""
+    """The dataset gives rows of a `datasets.Dataset`, with media left undecoded: the processor reads them."""
 
     def __init__(self, dataset, name: str, media_root=None, on_bad_row: str = "raise"):
         super().__init__(media_root, on_bad_row)
@@ -401,7 +411,7 @@ def load_rows(
     streaming: bool = False,
     on_bad_row: str = "raise",
 ):
-    """A dataset of rows in the form of [`normalize_row`].
+    """Makes a dataset of rows in the form of [`normalize_row`].
 
     Args:
         data: a JSON-lines file (`.jsonl`, `.ndjson`, `.json`), a parquet file, a folder that `datasets` wrote
@@ -411,12 +421,16 @@ def load_rows(
         streaming: read parquet files, folders and the Hub from front to back, as a `datasets.IterableDataset`. A
             JSON-lines file is never held in memory, so it stays as it is, and cannot be joined with streams.
         on_bad_row: as in [`RowDataset`].
+
+    Raises:
+        ValueError: for files that are of no known kind or cannot be joined, or a missing split.
+        FileNotFoundError: for a path that does not exist.
+        RowError: for a JSON-lines file without rows.
     """
-    options = {"split": split, "media_root": media_root, "streaming": streaming, "on_bad_row": on_bad_row}
-    if isinstance(data, (list, tuple)):
+    if isinstance(data, Sequence) and not isinstance(data, str):
         if not data:
             raise ValueError("`data` is an empty list; name at least one file, folder or dataset.")
-        return _joined([load_rows(one, **options) for one in data])
+        return _joined([load_rows(one, split, media_root, streaming, on_bad_row) for one in data])
     name = os.fspath(data)
     if Path(name).suffix in JSON_LINES:
         return JsonlDataset(name, media_root, on_bad_row)
@@ -476,7 +490,7 @@ def _usable(row: Mapping, media_root=None, on_bad_row: str = "raise", place: str
 
 
 def _undecoded(feature):
-    """The same features of `datasets`, with images, sounds and videos as stored bytes and paths."""
+    """Returns the same features of `datasets`, with images, audio and videos as stored bytes and paths."""
     from datasets import Audio, Image, LargeList, List, Video
 
     if isinstance(feature, dict):

@@ -1,4 +1,4 @@
-"""What is wrong with training data: every bad row with everything that is wrong with it, media included."""
+"""This module finds every bad row of training data and tells everything that is wrong with it, media included."""
 
 import hashlib
 from collections import Counter
@@ -19,7 +19,7 @@ NUM_FRAMES = 2  # of a video are decoded; its other packets are counted only
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used for training: its number in the file, counted from 1, and all that is wrong with it."""
+    """A bad row cannot be used for training: its number in the file, counted from 1, and all that is wrong with it."""
 
     line: int
     id: str | None
@@ -28,7 +28,7 @@ class BadRow:
 
 @dataclass
 class Validation:
-    """Counts of a check: all rows, bad rows, and the distinct media by kind."""
+    """A validation counts what was checked: all rows, bad rows, and the distinct media of each modality."""
 
     num_rows: int = 0
     num_bad: int = 0
@@ -36,31 +36,33 @@ class Validation:
 
     @property
     def num_good(self) -> int:
+        """How many rows can be used."""
         return self.num_rows - self.num_bad
 
     def __str__(self) -> str:
-        media = ", ".join(f"{kind}: {self.media[kind]}" for kind in MODALITIES)
+        media = ", ".join(f"{modality}: {self.media[modality]}" for modality in MODALITIES)
         return f"rows: {self.num_rows}, good: {self.num_good}, bad: {self.num_bad}; distinct media: {media}"
 
 
 def validate_rows(
     rows: RowDataset, counts: Validation, read_media: bool = True, collator: OmniVinciDataCollator | None = None
 ) -> Iterator[BadRow | None]:
-    """Go through all rows; each gives a [`BadRow`], or None if it is good. `counts` is kept up to date.
+    """Goes through all rows; each gives a [`BadRow`], or None if it is good. `counts` is kept up to date.
 
-    Rows are read as training reads them. Media are really read, each distinct one once: images and sounds to their end,
+    Rows are read as training reads them. Media are really read, each distinct one once: images and audio to their end,
     of videos all packets and two frames. With the `collator` of a training, rows are also encoded as it does, so that
     what is good here is trained there: this tells rows that are too long for the model.
     """
     media = _MediaCheck(counts.media, read_media)
     for index in range(len(rows)):
-        name, problems = None, []
+        name: str | None = None
+        problems: list[str] = []
         try:
             normalized, problems = read_row(rows.raw(index), rows.media_root)
             name = normalized["id"]
             messages = [message for messages in normalized["conversations"] for message in messages]
-            found = [problem for message in messages for problem in media.check(message)]
-            problems += dict.fromkeys(found)  # the conversations of a row share their media
+            bad_media = [problem for message in messages for problem in media.check(message)]
+            problems += dict.fromkeys(bad_media)  # the conversations of a row share their media
             if collator is not None and not problems:
                 collator.encode(normalized)
         except RowError as error:
@@ -73,13 +75,14 @@ def validate_rows(
 
 
 class _MediaCheck:
-    """Reads media, each distinct one once."""
+    """The check reads each distinct medium once."""
 
     def __init__(self, counts: Counter, read_media: bool):
         self.counts, self.read_media = counts, read_media
         self.answers: dict[bytes, str | None] = {}  # digest -> what is wrong with the medium
 
     def check(self, message: Mapping) -> Iterator[str]:
+        """Tells what is wrong with each medium of a message that cannot be used."""
         content = message.get("content", [])
         for part in () if isinstance(content, str) else content:
             medium = parse_part(part)
@@ -98,7 +101,7 @@ class _MediaCheck:
 
 
 def _read(part: MediaPart) -> str | None:
-    """What is wrong with a medium, read as the processor reads it, but only a few frames of a video."""
+    """Reads a medium as the processor does, but only a few frames of a video, and tells what is wrong with it."""
     few = {} if part.options.keys() & POSITION_OPTIONS.keys() else {"num_frames": NUM_FRAMES}
     part = replace(part, options={**part.options, **few}) if part.modality == "video" else part
     try:
@@ -111,7 +114,7 @@ def _read(part: MediaPart) -> str | None:
 
 
 def _digest(part: MediaPart) -> bytes | None:
-    """The same for the same medium; None for one that has no short name, such as an array."""
+    """Makes a digest that is the same for the same medium; None for one without a short name, such as an array."""
     source = part.source
     if isinstance(source, bytes):
         source = hashlib.blake2b(source, digest_size=16).digest()
