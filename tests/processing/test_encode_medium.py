@@ -102,9 +102,9 @@ def test_a_medium_may_be_a_part_with_options_of_its_own(processor):
 
 
 def test_modality_boundary_tokens_are_those_of_a_prompt(original_folder):
-    own = OmniVinciProcessor.from_pretrained(original_folder, use_modality_boundary_tokens=True)
+    changed = OmniVinciProcessor.from_pretrained(original_folder, use_modality_boundary_tokens=True)
     plain = OmniVinciProcessor.from_pretrained(original_folder)
-    assert torch.equal(own.encode_medium("video", VIDEO).input_ids, plain.encode_medium("video", VIDEO).input_ids)
+    assert torch.equal(changed.encode_medium("video", VIDEO).input_ids, plain.encode_medium("video", VIDEO).input_ids)
 
 
 def test_joining_holds_no_tensor_twice(processor):

@@ -13,7 +13,7 @@ from omnivinci_hf.omnivinci import feature_extraction_omnivinci
 RATE = 16000
 
 
-def sound(seconds, seed=0):
+def waveform(seconds, seed=0):
     """Noise that comes and goes, so that the floor of the logarithm matters."""
     generator = np.random.default_rng(seed)
     samples = generator.standard_normal(round(seconds * RATE)).astype(np.float32)
@@ -21,7 +21,7 @@ def sound(seconds, seed=0):
 
 
 def whisper(samples, padded_seconds):
-    """`(frames, 128)` of the whole padded sound."""
+    """`(frames, 128)` of the whole padded audio."""
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=padded_seconds)
     features = extractor(samples, sampling_rate=RATE, return_tensors="pt")["input_features"]
     return features[0].T
@@ -34,20 +34,20 @@ def frames(outputs):
 class TestAgainstWhisper:
     @pytest.mark.parametrize(("seconds", "padded"), [(3.2, 30), (37, 60), (120, 120)])
     def test_equal(self, seconds, padded):
-        samples = sound(seconds)
+        samples = waveform(seconds)
         outputs = OmniVinciFeatureExtractor()(samples)
         assert outputs["input_features"].shape == (padded // 30, 128, 3000)
         torch.testing.assert_close(frames(outputs), whisper(samples, padded), atol=1e-6, rtol=0)
 
     def test_short_windows(self):
-        samples = sound(3.2)
+        samples = waveform(3.2)
         outputs = OmniVinciFeatureExtractor(chunk_length=2, window_frames=200)(samples)
         assert outputs["input_features"].shape == (2, 128, 200)
         assert outputs["audio_durations_ns"].tolist() == [4 * 10**9]
         torch.testing.assert_close(frames(outputs), whisper(samples, 4), atol=1e-6, rtol=0)
 
     def test_other_numbers_of_mel_bins(self):
-        samples = sound(1)
+        samples = waveform(1)
         reference = WhisperFeatureExtractor(feature_size=80)(samples, sampling_rate=RATE, return_tensors="pt")
         outputs = OmniVinciFeatureExtractor(feature_size=80)(samples)
         torch.testing.assert_close(outputs["input_features"], reference["input_features"], atol=1e-6, rtol=0)
@@ -59,8 +59,8 @@ class TestKnownAnswers:
         assert torch.equal(features, torch.full((1, 128, 3000), (-10.0 + 4) / 4))
 
     def test_nothing_lies_more_than_8_decades_below_the_loudest(self):
-        features = OmniVinciFeatureExtractor()(sound(31))["input_features"]
-        # over the whole sound, not window by window; 8 / 4 after scaling
+        features = OmniVinciFeatureExtractor()(waveform(31))["input_features"]
+        # over the whole clip, not window by window; 8 / 4 after scaling
         assert features.min().item() == pytest.approx(features.max().item() - 2, abs=1e-6)
         assert features[0].max() < features.max()
 
@@ -87,7 +87,7 @@ class TestHop60:
         return OmniVinciFeatureExtractor(hop_length=60)
 
     def test_thirty_seconds_are_three_windows_and_the_last_is_filled_with_zero(self, extractor):
-        outputs = extractor(sound(30))
+        outputs = extractor(waveform(30))
         assert outputs["input_features"].shape == (3, 128, 3000)
         assert outputs["audio_num_windows"].tolist() == [3]
         filled = frames(outputs)[8000:]
@@ -100,11 +100,11 @@ class TestHop60:
         assert not features[8000:].any()
 
     def test_duration_is_that_of_the_padded_sound(self, extractor):
-        assert extractor(sound(3.2))["audio_durations_ns"].tolist() == [30 * 10**9]
+        assert extractor(waveform(3.2))["audio_durations_ns"].tolist() == [30 * 10**9]
 
     def test_frames_that_both_hops_have_are_equal(self, extractor):
         # every 8th frame at hop 60 starts where every 3rd at hop 160 does
-        samples = sound(30)
+        samples = waveform(30)
         fine, coarse = frames(extractor(samples))[:8000:8], frames(OmniVinciFeatureExtractor()(samples))[::3]
         torch.testing.assert_close(fine, coarse, atol=1e-3, rtol=0)
 
@@ -138,7 +138,7 @@ class TestCounts:
     @pytest.mark.parametrize("seconds", [0.001, 2, 2.001, 5])
     def test_counts_are_those_of_the_features(self, seconds, hop_length):
         extractor = OmniVinciFeatureExtractor(hop_length=hop_length, chunk_length=2, window_frames=200)
-        samples = sound(seconds)
+        samples = waveform(seconds)
         outputs = extractor(samples)
         assert len(outputs["input_features"]) == extractor.num_windows(len(samples))
         assert outputs["audio_num_windows"].tolist() == [extractor.num_windows(len(samples))]
@@ -148,21 +148,21 @@ class TestCounts:
 class TestBatch:
     def test_each_sound_is_as_if_alone(self):
         extractor = OmniVinciFeatureExtractor(chunk_length=2, window_frames=200)
-        sounds = [sound(1, 1), sound(5, 2), 10 * sound(2, 3)]
-        together = extractor(sounds)
+        waveforms = [waveform(1, 1), waveform(5, 2), 10 * waveform(2, 3)]
+        together = extractor(waveforms)
         assert together["audio_num_windows"].tolist() == [1, 3, 1]
         assert together["audio_durations_ns"].tolist() == [2 * 10**9, 6 * 10**9, 2 * 10**9]
-        alone = torch.cat([extractor(samples)["input_features"] for samples in sounds])
+        alone = torch.cat([extractor(samples)["input_features"] for samples in waveforms])
         assert torch.equal(together["input_features"], alone)
 
     @pytest.mark.parametrize("make", [list, torch.from_numpy, lambda samples: samples.astype(np.float64)])
     def test_other_containers_of_one_sound(self, make):
         extractor = OmniVinciFeatureExtractor(chunk_length=1, window_frames=100)
-        samples = sound(0.5)
+        samples = waveform(0.5)
         assert torch.equal(extractor(make(samples))["input_features"], extractor(samples)["input_features"])
 
     def test_the_callers_samples_stay_as_they_were(self):
-        samples = sound(0.5)
+        samples = waveform(0.5)
         before = samples.copy()
         OmniVinciFeatureExtractor()(samples)
         assert np.array_equal(samples, before)
@@ -171,7 +171,7 @@ class TestBatch:
 @pytest.mark.parametrize("block_frames", [1, 7, 250, 10**6])
 def test_size_of_the_blocks_does_not_matter(monkeypatch, block_frames):
     extractor = OmniVinciFeatureExtractor(chunk_length=2, window_frames=200)
-    samples = sound(3.2)
+    samples = waveform(3.2)
     whole = extractor(samples)["input_features"]
     monkeypatch.setattr(feature_extraction_omnivinci, "BLOCK_FRAMES", block_frames)
     torch.testing.assert_close(extractor(samples)["input_features"], whole, atol=1e-6, rtol=0)
@@ -180,7 +180,7 @@ def test_size_of_the_blocks_does_not_matter(monkeypatch, block_frames):
 class TestErrors:
     def test_another_sampling_rate(self):
         with pytest.raises(ValueError, match="Got audio at 44100 Hz, expected 16000 Hz: resample it first"):
-            OmniVinciFeatureExtractor()(sound(1), sampling_rate=44100)
+            OmniVinciFeatureExtractor()(waveform(1), sampling_rate=44100)
 
     @pytest.mark.parametrize("shape", [(0,), (2, 100), (100, 1)])
     def test_empty_or_several_channels(self, shape):
@@ -189,7 +189,7 @@ class TestErrors:
 
     def test_the_right_sampling_rate_is_accepted(self):
         extractor = OmniVinciFeatureExtractor(sampling_rate=8000, chunk_length=1, window_frames=50)
-        assert extractor(sound(0.1), sampling_rate=8000)["input_features"].shape == (1, 128, 50)
+        assert extractor(waveform(0.1), sampling_rate=8000)["input_features"].shape == (1, 128, 50)
 
 
 def test_saving_keeps_every_option(tmp_path):

@@ -10,7 +10,7 @@ def lengths(groups, name):
 
 
 def simple_clip(**changes):
-    """Ten frames a second apart with 2 embeddings each, ten seconds of sound with 4 embeddings a second, T_G 4 s."""
+    """Ten frames a second apart with 2 embeddings each, ten seconds of audio with 4 embeddings a second, T_G 4 s."""
     values = {
         "frame_times": [float(second) for second in range(10)],
         "duration_sec": 10.0,
@@ -24,8 +24,8 @@ def simple_clip(**changes):
     return group_clip(**{**values, **changes})
 
 
-# Of the reference: frame times, length of video and of unpadded sound, T_G, video and sound embeddings, mel frames,
-# mel frames a second; sampled frames and end in mel frames of each group (None: it has no sound).
+# Of the reference: frame times, length of video and of unpadded audio, T_G, video and audio embeddings, mel frames,
+# mel frames a second; sampled frames and end in mel frames of each group (None: it has no audio).
 GOLDENS = {
     "i_video75": (
         [0.0, 10.75, 21.25, 32.0, 42.75, 53.5, 64.0, 74.75],
@@ -67,7 +67,7 @@ GOLDENS = {
         [7980, 15960, 19950],
     ),
 }
-# ends of the video and of the sound part of each group, worked out by hand from the table above
+# ends of the video and of the audio part of each group, worked out by hand from the table above
 GOLDEN_ENDS = {
     "i_video75": ([48, 96, 128], [751, 1501, 1876]),
     "j_video75_seg10_f16": (

@@ -68,11 +68,11 @@ def test_attention_mask_can_be_left_out(processor):
 
 def test_tokenizers_own_defaults_hold_as_in_other_processors(original_folder, tmp_path):
     OmniVinciProcessor.from_pretrained(original_folder).save_pretrained(tmp_path)
-    own = AutoProcessor.from_pretrained(tmp_path, padding="max_length", max_length=37, padding_side="right")
-    (row,) = own(text="Hi there")["input_ids"]
-    assert len(row) == 37 and row[-1] == own.tokenizer.pad_token_id
-    assert len(own(text="Hi there", max_length=41)["input_ids"][0]) == 41
-    assert len(own(text="Hi there", padding=False)["input_ids"][0]) < 37
+    changed = AutoProcessor.from_pretrained(tmp_path, padding="max_length", max_length=37, padding_side="right")
+    (row,) = changed(text="Hi there")["input_ids"]
+    assert len(row) == 37 and row[-1] == changed.tokenizer.pad_token_id
+    assert len(changed(text="Hi there", max_length=41)["input_ids"][0]) == 41
+    assert len(changed(text="Hi there", padding=False)["input_ids"][0]) < 37
     right = OmniVinciProcessor.from_pretrained(original_folder, padding_side="right")
     assert right.tokenizer.padding_side == "right"
 
@@ -93,13 +93,15 @@ def test_numbers_of_numpy_are_as_good_as_pythons(processor, saved, tmp_path):
     assert number_of_frames(watch(processor, do_sample_frames=np.False_)) == [12]
     assert number_of_frames(watch(processor, media_limits={"max_frames": np.int64(8)})) == [8]
     options = {"num_frames": np.int64(4), "max_audio_sec": np.float32(3), "load_audio_from_video": np.False_}
-    own = OmniVinciProcessor.from_pretrained(saved, image_mean=np.full(3, 0.5), image_std=(0.5, 0.5, 0.5), **options)
-    own.save_pretrained(tmp_path)
+    changed = OmniVinciProcessor.from_pretrained(
+        saved, image_mean=np.full(3, 0.5), image_std=(0.5, 0.5, 0.5), **options
+    )
+    changed.save_pretrained(tmp_path)
     again = OmniVinciProcessor.from_pretrained(tmp_path)
     for part in ("image_processor", "video_processor", "feature_extractor"):
-        assert getattr(again, part).to_dict() == getattr(own, part).to_dict()
+        assert getattr(again, part).to_dict() == getattr(changed, part).to_dict()
     assert (again.video_processor.num_frames, again.max_audio_sec) == (4, 3)
-    assert own.load_audio_from_video is again.load_audio_from_video is False
+    assert changed.load_audio_from_video is again.load_audio_from_video is False
 
 
 def test_part_that_contradicts_the_call_is_told_before_a_medium_is_read(processor, monkeypatch):

@@ -63,7 +63,7 @@ def test_videos_of_every_kind_give_the_same_tensors(processor):
         assert same(chat(processor, video(stream), "What?", load_audio_from_video=False), expected)
 
 
-def test_sounds_of_every_kind_give_the_same_tensors(processor):
+def test_audio_of_every_kind_gives_the_same_tensors(processor):
     samples = load_audio(AUDIO).samples
     expected = chat(processor, {"type": "audio", "path": AUDIO}, "What?")
     for kind in (samples, torch.from_numpy(samples), samples.tolist()):
@@ -184,7 +184,7 @@ def test_an_image_is_tiled_in_every_row_that_has_one_image(processor):
     assert len(inputs["pixel_values"]) == tiles
 
 
-def test_a_video_with_sound_is_laid_out_in_time_groups(processor):
+def test_a_video_with_audio_is_laid_out_in_time_groups(processor):
     (layout,) = processor.describe(videos=VIDEO, group_duration_sec=2.0)
     assert [group.frames for group in layout.groups] == [(0, 3), (3, 6), (6, 8)]
     assert [group.audio_embeds for group in layout.groups] == [(0, 51), (51, 101), (101, 126)]
@@ -196,10 +196,10 @@ def test_a_video_with_sound_is_laid_out_in_time_groups(processor):
     assert position == len(ids) and layout.num_audio_embeds == 126
 
 
-def test_without_groups_the_whole_sound_stands_before_the_video(processor):
+def test_without_groups_the_whole_audio_stands_before_the_video(processor):
     ids = chat(processor, "a", video(), "b", group_duration_sec=None)["input_ids"][0]
-    sound, picture = (ids == AUDIO_ID).nonzero(), (ids == VIDEO_ID).nonzero()
-    assert len(sound) == 750 and len(picture) == 128 and sound.max() + 2 == picture.min()
+    audio, picture = (ids == AUDIO_ID).nonzero(), (ids == VIDEO_ID).nonzero()
+    assert len(audio) == 750 and len(picture) == 128 and audio.max() + 2 == picture.min()
 
 
 def test_frame_times_are_the_files_own(processor):
@@ -210,20 +210,20 @@ def test_frame_times_are_the_files_own(processor):
     assert inputs["video_frame_times_ns"].tolist() == [i * 500_000_000 for i in range(10)]
 
 
-def test_sounds_stand_where_they_were_written(processor):
-    sound = {"type": "audio", "audio": AUDIO}
-    before = chat(processor, sound, video())
-    after = chat(processor, video(), sound)
+def test_audio_stands_where_it_was_written(processor):
+    audio = {"type": "audio", "audio": AUDIO}
+    before = chat(processor, audio, video())
+    after = chat(processor, video(), audio)
     assert before["audio_num_embeds"].tolist() == after["audio_num_embeds"].tolist()[::-1]
     assert torch.equal(before["input_features"].flip(0), after["input_features"])
 
 
-def test_a_silent_video_before_one_with_sound_works(processor):
+def test_a_silent_video_before_one_with_audio_works(processor):
     inputs = chat(processor, video(SILENT), video())
     assert inputs["video_num_frames"].tolist() == [8, 8] and inputs["audio_num_windows"].tolist() == [1]
 
 
-def test_a_sound_longer_than_the_limit_is_cut(processor):
+def test_audio_longer_than_the_limit_is_cut(processor):
     inputs = chat(processor, {"type": "audio", "audio": (np.zeros(16000 * 70, np.float32) + 0.1, 16000)})
     assert inputs["audio_num_windows"].tolist() == [3] and inputs["audio_num_embeds"].tolist() == [2250]
     inputs = chat(
@@ -379,26 +379,26 @@ def test_a_list_per_text_is_checked_row_by_row(processor):
 
 
 def test_turn_ends_stay_where_padding_and_end_are_the_same_token(original_folder):
-    own = OmniVinciProcessor.from_pretrained(original_folder)
-    own.tokenizer.pad_token = own.tokenizer.eos_token
-    assert own.decode(chat(own, "Hi")["input_ids"][0]).count("<|im_end|>") == 2
+    changed = OmniVinciProcessor.from_pretrained(original_folder)
+    changed.tokenizer.pad_token = changed.tokenizer.eos_token
+    assert changed.decode(chat(changed, "Hi")["input_ids"][0]).count("<|im_end|>") == 2
 
 
 def test_truncation_takes_the_tokenizers_length_and_side(original_folder):
-    own = OmniVinciProcessor.from_pretrained(original_folder)
-    (whole,) = own(text="What happens in this video, I wonder?")["input_ids"]
-    own.tokenizer.model_max_length, own.tokenizer.truncation_side = 5, "left"
-    assert own(text="What happens in this video, I wonder?", truncation=True)["input_ids"] == [whole[-5:]]
+    changed = OmniVinciProcessor.from_pretrained(original_folder)
+    (whole,) = changed(text="What happens in this video, I wonder?")["input_ids"]
+    changed.tokenizer.model_max_length, changed.tokenizer.truncation_side = 5, "left"
+    assert changed(text="What happens in this video, I wonder?", truncation=True)["input_ids"] == [whole[-5:]]
     with pytest.raises(ValueError, match="`max_length`=5 would cut a medium"):
-        own(text="<image> What happens in this video?", images=IMAGE, truncation=True)
+        changed(text="<image> What happens in this video?", images=IMAGE, truncation=True)
 
 
 @pytest.mark.parametrize("frames, seconds", [(50, 0.5), (150, 1.5), (3000, 30.0)])
-def test_sounds_are_padded_to_whole_windows(processor, frames, seconds):
+def test_audio_is_padded_to_whole_windows(processor, frames, seconds):
     config = random_model().config
     config.audio_config.max_source_positions = frames // 2
-    own = OmniVinciProcessor.from_model_config(config, processor.tokenizer)
-    inputs = own.feature_extractor([np.zeros(int(1.2 * seconds * 16000), np.float32)])
+    changed = OmniVinciProcessor.from_model_config(config, processor.tokenizer)
+    inputs = changed.feature_extractor([np.zeros(int(1.2 * seconds * 16000), np.float32)])
     assert inputs["input_features"].shape == (2, 128, frames)
     assert inputs["audio_durations_ns"].tolist() == [2 * seconds * 10**9]
 
@@ -418,7 +418,7 @@ def test_a_tokenizer_without_modality_boundaries_is_refused(original_folder, pro
         OmniVinciProcessor.from_model_config(config, plain, use_modality_boundary_tokens=True)
 
 
-def test_the_sound_of_a_video_can_be_given_separately(processor):
+def test_the_audio_of_a_video_can_be_given_separately(processor):
     clip = load_video(VIDEO, with_audio=True)
     frames, samples = np.stack([np.asarray(frame) for frame in clip.frames]), clip.audio.samples
     expected = chat(processor, video(), "What?")

@@ -97,7 +97,7 @@ def test_a_video_that_stands_still_is_told_by_what_changes(processor, clip):
     assert "video_kept_embeds" not in whole
     for name in ("pixel_values_videos", "video_frame_times_ns", "input_features", "audio_num_embeds"):
         assert torch.equal(inputs[name], whole[name]), name
-    # sound and boundaries stand as before, in the same groups
+    # audio and boundaries stand as before, in the same groups
     dropped = whole["input_ids"][whole["input_ids"] != processor.video_token_id]
     assert torch.equal(inputs["input_ids"][inputs["input_ids"] != processor.video_token_id], dropped)
 

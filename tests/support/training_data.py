@@ -75,7 +75,7 @@ def part(kind: str, seed: int = 0) -> dict:
 
 
 def row(kind: str | None = None, seed: int = 0, question: str = "What is heard?", answer: str = "red circle") -> dict:
-    """`kind` is None for words alone, "image", "audio", "video" (with sound) or "silent" (a video without)."""
+    """`kind` is None for words alone, "image", "audio", "video" (with audio) or "silent" (a video without)."""
     content = [] if kind is None else [part(kind, seed)]
     content.append({"type": "text", "text": question})
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]

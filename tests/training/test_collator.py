@@ -100,11 +100,11 @@ def test_conversations_about_the_same_media_equal_separate_rows(loaded, packing,
     try:
         expected = summed_loss(model, OmniVinciDataCollator(processor)(separate))
         batch = OmniVinciDataCollator(processor, packing=packing)(shared)
-        found = summed_loss(model, batch)
+        loss = summed_loss(model, batch)
     finally:
         model.set_attn_implementation("sdpa")
     assert len(batch["video_num_frames"]) == 1
-    assert found[1] == expected[1] and found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert loss[1] == expected[1] and loss[0] == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_encoded_rows_are_taken_as_they_are(collator, loaded):
@@ -124,7 +124,7 @@ def test_options_of_the_processor_are_passed_on(loaded):
 def test_only_needed_logits_give_the_same_loss_and_gradients(loaded, packing, training):
     model, processor = loaded
     rows = [row("video"), row("image", 1, answer="red red red"), branched(None, [("What?", "bell"), ("Which?", "no")])]
-    found = []
+    results = []
     for option in (True, False):
         batch = OmniVinciDataCollator(processor, packing=packing, only_needed_logits=option)(rows)
         model.zero_grad()
@@ -134,8 +134,8 @@ def test_only_needed_logits_give_the_same_loss_and_gradients(loaded, packing, tr
         finally:
             model.eval()
         output.loss.backward()
-        found.append((output, model.lm_head.weight.grad.clone()))
-    (few, few_gradient), (all_of_them, gradient) = found
+        results.append((output, model.lm_head.weight.grad.clone()))
+    (few, few_gradient), (all_of_them, gradient) = results
     labels = batch["labels"]
     assert all_of_them.logits.shape == (*labels.shape, len(processor.tokenizer))
     if training:
@@ -298,9 +298,9 @@ def test_columns_of_datasets_hold_media(collator):
     direct = collator([row("image"), row("audio")])
     picture = {**row("image"), "images": [frames(0, 1)[0]]}
     picture["messages"][0]["content"][0] = {"type": "image"}
-    sound = {**row("audio"), "audios": [{"array": tone(), "sampling_rate": 16000}]}
-    sound["messages"][0]["content"][0] = {"type": "audio"}
-    columns = collator([picture, sound])
+    audio = {**row("audio"), "audios": [{"array": tone(), "sampling_rate": 16000}]}
+    audio["messages"][0]["content"][0] = {"type": "audio"}
+    columns = collator([picture, audio])
     assert same(direct, columns)
 
 

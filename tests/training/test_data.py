@@ -56,10 +56,10 @@ def test_relative_paths_begin_at_the_media_root_and_others_stay(tmp_path):
     ]
     given = row(*parts)
     before = copy.deepcopy(given)
-    video, url, data, encoded, sound, frames = media_of(normalize_row(given, tmp_path))
+    video, url, data, encoded, audio, frames = media_of(normalize_row(given, tmp_path))
     clip, track = str(tmp_path / "clips/7.mp4"), str(tmp_path / "clips/7.wav")
     assert video == {"type": "video", "video": clip, "start_sec": 5, "audio": track}
-    assert url == {"type": "image", "image": "https://example.org/a.png"} and (data, sound) == (parts[2], parts[4])
+    assert url == {"type": "image", "image": "https://example.org/a.png"} and (data, audio) == (parts[2], parts[4])
     assert encoded == {"type": "image", "image": "data:application/octet-stream;base64,AAAA"}
     assert frames["video"] == [str(tmp_path / "1.png"), str(tmp_path / "2.png")]
     assert given == before
@@ -76,10 +76,12 @@ def test_what_comes_out_may_be_given_again(tmp_path, monkeypatch):
 def test_entries_of_columns_fill_the_parts_without_a_medium_in_order():
     picture, samples = Image.new("RGB", (4, 4)), np.zeros(8, np.float32)
     parts = [{"type": "image"}, {"type": "audio"}, {"type": "image", "path": "own.png"}, {"type": "image"}]
-    sound = {"array": samples, "sampling_rate": 16000, "path": None}
-    given = row(*parts, text(), images=[picture, {"bytes": b"png", "path": "b.png"}], audios=[sound])
-    first, heard, own, second = media_of(normalize_row(given))
-    assert first["image"] is picture and own == {"type": "image", "image": "own.png"} and second["image"] == b"png"
+    audio = {"array": samples, "sampling_rate": 16000, "path": None}
+    given = row(*parts, text(), images=[picture, {"bytes": b"png", "path": "b.png"}], audios=[audio])
+    first, heard, with_path, second = media_of(normalize_row(given))
+    assert (
+        first["image"] is picture and with_path == {"type": "image", "image": "own.png"} and second["image"] == b"png"
+    )
     assert heard["audio"]["array"] is samples and heard["audio"].keys() == {"array", "sampling_rate"}
 
 
@@ -321,7 +323,7 @@ def test_stored_rows_come_out_alike_with_undecoded_media(stored, name, streaming
 
 def test_sounds_in_a_column_are_left_to_the_processor(tmp_path):
     datasets = pytest.importorskip("datasets")
-    # stored by hand: encoding a sound would need torchcodec
+    # stored by hand: encoding audio would need torchcodec
     file = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     columns = {"messages": datasets.Json(), "audios": datasets.List(file), "videos": datasets.List(file)}
     given = {
@@ -332,8 +334,8 @@ def test_sounds_in_a_column_are_left_to_the_processor(tmp_path):
     columns_of_media = {"audios": datasets.List(datasets.Audio()), "videos": datasets.List(datasets.Video())}
     dataset = datasets.Dataset.from_dict(given, features=datasets.Features(columns))
     dataset.cast(datasets.Features({**columns, **columns_of_media})).save_to_disk(tmp_path / "stored")
-    sound, video = media_of(load_rows(tmp_path / "stored")[0])
-    assert (sound["audio"], video["video"]) == (b"RIFF", b"ftyp")
+    audio, video = media_of(load_rows(tmp_path / "stored")[0])
+    assert (audio["audio"], video["video"]) == (b"RIFF", b"ftyp")
 
 
 def test_bad_stored_rows_name_their_place(stored):

@@ -25,7 +25,7 @@ def prompt(path=None, kind: str = "image") -> list[dict]:
 
 
 @pytest.fixture
-def sound(tmp_path):
+def audio(tmp_path):
     import soundfile
 
     soundfile.write(tmp_path / "tone.wav", tone(), RATE)
@@ -58,13 +58,13 @@ def test_images_are_learned_from(tmp_path, form):
     assert logged == pytest.approx(expected, rel=1e-4)
 
 
-def test_sound_that_is_lost_is_told(tmp_path, sound):
+def test_audio_that_is_lost_is_told(tmp_path, audio):
     with pytest.raises(ValueError, match=r"placeholders of \['audio'\] but no media .*TRL's do of images alone"):
-        finetune(tmp_path, [{"messages": [*prompt(sound, "audio"), ANSWER]}] * 2)
+        finetune(tmp_path, [{"messages": [*prompt(audio, "audio"), ANSWER]}] * 2)
 
 
-def test_our_collator_brings_the_sound(tmp_path, sound):
-    rows = [{"messages": [*prompt(sound, "audio"), ANSWER]}] * 2
+def test_our_collator_brings_the_audio(tmp_path, audio):
+    rows = [{"messages": [*prompt(audio, "audio"), ANSWER]}] * 2
     options = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
     logged, expected = finetune(tmp_path, rows, OmniVinciDataCollator, **options)
     assert logged == pytest.approx(expected, rel=1e-4)
@@ -82,8 +82,8 @@ def reinforce(tmp_path, rows):
     trainer.train()
 
 
-def test_reinforcement_sees_images_and_tells_that_sound_is_lost(tmp_path, sound):
+def test_reinforcement_sees_images_and_tells_that_audio_is_lost(tmp_path, audio):
     words = [{"role": "user", "content": "What is seen?"}]
     reinforce(tmp_path, [{"image": Image.fromarray(frames(seed, 1)[0]), "prompt": words} for seed in range(2)])
     with pytest.raises(ValueError, match=r"placeholders of \['audio'\]"):
-        reinforce(tmp_path, [{"prompt": prompt(sound, "audio")}] * 2)
+        reinforce(tmp_path, [{"prompt": prompt(audio, "audio")}] * 2)

@@ -26,9 +26,9 @@ def media(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
     Image.new("RGB", (8, 8)).save(folder / "a.png")
     write_plain_clip(folder / "clip.mp4", duration=3)
-    with wave.open(str(folder / "a.wav"), "wb") as sound:
-        sound.setparams((1, 2, 8000, 0, "NONE", ""))
-        sound.writeframes(bytes(16000))
+    with wave.open(str(folder / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
     (folder / "broken.mp4").write_bytes((folder / "clip.mp4").read_bytes()[:5000])
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
@@ -188,12 +188,12 @@ def test_training_skips_what_is_called_bad_and_nothing_else(tmp_path, media):
     context = model.config.text_config.max_position_embeddings
     path = write(tmp_path / "rows.jsonl", *DOUBTFUL)
     collator = OmniVinciDataCollator(processor, context_length=context, on_error="skip")
-    found = [bad is None for bad in validate_rows(JsonlDataset(path, media), Validation(), collator=collator)]
-    assert [number for number, is_good in enumerate(found) if is_good] == [0, 1, 2]
+    validated = [bad is None for bad in validate_rows(JsonlDataset(path, media), Validation(), collator=collator)]
+    assert [number for number, is_good in enumerate(validated) if is_good] == [0, 1, 2]
     before = 0
     for number, one in enumerate(JsonlDataset(path, media, on_bad_row="return")):
         collator([one])
-        assert (collator.num_skipped == before) == found[number], DOUBTFUL[number]
+        assert (collator.num_skipped == before) == validated[number], DOUBTFUL[number]
         before = collator.num_skipped
 
 
@@ -237,8 +237,8 @@ def test_json_gives_one_object_per_bad_row(tmp_path, capsys):
     path = write(tmp_path / "rows.jsonl", GOOD[0], row({"type": "image", "path": "none.png"}, id="x"), row(answer=""))
     with pytest.raises(SystemExit):
         main(["validate", path, "--json", "--no-media"])
-    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert found == {
+    (bad_row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert bad_row == {
         "line": 3,
         "id": None,
         "problems": ["An assistant turn is empty; write the answer, or leave the row out."],
