@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 from measuring import WaitCounter, count_operators, tensor_peak
+from transformers import AutoModel
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciModel
 from omnivinci_hf.omnivinci import media_encoder_omnivinci
@@ -229,6 +230,17 @@ def test_the_encoder_is_loaded_alone_from_a_whole_checkpoint(tmp_path):
     expected = features(model)
     for modality, output in features(encoder).items():
         assert all(map(torch.equal, output.pooler_output, expected[modality].pooler_output)), modality
+
+
+@pytest.mark.parametrize("auto_class", [AutoModel, OmniVinciModel])
+def test_a_saved_encoder_is_no_model_with_a_random_language_model(tmp_path, auto_class):
+    encoder = OmniVinciMediaEncoder(small_aligned_model().config)
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a media encoder without a language model"):
+        auto_class.from_pretrained(tmp_path)
+    again = OmniVinciMediaEncoder.from_pretrained(tmp_path)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_a_model_still_tells_of_weights_that_it_has_no_place_for(tmp_path):

@@ -62,6 +62,7 @@ class OmniVinciMediaEncoder(OmniVinciPreTrainedModel):
     checkpoint.
     """
 
+    has_language_model = False
     # the rest of a whole checkpoint
     _keys_to_ignore_on_load_unexpected: list[str] | None = [r"language_model\.", r"lm_head\.", r"omni_align_net\."]
 

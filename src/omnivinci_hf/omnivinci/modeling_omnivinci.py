@@ -65,6 +65,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
     This is OmniVinci without its head: the media encoder, the language model and, if the config has one, OmniAlignNet.
     """
 
+    has_language_model = True
     _keys_to_ignore_on_load_unexpected = None  # it takes all that it is given
 
     def build_parts(self, config: OmniVinciConfig) -> None:

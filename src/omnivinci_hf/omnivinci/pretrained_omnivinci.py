@@ -4,9 +4,9 @@ Weights are read from safetensors files alone.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
@@ -21,6 +21,7 @@ from .checkpoint_files_omnivinci import (
     find_adapter,
     hub_options_of,
     is_original_checkpoint,
+    read_config,
 )
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import AUDIO_TOWERS
@@ -40,6 +41,9 @@ NOT_QUANTIZED = [
 
 
 class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
+    """This is the base class of the models: it loads and saves them, and says what they can do."""
+
+    has_language_model: ClassVar[bool] = True
     config_class = OmniVinciConfig
     base_model_prefix = "model"
     input_modalities = ["image", "video", "audio", "text"]
@@ -103,7 +107,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
         `llm_int8_skip_modules` is set. Weights are read from safetensors files only, never from pickles.
 
         Raises:
-            ValueError: when tensors of the original layout are missing, surplus or misshapen; it names them.
+            ValueError: when tensors of the original layout are missing, surplus or misshapen; it names them. Also when
+                the folder holds a media encoder alone, and this model has a language model.
             OSError: when there are no safetensors weights.
         """
         name_or_path, options = pretrained_model_name_or_path, kwargs
@@ -120,6 +125,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 base, base_options = adapted.base, adapted.base_options
             if adapted is not None and is_original_checkpoint(base, base_options):
                 return cls._load_adapted(adapted, config, options)
+            if cls.has_language_model:
+                _check_for_language_model(base, base_options)
             check_weight_files(base, base_options, variant=options.get("variant"))
             if is_original_checkpoint(name_or_path, options):
                 return original_layout(name_or_path).load_model(cls, name_or_path, config, options)
@@ -187,6 +194,16 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             load_config=load_config,
             adapter_state_dict=weights,
             **kwargs,
+        )
+
+
+def _check_for_language_model(name_or_path: str, hub_options: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of the media encoder alone: the language model would be a random one."""
+    config = read_config(name_or_path, hub_options) or {}
+    if config.get("architectures") == ["OmniVinciMediaEncoder"]:
+        raise ValueError(
+            f"{name_or_path} holds a media encoder without a language model: load it with "
+            "`OmniVinciMediaEncoder.from_pretrained`, or load the whole checkpoint that it was taken from."
         )
 
 
