@@ -17,8 +17,8 @@ help:
 	@echo "make test-newest  run the core tests in .venv-newest, with the newest published versions of everything"
 	@echo "make coverage     run the tests and report which lines of the sources they reach"
 	@echo "make style        format the code and mend what ruff can mend"
-	@echo "make check        check format and lint, changing nothing"
-	@echo "make types        check the types of the sources with mypy"
+	@echo "make check        check format, lint and types, changing nothing"
+	@echo "make types        check the types of the sources with mypy alone"
 
 # torch comes first and alone, so that a CPU build chosen beforehand is not replaced.
 .venv/.installed: constraints.txt
@@ -68,7 +68,7 @@ style: .venv/.installed
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
 
-check: .venv/.installed
+check: types
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 
