@@ -3,20 +3,18 @@
 import json
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import omnivinci_hf
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.world import FAMILIES
 from omnivinci_hf.world.model import build_config, build_model, build_processor, build_tokenizer
-from tests.support.paths import BENCHMARKS
+from tests.support.paths import BENCHMARKS, ROOT
 
 
 SCRIPTS = BENCHMARKS
-CARDS = Path(omnivinci_hf.__file__).parent / "model_cards"
+CARDS = ROOT / "model_cards"
 
 
 def save(folder, **options):
