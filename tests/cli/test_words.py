@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.cli.arguments import _build_parsers
+from omnivinci_hf.cli.arguments import DEFAULT_MODEL, _build_parsers
 from omnivinci_hf.cli.words import in_words_of_options
+from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import ORIGINAL
 from omnivinci_hf.omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
 from omnivinci_hf.small import small_checkpoint
 
@@ -158,3 +159,7 @@ def test_options_of_the_command_line_are_options_of_the_processor():
     of_processor = parsed - of_commands
     assert of_processor <= CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()
     assert {"num_frames", "fps", "start_sec", "end_sec", "max_audio_sec", "on_damage", "media_limits"} <= of_processor
+
+
+def test_the_default_model_is_the_original_checkpoint():
+    assert DEFAULT_MODEL == ORIGINAL

@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from omnivinci_hf.hub import cards
+from omnivinci_hf.omnivinci import model_card_omnivinci as pushing
 from tests.support import goldens
 
 
@@ -51,16 +52,51 @@ def test_an_unknown_kind_of_card_is_refused():
 
 def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
     placeholder = ModelCard.from_template(
-        ModelCardData(tags=["mine"], library_name="transformers"), model_description=cards.PLACEHOLDER
+        ModelCardData(tags=["mine"], library_name="transformers"), model_description=pushing.PLACEHOLDER
     )
     path = tmp_path / CARD
     for own in (placeholder.content + "\nMy words.\n", placeholder.content.replace("tags:", "license: mit\ntags:")):
         path.write_text(own)
-        cards.complete_model_card(tmp_path, "me/mine", model)
+        pushing.complete_model_card(tmp_path, "me/mine", model)
         assert path.read_text() == own
     placeholder.save(path)
-    cards.complete_model_card(tmp_path, "me/mine", model)
+    pushing.complete_model_card(tmp_path, "me/mine", model)
     assert "A small checkpoint" in path.read_text() and "mine" in ModelCard.load(path).data.tags
+
+
+def test_without_the_package_no_empty_card_hides_a_written_one(model, tmp_path, monkeypatch):
+    """A copy of the code has no templates: a model keeps the empty card, unless the branch has a better one."""
+    monkeypatch.setattr(pushing.HOOKS, "model_cards", None)
+    placeholder = ModelCard.from_template(ModelCardData(), model_description=pushing.PLACEHOLDER)
+    written = ModelCard("---\nlicense: mit\n---\n\nMy words.\n")
+    path = tmp_path / CARD
+    pushing.complete_model_card(tmp_path, "me/mine", model)
+    assert not path.exists()
+    for pushed, one, is_kept in (
+        (placeholder, model, True),
+        (None, model, True),
+        (written, model, False),
+        (None, None, False),
+    ):
+        placeholder.save(path)
+        monkeypatch.setattr(pushing, "pushed_card", lambda *args, card=pushed: card)
+        pushing.complete_model_card(tmp_path, "me/mine", one, revision="draft")
+        assert path.exists() == is_kept
+    written.save(path)
+    pushing.complete_model_card(tmp_path, "me/mine", None)
+    assert "My words." in path.read_text()
+
+
+def test_templates_are_found_without_links_in_the_checkout(tmp_path):
+    """In a checkout that was unpacked from a ZIP file or lies on Windows, the link is a file."""
+    hub = tmp_path / "src" / "omnivinci_hf" / "hub"
+    hub.mkdir(parents=True)
+    assert cards.find_templates(hub) == tmp_path / "model_cards"
+    (hub / "model_cards").write_text("../../../model_cards")
+    assert cards.find_templates(hub) == tmp_path / "model_cards"
+    (hub / "model_cards").unlink()
+    (hub / "model_cards").mkdir()
+    assert cards.find_templates(hub) == hub / "model_cards"
 
 
 def test_only_an_untouched_placeholder_of_peft_is_replaced(model, tmp_path):
@@ -68,9 +104,9 @@ def test_only_an_untouched_placeholder_of_peft_is_replaced(model, tmp_path):
     tuned = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=r".*language_model.*q_proj"))
     tuned.create_or_update_model_card(tmp_path)
     card = ModelCard.load(tmp_path / CARD)
-    assert cards.is_placeholder(card)
+    assert pushing.is_placeholder(card)
     card.text += "\nMy words.\n"
-    assert not cards.is_placeholder(card)
+    assert not pushing.is_placeholder(card)
 
 
 def test_the_base_model_is_named_where_it_is_on_the_hub(model, monkeypatch):

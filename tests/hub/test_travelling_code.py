@@ -64,8 +64,22 @@ def forget_copied_modules():
     ],
 )
 def test_copied_code_names_the_package_for_the_original_layout(copied_class, original_folder, name):
-    with pytest.raises(ImportError, match="is in the original five-folder layout .* install the package omnivinci_hf"):
+    """The package is installed here, but the copy is asked; test_hub.py has a machine without it."""
+    message = "is in the original five-folder layout .* is installed: `import omnivinci_hf` .* without `trust_remote_c"
+    with pytest.raises(ImportError, match=message):
         copied_class(name).from_pretrained(original_folder)
+
+
+def test_copied_code_refuses_an_original_config_without_a_name(copied_class):
+    with pytest.raises(ImportError, match="^This config is in the original five-folder layout"):
+        copied_class("configuration_omnivinci.OmniVinciConfig").from_dict({"model_type": "vila"})
+
+
+def test_where_the_package_cannot_be_found_it_is_to_be_installed(monkeypatch):
+    monkeypatch.setattr(hooks.HOOKS, "original_layout", None)
+    monkeypatch.setattr(hooks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="^me/mine is .* install the package omnivinci_hf"):
+        hooks.original_layout("me/mine")
 
 
 def test_the_package_fills_every_hook():

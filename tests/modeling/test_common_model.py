@@ -452,6 +452,16 @@ def test_a_model_without_head_is_saved_with_its_code(model, inputs, tmp_path, mo
     assert "AutoModelForImageTextToText" in json.loads((tmp_path / "config.json").read_text())["auto_map"]
 
 
+@pytest.mark.parametrize("model_class", [OmniVinciModel, OmniVinciForConditionalGeneration])
+def test_a_derived_config_says_where_its_code_is(model_class):
+    class DerivedConfig(OmniVinciConfig):
+        auto_map = {**OmniVinciConfig.auto_map, "AutoConfig": "derived.DerivedConfig"}
+
+    derived = model_class(DerivedConfig.from_dict(small_config().to_dict()))
+    derived.add_remote_code_entries()
+    assert derived.config.auto_map["AutoConfig"] == "derived.DerivedConfig"
+
+
 def test_a_config_tells_the_auto_class_of_its_model(tmp_path):
     """TRL reads it of what it is given a path of."""
     small_config().save_pretrained(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from .._version import __version__
 
 
-DEFAULT_MODEL = "nvidia/omnivinci"
+DEFAULT_MODEL = "nvidia/omnivinci"  # it is `ORIGINAL` of a module that imports Transformers
 DEMO_CLIPS = 99_999_900  # test seeds, but for the last 100: so many are looked at for a clip
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 

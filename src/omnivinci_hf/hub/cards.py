@@ -1,7 +1,7 @@
 """This module writes model cards: the README.md of a repository on the Hub, from the templates in `model_cards/`.
 
-`registration` puts it into the hook `model_cards` of `package_hooks_omnivinci`. Code that was loaded from the Hub
-leaves cards to Transformers.
+`registration` puts it into the hook `model_cards` of `package_hooks_omnivinci`; `model_card_omnivinci` says which
+pushes have such a card.
 """
 
 import hashlib
@@ -11,20 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL
 
 
-TEMPLATES = Path(__file__).parent / "model_cards"
+def find_templates(folder: Path) -> Path:
+    """Returns the folder of the templates: in the package's `folder`, or at the top of the repository.
+
+    In a checkout the former is a link to the latter, but some are without links: those unpacked from a ZIP file, and on
+    Windows.
+    """
+    in_package = folder / "model_cards"
+    return in_package if in_package.is_dir() else folder.parents[2] / "model_cards"
+
+
+TEMPLATES = find_templates(Path(__file__).parent)
 CARD_KINDS = ("converted", "small", "derived", "fine_tuned", "adapter")
-ORIGINAL = "nvidia/omnivinci"
 HUB = "https://huggingface.co/"
 SMALL_LIMIT = 4e9  # parameters; the original model has 8.7 billion
-# `push_to_hub` of Transformers puts this into the empty card that it writes.
-PLACEHOLDER = (
-    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
-    "automatically generated."
-)
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
 UNKNOWN_SOURCE = "a checkpoint that its author has not named"
 UNKNOWN_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({HUB}{ORIGINAL})"}
@@ -109,28 +114,6 @@ def _licence(kind: str, license: str | None, base_model: str | None) -> tuple[di
     return terms, text
 
 
-def complete_model_card(
-    folder: str | os.PathLike,
-    repo_id: str,
-    model: Any = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> None:
-    """Replaces Transformers' empty card in a `folder` that is about to be pushed by one that fits the model.
-
-    A card that somebody wrote is left alone, also on another branch, where Transformers does not look for one. Without
-    `model` (a processor is pushed) the empty card is deleted.
-    """
-    path = Path(folder) / "README.md"
-    card = ModelCard.load(path, ignore_metadata_errors=True) if path.exists() else None
-    if card is not None and not is_placeholder(card):
-        return
-    if card is not None and (model is None or _has_written_card(repo_id, revision, token)):
-        path.unlink()
-    elif model is not None:
-        card_of_model(model, repo_id, tags=card and card.data.tags or []).save(path)
-
-
 def card_of_model(model: Any, repo_id: str, **options: Any) -> ModelCard:
     """Renders the card that fits a model, also one with adapters; `options` as in [`render_model_card`].
 
@@ -156,31 +139,11 @@ def card_of_model(model: Any, repo_id: str, **options: Any) -> ModelCard:
     return render_model_card(repo_id=repo_id, **{**facts, **options})
 
 
-def is_placeholder(card: ModelCard) -> bool:
-    """Says whether this is the empty card that Transformers or PEFT writes, with nothing added."""
-    empty = [ModelCard.from_template(ModelCardData(), **more) for more in ({"model_description": PLACEHOLDER}, {})]
-    text = re.sub(r"### Framework versions\s+- PEFT \S+\s*$", "", card.text)
-    metadata = card.data.to_dict()
-    written_by_libraries = {"tags", "library_name"}
-    if metadata.get("library_name") == "peft":
-        written_by_libraries |= {"base_model", "pipeline_tag"}
-    return metadata.keys() <= written_by_libraries and text.split() in [other.text.split() for other in empty]
-
-
 def hub_id(name_or_path: str | None) -> str | None:
     """Returns the name of a model on the Hub, or None if it is a folder."""
     name = str(name_or_path or "")
     is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not os.path.exists(name)
     return name if is_id else None
-
-
-def pushed_card(repo_id: str, revision: str | None, token: str | bool | None) -> ModelCard | None:
-    """Returns the card that a repository has, or None if it has none."""
-    try:
-        file = HfApi().hf_hub_download(repo_id, "README.md", revision=revision, token=token)
-    except (EntryNotFoundError, RevisionNotFoundError):
-        return None
-    return ModelCard(Path(file).read_text(encoding="utf-8"), ignore_metadata_errors=True)
 
 
 def with_fingerprint(card: str) -> str:
@@ -200,14 +163,6 @@ def has_fingerprint(card: str) -> bool:
 def _fingerprint(card: str) -> str:
     lines = "\n".join(card.strip().splitlines())  # whichever way lines end
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _has_written_card(repo_id: str, revision: str | None, token: str | bool | None) -> bool:
-    """Says whether a branch of the repository has a card that is not empty."""
-    if revision is None:
-        return False  # Transformers looked at the main branch
-    card = pushed_card(repo_id, revision, token)
-    return card is not None and not is_placeholder(card)
 
 
 def _template(name: str) -> str:

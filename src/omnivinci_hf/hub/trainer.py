@@ -12,7 +12,8 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
-from .cards import card_of_model, has_fingerprint, is_placeholder, pushed_card, with_fingerprint
+from ..omnivinci.model_card_omnivinci import is_placeholder, pushed_card
+from .cards import card_of_model, has_fingerprint, with_fingerprint
 from .folders import delete_unfinished, unfinished_folder, whole_folder
 from .resume import find_checkpoint
 from .states import (

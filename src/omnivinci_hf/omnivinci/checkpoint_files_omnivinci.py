@@ -11,6 +11,7 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
 
 
+ORIGINAL = "nvidia/omnivinci"  # the original checkpoint on the Hub
 ORIGINAL_MODEL_TYPE = "vila"
 # options of loading that say where and how files are fetched
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")

@@ -2,10 +2,11 @@
 
 `save_pretrained` copies the modules of this folder beside a checkpoint, so that it loads without the package
 `omnivinci_hf`. Reading the original layout and writing model cards stay in the package, whose `registration` fills
-[`HOOKS`] when it is imported. In a copy the hooks are empty: the original layout is an error there, and cards are
-left to Transformers.
+[`HOOKS`] when it is imported. In a copy the hooks are empty: the original layout is an error there, and the text of
+cards is left to Transformers.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,15 +46,8 @@ class OriginalLayout(Protocol):
 class ModelCards(Protocol):
     """This is what writes model cards; `omnivinci_hf.hub.cards` implements it."""
 
-    def complete_model_card(
-        self,
-        folder: str | os.PathLike,
-        repo_id: str,
-        model: Any = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-    ) -> None:
-        """Replaces the empty card in a folder that is about to be pushed."""
+    def card_of_model(self, model: Any, repo_id: str, **options: Any) -> Any:
+        """Renders the `huggingface_hub.ModelCard` that fits a model which is about to be pushed."""
 
 
 @dataclass
@@ -68,28 +62,28 @@ HOOKS = Hooks()
 
 
 def original_layout(name_or_path: Any) -> OriginalLayout:
-    """Returns what reads the original layout, of which `name_or_path` is a checkpoint.
+    """Returns what reads the original layout, of which `name_or_path` is a checkpoint; None if it has no name.
 
     Raises:
         ImportError: in a checkpoint's copy of the code.
     """
     if HOOKS.original_layout is None:
+        checkpoint = "This config" if name_or_path is None else name_or_path
+        remedy = (
+            "the package omnivinci_hf, which can, is installed: `import omnivinci_hf` and load it with the classes of "
+            "that, or with Auto classes without `trust_remote_code=True`."
+            if _is_package_installed()
+            else "install the package omnivinci_hf and load it with the classes of that."
+        )
         raise ImportError(
-            f"{name_or_path} is in the original five-folder layout (`model_type` 'vila'), which code that came with a "
-            "checkpoint cannot read: install the package omnivinci_hf and load it with the classes of that."
+            f"{checkpoint} is in the original five-folder layout (`model_type` 'vila'), which code that came with a "
+            f"checkpoint cannot read: {remedy}"
         )
     return HOOKS.original_layout()
 
 
-class ModelCardMixin:
-    """A model, processor or pipeline of this class is pushed with a fitting card, not Transformers' empty one."""
-
-    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # This private method of Transformers 5.20 to 5.24 is the one place that `push_to_hub` and
-        # `save_pretrained(push_to_hub=True)` pass between writing their card and uploading it. It can go when
-        # Transformers lets a class make its own card.
-        if HOOKS.model_cards is not None:
-            model = self if hasattr(self, "num_parameters") else getattr(self, "model", None)
-            cards = HOOKS.model_cards()
-            cards.complete_model_card(working_dir, repo_id, model, kwargs.get("revision"), kwargs.get("token"))
-        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)  # type: ignore[misc]
+def _is_package_installed() -> bool:
+    try:
+        return importlib.util.find_spec("omnivinci_hf") is not None
+    except ImportError:  # a finder may refuse it
+        return False

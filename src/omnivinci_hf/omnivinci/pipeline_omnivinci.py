@@ -12,7 +12,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import parse_part
-from .package_hooks_omnivinci import ModelCardMixin
+from .model_card_omnivinci import ModelCardMixin
 from .session_omnivinci import (
     PLURALS,
     Session,

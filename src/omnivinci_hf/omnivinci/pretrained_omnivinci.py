@@ -25,8 +25,9 @@ from .checkpoint_files_omnivinci import (
 )
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import AUDIO_TOWERS
+from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
-from .package_hooks_omnivinci import ModelCardMixin, original_layout
+from .package_hooks_omnivinci import original_layout
 
 
 # bitsandbytes leaves these modules in full precision unless `llm_int8_skip_modules` says otherwise
@@ -69,7 +70,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
     def add_remote_code_entries(self) -> None:
         """Notes in the config where a machine without this package finds the classes, and the pipeline, of a folder."""
         model = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        self.config.auto_map = {"AutoConfig": OmniVinciConfig.auto_map["AutoConfig"], "AutoModel": model}
+        config_class: Any = type(self.config)  # a derived config may be found elsewhere
+        self.config.auto_map = {"AutoConfig": config_class.auto_map["AutoConfig"], "AutoModel": model}
         self.config.__dict__.pop("custom_pipelines", None)  # the pipeline answers, which needs a head
 
     def save_pretrained(self, save_directory, *args, **kwargs):

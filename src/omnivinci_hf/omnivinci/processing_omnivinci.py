@@ -16,6 +16,7 @@ from .configuration_omnivinci import MEDIA_TOKENS, MODALITIES, check_boundary_to
 from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_all_media, template_variables
 from .frame_sampling_omnivinci import check_choice
 from .media_inputs_omnivinci import load_media
+from .model_card_omnivinci import ModelCardMixin
 from .options_omnivinci import (
     CALL_OPTIONS,
     FIXED_OPTIONS,
@@ -29,7 +30,6 @@ from .options_omnivinci import (
     option_checks,
 )
 from .outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
-from .package_hooks_omnivinci import ModelCardMixin
 from .processor_loading_omnivinci import ProcessorLoadingMixin
 from .sequence_layout_omnivinci import (
     MODALITY_BOUNDARIES,

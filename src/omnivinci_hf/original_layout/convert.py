@@ -13,16 +13,15 @@ from huggingface_hub import HfApi, ModelCard, split_torch_state_dict_into_shards
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from ..hub.cards import ORIGINAL, SMALL_LIMIT, render_model_card
+from ..hub.cards import SMALL_LIMIT, render_model_card
 from ..hub.folders import whole_folder
-from ..omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL, is_original_checkpoint
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
-from .weights import OriginalStateDict
+from .weights import SAFETENSORS_NAMES, OriginalStateDict
 
 
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 Progress = Callable[[int, int], None]
 
 

@@ -22,10 +22,10 @@ from .config import (
     map_original_processor_options,
     media_token_ids,
 )
-from .weights import OriginalStateDict, check_tensors
+from .weights import SAFETENSORS_NAMES, OriginalStateDict, check_tensors
 
 
-TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TORCH_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
 def config_arguments(original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:

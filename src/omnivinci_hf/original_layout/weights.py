@@ -13,6 +13,9 @@ from ..omnivinci.checkpoint_files_omnivinci import component_file, read_weight_i
 from .config import COMPONENTS
 
 
+# what safetensors files call the dtypes that weights may have
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
 # These rules translate `folder/name` of an original tensor into its name here; the first that matches is taken.
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),

@@ -16,7 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..hub.cards import ORIGINAL
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor

@@ -16,12 +16,11 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..hub.folders import whole_folder
+from ..original_layout.config import COMPONENTS
+from ..original_layout.weights import SAFETENSORS_NAMES
 
 
 Shapes = dict[str, tuple[int, ...]]
-
-COMPONENTS = ("llm", "vision_tower", "mm_projector", "sound_tower", "sound_mm_projector")
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 TOKENIZER_VOCAB_SIZE = 456  # 256 bytes and 200 merges; the special tokens follow
 SPECIAL_TOKENS = (
