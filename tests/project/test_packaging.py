@@ -5,12 +5,14 @@ import configparser
 import re
 import sys
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from omnivinci_hf.hub import cards
 from omnivinci_hf.registration.tested_versions import NEWEST_TRANSFORMERS, OLDEST_TRANSFORMERS
 from tests.support.paths import ROOT
 
@@ -109,3 +111,12 @@ def test_install_lines_work():
         assert not [line for line in lines if re.search(r"omnivinci[-_]hf\b", line)], path
         extras = [name for line in lines for names in re.findall(r"\.\[([\w,]+)\]", line) for name in names.split(",")]
         assert set(extras) <= set(EXTRAS), path
+
+
+def test_the_wheel_has_the_templates_of_model_cards_alone():
+    """What `cards.py` reads is listed; the cards of the small checkpoint stay in the repository."""
+    listed = {
+        Path(line).stem for line in setup["options.package_data"]["omnivinci_hf"].split() if "/model_cards/" in line
+    }
+    assert listed == {*cards.CARD_KINDS, "usage", "usage_adapter", "limits", "citation"}
+    assert all((cards.TEMPLATES / f"{name}.md").is_file() for name in listed)

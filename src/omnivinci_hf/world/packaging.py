@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers.utils import is_matplotlib_available
 
+from ..hub.cards import TEMPLATES
 from ..hub.folders import whole_folder
 
 
@@ -82,9 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `omnivinci_hf.world.training` wrote")
     parser.add_argument("--target", type=Path, default=FOLDER / "checkpoint", help="default: %(default)s")
-    parser.add_argument(
-        "--cards", type=Path, default=FOLDER.parent / "hub" / "model_cards", help="default: %(default)s"
-    )
+    parser.add_argument("--cards", type=Path, default=TEMPLATES, help="default: %(default)s")
     arguments = parser.parse_args()
     if not is_matplotlib_available():
         parser.error("The curve needs matplotlib: pip install matplotlib")
