@@ -127,8 +127,7 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
                 base, base_options = adapted.base, adapted.base_options
             if adapted is not None and is_original_checkpoint(base, base_options):
                 return cls._load_adapted(adapted, config, options)
-            if cls.has_language_model:
-                _check_for_language_model(base, base_options)
+            cls._check_for_language_model(base, base_options)
             check_weight_files(base, base_options, variant=options.get("variant"))
             if is_original_checkpoint(name_or_path, options):
                 return original_layout(name_or_path).load_model(cls, name_or_path, config, options)
@@ -146,6 +145,16 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             if hasattr(module, "freeze_unused"):
                 module.freeze_unused()
         return loaded
+
+    @classmethod
+    def _check_for_language_model(cls, name_or_path: str, hub_options: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint of the media encoder alone where the language model would be a random one."""
+        config = read_config(name_or_path, hub_options) or {}
+        if cls.has_language_model and config.get("architectures") == ["OmniVinciMediaEncoder"]:
+            raise ValueError(
+                f"{name_or_path} holds a media encoder without a language model: load it with "
+                "`OmniVinciMediaEncoder.from_pretrained`, or load the whole checkpoint that it was taken from."
+            )
 
     @classmethod
     def _load_adapted(cls, adapted: Adapted, config, options: dict):
@@ -196,16 +205,6 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
             load_config=load_config,
             adapter_state_dict=weights,
             **kwargs,
-        )
-
-
-def _check_for_language_model(name_or_path: str, hub_options: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of the media encoder alone: the language model would be a random one."""
-    config = read_config(name_or_path, hub_options) or {}
-    if config.get("architectures") == ["OmniVinciMediaEncoder"]:
-        raise ValueError(
-            f"{name_or_path} holds a media encoder without a language model: load it with "
-            "`OmniVinciMediaEncoder.from_pretrained`, or load the whole checkpoint that it was taken from."
         )
 
 
