@@ -36,6 +36,12 @@ def test_reading_media_brings_no_model():
     )
 
 
+def test_the_trainers_of_the_hub_are_imported_when_they_are_used():
+    imported = run("import sys, omnivinci_hf.hub", "print(*sys.modules)")
+    assert not set(HEAVY) & set(imported)
+    run("from omnivinci_hf.hub import HubTrainer, HubTrainerMixin", "assert issubclass(HubTrainer, HubTrainerMixin)")
+
+
 def test_the_auto_classes_come_later():
     run("import omnivinci_hf", KNOWN)
 
@@ -77,6 +83,19 @@ def test_threads_may_import_at_once():
         "threads = [threading.Thread(target=work, args=(line,)) for line in lines]",
         "[thread.start() for thread in threads], [thread.join() for thread in threads]",
         "assert len(done) == 2",
+        KNOWN,
+    )
+
+
+def test_a_thread_may_import_from_transformers_while_another_one_imports_it():
+    run(
+        "import sys, threading, time, omnivinci_hf",
+        "first = threading.Thread(target=__import__, args=('transformers',))",
+        "first.start()",
+        "while 'transformers' not in sys.modules: time.sleep(0)",
+        "assert sys.modules['transformers'].__spec__._initializing",
+        "from transformers import AutoModel",
+        "first.join()",
         KNOWN,
     )
 

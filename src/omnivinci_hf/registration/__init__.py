@@ -7,6 +7,7 @@ package imports neither: Python's import system tells when the Auto classes have
 
 import sys
 import threading
+from functools import partial
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -78,11 +79,11 @@ class _TellingLoader(SourceFileLoader):
     def exec_module(self, module) -> None:
         thread = threading.get_ident()
         if thread in _importing_threads:
-            super().exec_module(module)
+            self._execute(module)
             return
         _importing_threads.add(thread)
         try:
-            super().exec_module(module)
+            self._execute(module)
             try:
                 register(module.__name__)
             except (ImportError, RuntimeError):  # also that two wait for each other
@@ -91,3 +92,11 @@ class _TellingLoader(SourceFileLoader):
                     register(module.__name__)
         finally:
             _importing_threads.discard(thread)
+
+    def _execute(self, module) -> None:
+        super().exec_module(module)
+        # Transformers puts lazy modules in the place of its packages. A thread that waited for this import goes on with
+        # the module that it saw before (in CPython, `from package import name` does), and finds the names by this.
+        lazy = sys.modules.get(module.__name__, module)
+        if lazy is not module:
+            module.__getattr__ = partial(getattr, lazy)
