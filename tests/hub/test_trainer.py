@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
+from omnivinci_hf.hub import HubTrainer
 from omnivinci_hf.hub.states import load_state, refuse_pickled_weights, save_state
-from omnivinci_hf.hub.trainer import HubTrainer
 from tests.support.small_model import small_model
 
 

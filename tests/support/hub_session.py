@@ -50,7 +50,7 @@ def push(folder: Path) -> dict:
     from transformers import Trainer, pipeline
 
     from omnivinci_hf.cli import main
-    from omnivinci_hf.hub.trainer import HubTrainer
+    from omnivinci_hf.hub import HubTrainer
 
     pipe = pipeline("omni-qa", model=str(ORIGINAL), dtype=torch.float32, device="cpu", **LENGTH)
     model, processor = pipe.model, pipe.processor
@@ -103,7 +103,7 @@ def training_arguments(folder: Path, repo_id: str, **options):
 
 def train_and_save(model, processor, folder: Path, repo_id: str, strategy: str) -> None:
     """Two steps, each saved and pushed, from a folder with somebody's .gitignore and pickles."""
-    from omnivinci_hf.hub.trainer import HubTrainer
+    from omnivinci_hf.hub import HubTrainer
 
     folder.mkdir()
     (folder / ".gitignore").write_text("*.log\n!*.pt\n")

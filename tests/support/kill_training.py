@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from omnivinci_hf.hub.trainer import HubTrainer
+from omnivinci_hf.hub import HubTrainer
 from tests.support.small_model import small_model
 
 

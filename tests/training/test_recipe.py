@@ -135,6 +135,7 @@ def test_qlora_trains_over_four_bits(tmp_path, original_folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("learn: {language_model: 1.0e-4}", "the key `learn` is called `learning_rates` now"),
         ("learning_rates: {}", "lets nothing learn; name .* in `learning_rates`"),
         ("learning_rates: {eyes: 1e-3}", r"`learning_rates` has no \['eyes'\]"),
         ("learning_rates: {language_model: -1.0}", "must be more than 0"),

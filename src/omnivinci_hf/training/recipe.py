@@ -114,6 +114,8 @@ def load_recipe(name: str | Path) -> Recipe:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is no YAML: {error}") from error
+    if isinstance(values, dict) and "learn" in values:
+        raise ValueError(f"{name}: the key `learn` is called `learning_rates` now; rename it.")
     if not isinstance(values, dict) or not isinstance(values.get("learning_rates"), dict):
         raise ValueError(f"{name} must be a mapping with `learning_rates`: learning rates by part of the model.")
     values["learning_rates"] = {part: _as_number(rate) for part, rate in values["learning_rates"].items()}
