@@ -7,7 +7,7 @@ from PIL import Image
 
 from omnivinci_hf import MediaError, OmniVinciProcessor
 from omnivinci_hf.omnivinci.conversation_omnivinci import MediaPart
-from omnivinci_hf.omnivinci.processing_omnivinci import EncodedMedium, join_media
+from omnivinci_hf.omnivinci.processing_omnivinci import EncodedMedium, _join_and_release, join_media
 from tests.support import goldens
 
 
@@ -55,8 +55,11 @@ def words_between(processor, prompt):
 @pytest.mark.parametrize(("prompt", "given", "media", "options"), CASES)
 def test_media_encoded_alone_make_the_same_call(processor, prompt, given, media, options):
     expected = processor(text=prompt, return_tensors="pt", **given, **options)
-    tile = prompt.count("<image>") == 1
-    encoded = [processor.encode_medium(modality, source, tile=tile, **options) for modality, source in media]
+    of_images = {"tile": prompt.count("<image>") == 1}
+    encoded = [
+        processor.encode_medium(modality, source, **(of_images if modality == "image" else {}), **options)
+        for modality, source in media
+    ]
     first, *rest = words_between(processor, prompt)
     ids = [first, *(piece for medium, words in zip(encoded, rest, strict=True) for piece in (medium.input_ids, words))]
     assert (
@@ -107,11 +110,27 @@ def test_modality_boundary_tokens_are_those_of_a_prompt(original_folder):
     assert torch.equal(changed.encode_medium("video", VIDEO).input_ids, plain.encode_medium("video", VIDEO).input_ids)
 
 
-def test_joining_holds_no_tensor_twice(processor):
+@pytest.mark.parametrize("modality", ["image", "video"])
+@pytest.mark.parametrize("num_media", [1, 2])
+def test_joined_media_stay_as_they_are(processor, modality, num_media):
+    source = IMAGE if modality == "image" else VIDEO
+    media = [processor.encode_medium(modality, source) for _ in range(num_media)]
+    before = [{name: values.clone() for name, values in medium.tensors.items()} for medium in media]
+    kept = [dict(medium.tensors) for medium in media]
+    for values in join_media(media).values():
+        values.zero_()
+    for medium, copies, tensors in zip(media, before, kept, strict=True):
+        assert medium.tensors.keys() == copies.keys()
+        for name, values in medium.tensors.items():
+            assert values is tensors[name] and torch.equal(values, copies[name]), name
+            assert values.untyped_storage().nbytes() == values.numel() * values.element_size()  # no batch is pinned
+
+
+def test_a_call_holds_no_tensor_twice(processor):
     image = Image.new("RGB", (60, 60), "red")
     first, second = (processor.encode_medium("image", image, tile=False) for _ in range(2))
     kept = second.tensors["pixel_values"]
-    joined = join_media([first, second])
+    joined = _join_and_release([first, second])
     assert joined["pixel_values"].shape[0] == 2 and torch.equal(kept[0], joined["pixel_values"][1])
     joined["pixel_values"][1] = 7
     assert (kept == 7).all()  # the same memory
@@ -124,6 +143,26 @@ def test_joining_holds_no_tensor_twice(processor):
         ("audio", AUDIO, {"padding": True}, TypeError, r"\['padding'\] are options of a prompt"),
         ("audio", AUDIO, {"text_kwargs": {"padding": True}}, TypeError, r"\['padding'\] are options of a prompt"),
         ("audio", MediaPart("video", VIDEO), {}, ValueError, "is 'audio', but the part is of modality 'video'"),
+        ("image", MediaPart("audio", AUDIO), {}, ValueError, "is 'image', but the part is of modality 'audio'"),
+        (
+            "video",
+            MediaPart("video", VIDEO, {"nun_frames": 3}),
+            {},
+            ValueError,
+            r"of type 'video' has no option \['nun_frames'\] \(did you mean num_frames\?\)",
+        ),
+        ("image", MediaPart("image", IMAGE, {"fps": 3}), {}, ValueError, r"of type 'image' has no option \['fps'\]"),
+        ("video", MediaPart("video", VIDEO, {"num_frames": 0}), {}, ValueError, "`num_frames` must be at least 1"),
+        (
+            "audio",
+            MediaPart("audio", {"array": [0.5], "sampling_rate": 8000}, {"sampling_rate": 16000}),
+            {},
+            ValueError,
+            "`sampling_rate`=16000 beside samples at 8000",
+        ),
+        ("video", VIDEO, {"tile": True}, TypeError, "`tile`=True is an option of images, but `modality` is 'video'"),
+        ("audio", AUDIO, {"tile": False}, TypeError, "`tile`=False is an option of images, but `modality` is 'audio'"),
+        ("image", IMAGE, {"tile": "no"}, ValueError, "`tile` must be True, False or None, got 'no'"),
         ("audio", AUDIO, {"return_tensors": "pt"}, TypeError, r"\['return_tensors'\] are options of a prompt"),
         ("video", VIDEO, {"num_frmes": 3}, TypeError, r"\['num_frmes'\] \(did you mean num_frames\?\)"),
         ("video", VIDEO, {"num_frames": 0}, ValueError, "`num_frames` must be at least 1, got 0"),
@@ -133,3 +172,10 @@ def test_joining_holds_no_tensor_twice(processor):
 def test_what_cannot_be_encoded_is_refused(processor, modality, source, options, error, message):
     with pytest.raises(error, match=message):
         processor.encode_medium(modality, source, **options)
+
+
+def test_a_call_checks_the_parts_that_it_is_given(processor):
+    with pytest.raises(ValueError, match=r"has no option \['nun_frames'\]"):
+        processor(text="<vila/video>", videos=MediaPart("video", VIDEO, {"nun_frames": 3}))
+    with pytest.raises(ValueError, match="is 'image', but the part is of modality 'video'"):
+        processor(text="<image>", images=[MediaPart("video", VIDEO)])

@@ -351,6 +351,11 @@ def test_split_is_chosen_and_a_missing_one_told(stored):
         load_rows(stored / "splits", split="valid")
 
 
+def test_bytes_are_no_path_and_no_list_of_paths(tmp_path):
+    with pytest.raises(TypeError, match="not.*bytes"):
+        load_rows(bytes(write_lines(tmp_path / "rows.jsonl", ROW)))
+
+
 def test_several_sources_are_joined(stored):
     lines = write_lines(stored / "rows.jsonl", ROW)
     rows = load_rows([lines, stored / "plain"])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers.utils.chat_template_utils import _get_template_variables
@@ -155,6 +155,20 @@ def parse_part(part: Any, place: str = "A part of a message", needs_medium: bool
         known = ", ".join(("text", *MODALITIES, *NESTED_TYPES))
         raise ValueError(f"{place} has the type {shown(part_type)}; known are {known}.")
     return _parse_medium(place, part_type, given, needs_medium)
+
+
+def check_part(part: MediaPart, modality: str) -> MediaPart:
+    """Checks a media part that anybody may have made: it must be of `modality`, with options that are known there.
+
+    Raises:
+        ValueError: for a part of another modality, or an option that it cannot have.
+    """
+    if part.modality != modality:
+        raise ValueError(f"The modality asked for is {modality!r}, but the part is of modality {part.modality!r}.")
+    options = _checked_options("A media part", modality, dict(part.options))
+    if "sampling_rate" in options:
+        _check_rate("A media part", options.get("audio", part.source), options["sampling_rate"])
+    return replace(part, options=options)
 
 
 def _flattened(place: str, part_type: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from .audio_media_omnivinci import AudioClip, load_audio
 from .configuration_omnivinci import MODALITIES
-from .conversation_omnivinci import MediaPart
+from .conversation_omnivinci import MediaPart, check_part
 from .frame_sampling_omnivinci import check_choice
 from .image_media_omnivinci import load_image
 from .media_reading_omnivinci import MediaError, available_processors, run_all
@@ -34,6 +34,7 @@ def load_media(
 
     Raises:
         MediaError: when a medium cannot be read; names it by its number if there are several.
+        ValueError: for a part of another modality, or an option that it cannot have.
     """
     parts = {
         modality: [_as_part(modality, medium) for medium in flatten(modality, media.get(modality))]
@@ -121,7 +122,7 @@ def audio_of_video(part: MediaPart, options: Mapping[str, Any]) -> MediaPart | N
 
 
 def _as_part(modality: str, medium: Any) -> MediaPart:
-    return medium if isinstance(medium, MediaPart) else MediaPart(modality, medium)
+    return check_part(medium, modality) if isinstance(medium, MediaPart) else MediaPart(modality, medium)
 
 
 def _with_label(label: str, read: Callable) -> Any:

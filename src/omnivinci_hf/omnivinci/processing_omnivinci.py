@@ -80,17 +80,36 @@ class EncodedMedium:
 def join_media(media: Sequence[EncodedMedium]) -> dict[str, torch.Tensor]:
     """Joins the tensors of all media of a batch, each along its first dimension, in the order of the media.
 
-    No tensor is held twice: those of the media become parts of the result and share its memory.
+    The media stay as they are and share no memory with the result, so that they can be kept and joined again.
+
+    Args:
+        media: in the order of their placeholders in the batch.
+
+    Returns:
+        The model's inputs for these media, with the names and shapes that [`~OmniVinciProcessor.__call__`] returns.
+    """
+    return {name: torch.cat(parts) for name, parts in _parts_by_name(media).items()}
+
+
+def _join_and_release(media: Sequence[EncodedMedium]) -> dict[str, torch.Tensor]:
+    """Joins media as [`join_media`] does, and holds no tensor twice: those of the media become parts of the result.
+
+    It is for the media that a call has just read and that nobody keeps.
     """
     joined = {}
-    for name in dict.fromkeys(name for medium in media for name in medium.tensors):
-        parts = [medium.tensors[name] for medium in media if name in medium.tensors]
+    for name, parts in _parts_by_name(media).items():
         joined[name] = parts[0]
         if len(parts) > 1:
             joined[name] = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype)
             for part, room in zip(parts, joined[name].split([*map(len, parts)]), strict=True):
                 part.set_(room.copy_(part))  # whoever holds the part now holds this piece, and its memory is free
     return joined
+
+
+def _parts_by_name(media: Sequence[EncodedMedium]) -> dict[str, list[torch.Tensor]]:
+    """Collects the tensors of media by the input of the model that they belong to."""
+    names = dict.fromkeys(name for medium in media for name in medium.tensors)
+    return {name: [medium.tensors[name] for medium in media if name in medium.tensors] for name in names}
 
 
 class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
@@ -232,7 +251,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         options = self.resolve_options(("as an argument", kwargs))
         return self._process({"image": images, "video": videos, "audio": audio}, text, options)
 
-    def encode_medium(self, modality: str, source: Any, *, tile: bool = True, **options: Any) -> EncodedMedium:
+    def encode_medium(self, modality: str, source: Any, *, tile: bool | None = None, **options: Any) -> EncodedMedium:
         """Encodes one medium independently of what stands around it in a prompt.
 
         A call of the processor encodes each medium in the same way: its tensors are those of its media joined, see
@@ -241,25 +260,29 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         Args:
             modality: "image", "video" or "audio".
             source: what `load_image`, `load_video` or `load_audio` takes, or a [`MediaPart`].
-            tile: whether an image is cut into tiles. In a call, that is so where it is the only image of its prompt.
+            tile: whether an image is cut into tiles, as it is by default; of images only. A call cuts an image into
+                tiles where it is the only one of its prompt.
             options: of [`~OmniVinciProcessor.__call__`], but for those of the text and of the output.
 
         Raises:
-            ValueError: for an unknown modality, a part of another one, or an option that cannot have its value.
-            TypeError: for an option that does not concern media.
+            ValueError: for an unknown modality, a part of another one or with an unknown option, or an option that
+                cannot have its value.
+            TypeError: for an option that does not concern media, or `tile` of a video or an audio clip.
             MediaError: when the medium cannot be read.
         """
         if modality not in MODALITIES:
             raise ValueError(f"`modality` must be one of {', '.join(MODALITIES)}, got {modality!r}.")
+        if tile is not None and modality != "image":
+            raise TypeError(f"`tile`={tile!r} is an option of images, but `modality` is {modality!r}: leave it out.")
+        if not isinstance(tile, (bool, type(None))):
+            raise ValueError(f"`tile` must be True, False or None, got {tile!r}.")
         names = {*options, *(name for group in GROUPS for name in options.get(group) or {})}
         if others := sorted(names & option_checks("text", "output").keys()):
             raise TypeError(f"{others} are options of a prompt, and `encode_medium` makes none.")
         resolved = self.resolve_options(("as an argument", options))
         part = source if isinstance(source, MediaPart) else MediaPart(modality, source)
-        if part.modality != modality:
-            raise ValueError(f"`modality` is {modality!r}, but the part is of modality {part.modality!r}.")
         media = self._load_media({modality: [part]}, resolved, self.video_processor.frame_pixels)
-        return self._encode(modality, media[modality][0], tile, resolved, self.layout_rules)
+        return self._encode(modality, media[modality][0], tile is not False, resolved, self.layout_rules)
 
     def apply_chat_template(
         self,
@@ -433,7 +456,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
         if options["return_attention_mask"] is False:
             del data["attention_mask"]
-        data.update(join_media([medium for row in encoded for medium in row]))
+        data.update(_join_and_release([medium for row in encoded for medium in row]))
         return BatchFeature(data, tensor_type=options["return_tensors"])
 
     def _encode_all(

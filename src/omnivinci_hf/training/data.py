@@ -29,7 +29,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -405,7 +405,7 @@ class _StoredDataset(RowDataset):
 
 
 def load_rows(
-    data: str | os.PathLike | Sequence[str | os.PathLike],
+    data: str | os.PathLike | list[str | os.PathLike] | tuple[str | os.PathLike, ...],
     split: str = "train",
     media_root: str | os.PathLike | None = None,
     streaming: bool = False,
@@ -424,10 +424,11 @@ def load_rows(
 
     Raises:
         ValueError: for files that are of no known kind or cannot be joined, or a missing split.
+        TypeError: for what is no path, such as bytes.
         FileNotFoundError: for a path that does not exist.
         RowError: for a JSON-lines file without rows.
     """
-    if isinstance(data, Sequence) and not isinstance(data, str):
+    if isinstance(data, (list, tuple)):
         if not data:
             raise ValueError("`data` is an empty list; name at least one file, folder or dataset.")
         return _joined([load_rows(one, split, media_root, streaming, on_bad_row) for one in data])
