@@ -14,6 +14,7 @@ from .media_sources_omnivinci import AUDIO_ENTRIES, ENTRIES, plain_source
 from .options_omnivinci import check_options, part_options, refuse_unknown
 
 
+ROLES = ("system", "user", "assistant")
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' %}
     {{- '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
+from .configuration_omnivinci import MODALITIES
 from .media_reading_omnivinci import MediaLimits
 from .option_checks_omnivinci import (
     FIXED_OPTIONS,
@@ -79,7 +80,7 @@ _FRAME_PARTS = ("image_processor", "video_processor")
 
 def _reading(name: str, check: Check, summary: str, default: Any = None) -> Option:
     """Declares an option of reading. No file stores it: what was downloaded can open no connections, lift no limits."""
-    arguments = dict.fromkeys(("image", "video", "audio"), name)
+    arguments = dict.fromkeys(MODALITIES, name)
     return Option(name, check, summary, "reading", in_call=True, default=default, arguments=arguments)
 
 

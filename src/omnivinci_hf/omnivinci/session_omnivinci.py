@@ -10,14 +10,13 @@ import torch
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
 from .configuration_omnivinci import MODALITIES
-from .conversation_omnivinci import parse_part
+from .conversation_omnivinci import ROLES, parse_part
 from .generation_omnivinci import check_context, context_length
 from .media_sources_omnivinci import flatten
 from .options_omnivinci import refuse_unknown
 from .outputs_omnivinci import CACHE, MEDIA_INPUTS
 
 
-ROLES = ("system", "user", "assistant")
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
 DEFAULT_MAX_NEW_TOKENS = 256
 GENERATE_ARGUMENTS = ("tokenizer", "assistant_tokenizer", "trust_remote_code")  # `generate` takes them without a name

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.generation_omnivinci import check_context
+from ..omnivinci.modeling_omnivinci import IGNORE_INDEX
 from ..omnivinci.options_omnivinci import TEXT_OPTIONS
 from ..omnivinci.outputs_omnivinci import MEDIA_INPUTS, PAIR_INPUTS
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
@@ -19,7 +20,6 @@ from .data import ROW_ERRORS, RowError, normalize_row
 
 
 logger = logging.get_logger(__name__)
-IGNORE_INDEX = -100
 MEDIA_TENSORS = (*MEDIA_INPUTS, *PAIR_INPUTS)
 PADDING = -1  # the number of the row that padding belongs to
 MAX_WORKERS = 255

@@ -39,11 +39,10 @@ import torch
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset
 
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
-from ..omnivinci.conversation_omnivinci import SOURCE_KEYS, MediaPart, check_source, parse_part, shown
+from ..omnivinci.conversation_omnivinci import ROLES, SOURCE_KEYS, MediaPart, check_source, parse_part, shown
 from ..omnivinci.sequence_layout_omnivinci import is_text
 
 
-ROLES = ("system", "user", "assistant")
 COLUMNS = {"image": "images", "video": "videos", "audio": "audios"}
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 # Reading a row and its media may raise these when the row is bad.
