@@ -177,6 +177,7 @@ class HubTrainerMixin(Base):
     # -- Pushes
 
     def init_hf_repo(self, *args, **kwargs) -> None:
+        """Makes the repository as any trainer does, and lets its pushes leave out pickled files."""
         super().init_hf_repo(*args, **kwargs)
         if not self.is_world_process_zero():
             return

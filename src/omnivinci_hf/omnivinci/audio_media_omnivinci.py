@@ -52,6 +52,7 @@ class AudioClip:
 
     @property
     def duration_sec(self) -> float:
+        """The length of the clip in seconds."""
         return len(self.samples) / self.sampling_rate
 
 

@@ -1,4 +1,4 @@
-"""This module reads conversations: the prompt that they become, and the media and options that their parts hold."""
+"""This module reads conversations: it parses their messages and parts, and collects their media and options."""
 
 import re
 from collections.abc import Iterable, Mapping

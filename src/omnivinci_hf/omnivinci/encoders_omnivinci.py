@@ -1,4 +1,7 @@
-"""This module holds the towers, their projectors, and what is done to feature maps between the two."""
+"""This module holds the towers, which encode pictures and audio, and the projectors to the language model's width.
+
+Between the two, feature maps are pooled over frames, and the tiles of an image are joined.
+"""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from .configuration_omnivinci import AUDIO_ENCODERS, OmniVinciConfig
 
 
 class OmniVinciVisionTower(SiglipVisionModel):
-    """This is SigLIP up to the layer whose output is used; what stands after it is kept but never run."""
+    """The vision tower is SigLIP up to the layer whose output is used; later layers are kept but not run."""
 
     def __init__(self, config, num_layers: int | None = None):
         super().__init__(config)
@@ -59,6 +62,7 @@ class _SinusoidPositions:
         self.embed_positions.requires_grad_(False)
 
     def forward(self, *args, **kwargs):
+        """Runs the encoder; weights that were offloaded and that it reads without a call are fetched for it."""
         if not (has_offloaded_params(self.conv1) or has_offloaded_params(self.embed_positions)):
             return super().forward(*args, **kwargs)
         # both are read without being called, so the hooks that fetch what was offloaded would not notice
@@ -161,10 +165,18 @@ def _dtype(projector: nn.Module, features: torch.Tensor) -> torch.dtype:
 
 
 def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pools by the mean over frames, then rows, then columns, as the original code does it.
+    """Pools the feature maps of frames by their mean: over frames, then rows, then columns, as the original code does.
 
     A length that is not a multiple of its window is filled up with one number: the mean of all elements of the
-    remainder, over all channels and positions. `maps (frames, height, width, channels)`, `times (frames,)`.
+    remainder, over all channels and positions.
+
+    Args:
+        maps `(frames, height, width, channels)`: feature maps of the frames.
+        times `(frames,)`: their moments in seconds.
+        size: frames, rows and columns that become one.
+
+    Returns:
+        The maps and times, with each pooled dimension divided by its entry of `size` and rounded up.
     """
     for dim, window in enumerate(size):
         if window == 1:
@@ -183,7 +195,7 @@ def pool_frames(maps: torch.Tensor, times: torch.Tensor, size: list[int]) -> tup
 
 
 class VideoPool:
-    """A video pool does as `pool_frames` for one video whose maps come in chunks.
+    """A video pool pools the frames of one video as `pool_frames` does, while their maps come in chunks.
 
     Args:
         times (`torch.Tensor` of shape `(frames,)`): moments of all frames.

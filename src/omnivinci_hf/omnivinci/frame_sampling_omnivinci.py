@@ -47,7 +47,7 @@ def sample_indices(
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """A frame choice says what is taken of a video. See [`load_video`] for the fields."""
+    """A frame choice says which frames of a video are taken; see [`load_video`] for the fields."""
 
     num_frames: int | None = None
     fps: float | None = None
@@ -66,7 +66,7 @@ class FrameChoice:
 
     @property
     def is_explicit(self) -> bool:
-        """Whether the frames are given one by one."""
+        """Whether the frames are given one by one, by index or by time."""
         return self.frame_indices is not None or self.frame_times is not None
 
     def choose(self, name: str, times: np.ndarray, duration_sec: float) -> np.ndarray:
@@ -99,8 +99,9 @@ class FrameChoice:
         return indices.astype(np.int64)
 
     def bounds(self, name: str, times: np.ndarray, duration_sec: float) -> tuple[int, int, float]:
-        """Finds the first frame of the range (it may have been shown for a while), the one after its last, and its end
-        in seconds.
+        """Finds the frames of the range: the first, the one after the last, and the end of the range in seconds.
+
+        The first may have been shown for a while when the range begins.
 
         Raises:
             MediaError: when the video ends before the range begins.

@@ -400,6 +400,7 @@ class PacketReader:
 
     @property
     def end_sec(self) -> float:
+        """The second at which the last packet read so far ends, of all streams that are read."""
         bases = {stream.index: time_base(stream) for stream in self.container.streams if stream.index in self.ends}
         return max((to_seconds(end, bases[index]) for index, end in self.ends.items()), default=0.0)
 

@@ -74,8 +74,9 @@ def options_of_part(part: MediaPart, options: Mapping[str, Any]) -> dict[str, An
 def load_medium(
     part: MediaPart, options: Mapping[str, Any], sampling_rate: int = 16000, **arguments: Any
 ) -> Image.Image | VideoClip | AudioClip:
-    """Reads one medium. The options of its part come before those of the call, and audio under `audio` of a video part
-    before that of its file.
+    """Reads one medium, of whose part the options come before those of the call.
+
+    Audio under `audio` of a video part comes before that of the video's file.
 
     Args:
         options: of the processor's call, or some of them.

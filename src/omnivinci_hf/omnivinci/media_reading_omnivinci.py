@@ -160,7 +160,7 @@ class HiddenBar(AbstractContextManager):
     n = 0
 
     def update(self, num_done: float = 1) -> None:
-        pass
+        """Does nothing; a bar that is shown would go on by `num_done`."""
 
     def __exit__(self, *error: object) -> None:
         pass
@@ -189,6 +189,7 @@ class TimeRange:
 
     @property
     def duration_sec(self) -> float:
+        """The length of the range in seconds, infinite if it ends with the medium."""
         return math.inf if self.end_sec is None else self.end_sec - self.start_sec
 
     def __str__(self) -> str:

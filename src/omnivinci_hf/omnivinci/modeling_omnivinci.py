@@ -69,6 +69,7 @@ class OmniVinciModel(OmniVinciMediaEncoder):
     _keys_to_ignore_on_load_unexpected = None  # it takes all that it is given
 
     def build_parts(self, config: OmniVinciConfig) -> None:
+        """Builds the media encoder's parts, the language model, and OmniAlignNet if the config has one."""
         super().build_parts(config)
         self.language_model = Qwen2Model._from_config(config.text_config)
         align_config, hidden_size = config.omni_align_config, config.text_config.hidden_size
@@ -378,6 +379,7 @@ class OmniVinciForConditionalGeneration(OmniVinciPreTrainedModel, OmniVinciGener
         self.post_init()
 
     def add_remote_code_entries(self) -> None:
+        """Notes in the config where the code of the classes and of the pipeline lies in a saved folder."""
         # the import also tells Transformers to copy that file
         from .pipeline_omnivinci import OmniQAPipeline
 

@@ -1,4 +1,4 @@
-"""This module holds OmniAlignNet (arXiv 2510.15870): one vector of a clip's picture, one of its audio, in one space."""
+"""This module holds OmniAlignNet (arXiv 2510.15870), which maps a clip's picture and its audio into one space."""
 
 import math
 from collections.abc import Sequence
@@ -29,9 +29,10 @@ class OmniAlignAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Turns `queries (clips, num_queries, width)` and `keys (clips, num_keys, key_size)` into what queries see.
+        """Lets `queries (clips, num_queries, width)` look at `keys (clips, num_keys, key_size)`.
 
-        `mask (clips, 1, 1, num_keys)` is True where there is something to look at.
+        `mask (clips, 1, 1, num_keys)` is True where there is something to look at. Returns what each query sees, in the
+        shape of `queries`.
         """
         query, key, value = (
             project(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (clips, heads, length, head_dim)
@@ -116,7 +117,7 @@ class OmniAlignNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets the queries and the temperature; the layers inside have their own ways."""
+        """Initializes the queries and the temperature; the layers initialize themselves."""
         init.constant_(self.logit_scale, -math.log(self.config.temperature))
         for branch in (self.vision, self.audio):
             init.normal_(branch.query, std=1.0)

@@ -38,7 +38,7 @@ class Check(Protocol):
     """A check knows which values an option can have; its string describes them for the documentation."""
 
     def check(self, name: str, value: Any) -> None:
-        """Raise a ValueError that names the option if it cannot have the value."""
+        """Raises a ValueError that names the option if it cannot have the value."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Number:
     optional: bool = False
 
     def check(self, name: str, value: Any) -> None:
+        """Raises a ValueError unless the value is a number within the bounds, or None where that is allowed."""
         if value is None and self.optional:
             return
         if not _is_number(value, self.whole):
@@ -80,6 +81,7 @@ class Choice:
     description: str = ""
 
     def check(self, name: str, value: Any) -> None:
+        """Raises a ValueError unless the value is one of the known ones, or None where that is allowed."""
         if value is None and self.optional:
             return
         if not any(value is known or (isinstance(known, str) and value == known) for known in self.values):
@@ -100,6 +102,7 @@ class Numbers:
     most: int = 8
 
     def check(self, name: str, value: Any) -> None:
+        """Raises a ValueError unless the value is a list of so many entries, each of which its own check takes."""
         if not isinstance(value, (list, tuple)) or not self.least <= len(value) <= self.most:
             raise ValueError(f"`{name}` must be a list of {self._count} entries, got {value!r:.100}.")
         for entry in value:
@@ -120,6 +123,7 @@ class Ascending:
     whole: bool = False
 
     def check(self, name: str, value: Any) -> None:
+        """Raises a ValueError unless the value is None or an ascending list of finite numbers from 0 on."""
         if value is None:
             return
         try:
@@ -140,6 +144,7 @@ class Limits:
     """The value is a [`MediaLimits`], or a dictionary of some of its fields."""
 
     def check(self, name: str, value: Any) -> None:
+        """Raises a ValueError unless the value is a [`MediaLimits`], None, or a dictionary that one can be made of."""
         MediaLimits.of(value)
 
     def __str__(self) -> str:
@@ -153,7 +158,7 @@ class CheckedLater:
     description: str
 
     def check(self, name: str, value: Any) -> None:
-        pass
+        """Takes every value; the place that uses it refuses those that are wrong."""
 
     def __str__(self) -> str:
         return self.description
@@ -194,7 +199,7 @@ def plain_value(value: Any, check: Any) -> Any:
 
 
 def _is_number(value: Any, whole: bool) -> bool:
-    """Whether a value is a number as large as a float can be; nobody can compute with larger ones."""
+    """Tells whether a value is a number that fits into a float; nobody can compute with larger ones."""
     wanted: Any = Integral if whole else Real
     return isinstance(value, wanted) and not isinstance(value, bool) and bool(abs(value) <= MAX_FLOAT)
 

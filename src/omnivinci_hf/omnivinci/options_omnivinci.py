@@ -148,7 +148,7 @@ OPTIONS = (
     Option(
         "end_sec",
         _SECONDS,
-        "the second before which it ends to be read",
+        "the second at which reading a video or an audio clip stops",
         "range",
         in_call=True,
         in_parts=("video", "audio"),
@@ -293,7 +293,7 @@ OPTIONS = (
     Option(
         "image_std",
         Numbers(Number(above=0, most=100), 3, 3),
-        "by which each channel is divided then; None: 0.5",
+        "divides each channel after `image_mean` was subtracted; None: 0.5",
         "images",
         stored_by=_FRAME_PARTS,
     ),
@@ -407,17 +407,17 @@ OPTIONS = (
 
 
 def option_checks(*groups: OptionGroup) -> dict[str, Check]:
-    """The checks of all options of some groups, by name."""
+    """Returns the checks of all options of some groups, by name."""
     return {option.name: option.check for option in OPTIONS if option.group in groups}
 
 
 def part_options(modality: str) -> dict[str, Check]:
-    """The checks of the options that a content part of this modality takes, by name."""
+    """Returns the checks of the options that a content part of this modality takes, by name."""
     return {option.name: option.check for option in OPTIONS if modality in option.in_parts}
 
 
 def loader_arguments(modality: str) -> dict[str, str]:
-    """The options that reading a medium of this modality obeys -> the argument of its loader."""
+    """Maps the options that reading a medium of this modality obeys to the arguments of its loader."""
     return {option.name: option.arguments[modality] for option in OPTIONS if modality in option.arguments}
 
 
@@ -492,7 +492,7 @@ def take_arguments(owner: str, known: Iterable[str], given: Mapping[str, Any], o
 
 
 def flat_options(owner: str, *sources: tuple[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Puts the options of one call together, out of groups such as `videos_kwargs` too, and checks them.
+    """Collects the options of one call, also those in groups such as `videos_kwargs`, and checks them.
 
     Args:
         sources: where options were given, in the words of an error ("as an argument"), and the options.

@@ -1,4 +1,4 @@
-"""This module names what the models take of media, and what they return."""
+"""This module declares the media tensors that the models take, and the outputs that they return."""
 
 import warnings
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class OmniVinciPairInputs(TypedDict, total=False):
 
 
 class OmniVinciModelInputs(OmniVinciMediaInputs, OmniVinciPairInputs, TransformersKwargs, total=False):
-    """These are all keyword inputs of a model beside ids, masks and the cache."""
+    """A model takes these keyword inputs beside ids, masks and the cache."""
 
 
 MEDIA_INPUTS = tuple(OmniVinciMediaInputs.__annotations__)
@@ -119,7 +119,7 @@ class OmniVinciFeaturesOutput(BaseModelOutputWithPooling):
 @dataclass
 class OmniVinciModelOutputWithPast(BaseModelOutputWithPast):
     """
-    The model without head returns this.
+    The model without its head returns this output.
 
     Args:
         omni_embeds ([`OmniEmbeddingsOutput`]): unit vectors of the videos that have audio and of their audio, where
@@ -132,7 +132,7 @@ class OmniVinciModelOutputWithPast(BaseModelOutputWithPast):
 @dataclass
 class OmniVinciCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
-    The model with its head returns this.
+    The model with its head returns this output.
 
     Args:
         loss (`torch.Tensor` of shape `()`): what is trained, with `labels`: the next-token loss, plus the weighted

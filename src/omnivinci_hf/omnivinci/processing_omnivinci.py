@@ -356,7 +356,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
 
     @property
     def call_option_names(self) -> set[str]:
-        """The names of the options that a call takes, and of their groups."""
+        """The names of the options that a call takes, and of the groups in which they may stand."""
         return {*CALL_OPTIONS, *FIXED_OPTIONS, *GROUPS}
 
     def resolve_options(self, *sources: tuple[str, dict[str, Any]]) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class ProcessorLoadingMixin(ProcessorMixin):
         return [*parts, cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **hub_options)]
 
     def check_argument_for_proper_class(self, argument_name, argument):
+        """Checks that a part of the processor has the class that it must have, and returns that class.
+
+        Raises:
+            TypeError: for a part of another class.
+        """
         # Transformers (5.20 to 5.24) demands a class for videos that is derived from one of torchvision's. This can go
         # when it does not.
         if argument_name != "video_processor":

@@ -1,6 +1,7 @@
 """This module decides which ids stand in the sequence in place of each medium.
 
-It holds Temporal Embedding Grouping, the layout of one medium, and the prompt around the media."""
+It holds Temporal Embedding Grouping, the layout of one medium, and the prompt around the media.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -85,10 +86,11 @@ class MediumLayout:
         ids `(length,)`: one placeholder id per embedding and the ids of boundary texts. Those of a video and of its
             audio are interleaved in time groups.
         clip: the decoded video or audio clip.
-        audio: the audio of it, or of a video, if that is heard.
+        audio: the audio clip itself, or the audio of a video if that is heard.
         grid: rows and columns of tiles of an image, (0, 0) for a single tile.
         groups: the time groups of a video with audio.
-        audio_ids `(audio_length,)`: without time groups, the audio of a video stands before its frames.
+        audio_ids `(audio_length,)`: ids of a video's audio, which stands before its frames if there are no time
+            groups; else empty.
         num_embeds, num_audio_embeds: how many embeddings stand in the sequence.
         num_windows: windows that the audio encoder hears.
         kept_embeds `(embeddings of all frames,)` bool: which of a video's embeddings stand in the sequence; None: all.
@@ -109,7 +111,7 @@ class MediumLayout:
 
 @dataclass(frozen=True)
 class LayoutRules:
-    """The rules make the layout of a medium from the options of a checkpoint.
+    """Layout rules decide, from the options of a checkpoint, which ids stand in the place of a medium.
 
     Args:
         image_token_id, video_token_id, audio_token_id: placeholders.
@@ -221,7 +223,7 @@ def is_text(words: str) -> bool:
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """The encoder turns prompts into ids, and puts those of every medium in the place of its placeholder.
+    """A prompt encoder turns prompts into ids, and puts those of every medium in the place of its placeholder.
 
     Args:
         tokenizer: for the words.
@@ -235,7 +237,7 @@ class PromptEncoder:
 
     @property
     def media_ids(self) -> list[int]:
-        """The ids of all placeholders."""
+        """The ids of the placeholders of all modalities."""
         return [token_id for _, token_id in self.placeholders.values()]
 
     def text_ids(self, text: str | None) -> list[int]:

@@ -52,14 +52,15 @@ class TimeEmbedding(nn.Module):
 
 
 class NoTimeEmbedding(TimeEmbedding):
-    """It leaves the embeddings as they are."""
+    """This time embedding leaves the embeddings as they are."""
 
     def forward(self, embeds, times, first=(0, 0), shape=None):
+        """Returns `embeds (steps, tokens, hidden_size)` unchanged, whatever the times."""
         return embeds
 
 
 class LearnedTimeEmbedding(TimeEmbedding):
-    """The third alternative of the paper is a table over `[0, max_time]` seconds, linearly interpolated and added.
+    """The learned time embedding, the paper's third, is a table over `[0, max_time]` seconds, interpolated and added.
 
     Moments outside the range take the nearest row.
     """
@@ -70,6 +71,10 @@ class LearnedTimeEmbedding(TimeEmbedding):
         self.table = nn.Embedding(config.num_time_bins, hidden_size)
 
     def forward(self, embeds, times, first=(0, 0), shape=None):
+        """Adds to `embeds (steps, tokens, hidden_size)` the rows of the table for `times`, in seconds.
+
+        The result has the shape and dtype of `embeds`; `first` and `shape` change nothing.
+        """
         last = self.table.num_embeddings - 1
         position = (times / self.max_time).clamp(0, 1) * last
         lower = position.floor().clamp(max=last - 1)
@@ -79,7 +84,7 @@ class LearnedTimeEmbedding(TimeEmbedding):
 
 
 class RotaryTimeEmbedding(TimeEmbedding):
-    """The base class of the rotations turns adjacent channels `(2k, 2k + 1)` of the first `num_channels` channels.
+    """A rotary time embedding turns pairs `(2k, 2k + 1)` of the first `num_channels` channels. This is the base class.
 
     The product is taken in float64 whatever the dtype of the embeddings, as in the original code: angles reach 1e5
     radians in some modes.
@@ -94,10 +99,17 @@ class RotaryTimeEmbedding(TimeEmbedding):
             raise ValueError(f"Cannot rotate {self.num_channels} of {hidden_size} channels in pairs.")
 
     def angles(self, times: torch.Tensor, steps: Span, tokens: Span) -> torch.Tensor:
-        """Returns angles that broadcast to `(steps.length, tokens.length, num_channels)`, of the spans' `times`."""
+        """Returns angles in radians that broadcast to `(steps.length, tokens.length, num_channels)`.
+
+        `times` are the seconds of the steps and tokens in the two spans.
+        """
         raise NotImplementedError
 
     def forward(self, embeds, times, first=(0, 0), shape=None):
+        """Rotates the first channels of `embeds (steps, tokens, hidden_size)` by the angles of `times`, in seconds.
+
+        `first` and `shape` tell which part of a medium this is. The result has the shape and dtype of `embeds`.
+        """
         num_steps, num_tokens, _ = embeds.shape
         all_steps, all_tokens = (num_steps, num_tokens) if shape is None else shape
         tokens_at_once = max(1, min(num_tokens, MAX_BLOCK_ELEMENTS // self.num_channels))
@@ -131,6 +143,7 @@ class ConstrainedRotaryTimeEmbedding(RotaryTimeEmbedding):
     """
 
     def angles(self, times, steps, tokens):
+        """Returns the angles `w_i t` in radians, float64 and of shape `(*times.shape, num_channels)`."""
         pairs = self.num_channels // 2
         exponents = torch.arange(pairs, dtype=torch.float64, device=times.device) / pairs
         frequencies = 2 * math.pi / ((self.max_time or 1.0) * self.theta**exponents)
@@ -180,6 +193,7 @@ class AxialTimeEmbedding(RotaryTimeEmbedding):
         return (positions[:, None] * self._frequencies(device)).repeat_interleave(2, dim=-1)  # (length, dim)
 
     def angles(self, times, steps, tokens):
+        """Returns the angles in radians, of shape `(steps.length, tokens.length, num_channels)`."""
         shape = (steps.length, tokens.length, -1)
         step_table = self._axis(steps, times.device)[:, None].expand(shape)
         token_table = self._axis(tokens, times.device)[None].expand(shape)
@@ -203,6 +217,7 @@ class MultiPeriodTimeEmbedding(RotaryTimeEmbedding):
         self.longest = config.type == "mtct_longest"
 
     def angles(self, times, steps, tokens):
+        """Returns the angles `w_j t` in radians, `(*times.shape, num_channels)` in the dtype of `times`."""
         width = self.num_channels
         exponents = torch.arange(width, device=times.device).float() / width
         if self.longest:

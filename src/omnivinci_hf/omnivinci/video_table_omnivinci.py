@@ -227,6 +227,7 @@ class FrameTable:
 
     @property
     def total_frames(self) -> int:
+        """The number of frames that the video shows."""
         return len(self.times)
 
     @cached_property

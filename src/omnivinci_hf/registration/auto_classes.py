@@ -36,6 +36,7 @@ class VILAConfig(OmniVinciConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        """Builds an [`OmniVinciConfig`] from the entries of a configuration file."""
         return OmniVinciConfig.from_dict(config_dict, **kwargs)
 
 
@@ -44,6 +45,7 @@ class VILAProcessor(OmniVinciProcessor):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Loads an [`OmniVinciProcessor`] from a folder or a Hub id."""
         return OmniVinciProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 

@@ -60,8 +60,7 @@ class OmniVinciDataCollator:
         context_length (`int`, *optional*): a row, or one of its conversations, with more tokens than that counts as
             bad; the model's `max_position_embeddings`, which refuses it, too.
         max_length (`int`, *optional*): words that make a row, or one of its conversations, longer are cut off at its
-            end. A row whose media alone are
-            longer, or that would lose all its labels, counts as bad.
+            end. A row whose media alone are longer, or that would lose all its labels, counts as bad.
         packing (`bool`, defaults to False): put all rows of a batch into one sequence instead of padding them. Rows do
             not see each other: their positions begin anew, which Transformers' attention functions understand, or,
             where rows have several conversations, a mask says so.
@@ -114,12 +113,12 @@ class OmniVinciDataCollator:
 
     @property
     def num_skipped(self) -> int:
-        """How many bad rows were left out so far, in all processes of this one's DataLoader."""
+        """The number of bad rows that were left out so far, by all workers of this process's DataLoader."""
         return int(self._counts[:, 1].sum())
 
     @property
     def num_used(self) -> int:
-        """How many rows were good so far."""
+        """The number of good rows so far, of all workers of this process's DataLoader."""
         return int(self._counts[:, 0].sum())
 
     def __call__(self, rows: Sequence[Mapping[str, Any] | EncodedRow]) -> dict[str, Any]:
@@ -312,8 +311,9 @@ def join_branches(parts: list[tuple[torch.Tensor, torch.Tensor, int]], media: Ma
 
 
 def _visible(numbers: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
-    """Makes the attention mask `(batch_size, 1, length, length)`: a token sees what came before it in the same row,
-    shared by all branches or of its own.
+    """Makes the attention mask `(batch_size, 1, length, length)` of packed rows and of rows with branches.
+
+    A token sees what came before it in the same row, in its own branch or in what all branches share.
     """
     seen, seeing = branches[:, None, :], branches[:, :, None]
     visible = (numbers[:, None, :] == numbers[:, :, None]) & ((seen == 0) | (seen == seeing))

@@ -29,7 +29,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def normalize_row(row: Mapping, media_root: str | os.PathLike | None = None) -> 
 
 
 def read_row(row: Mapping, media_root: str | os.PathLike | None = None) -> tuple[dict[str, Any], list[str]]:
-    """Makes what it can out of a row, as [`normalize_row`] does, and tells all that is wrong with it."""
+    """Brings a row into the form of [`normalize_row`] as far as it can, and tells all that is wrong with it."""
     reader = _RowReader(media_root)
     return reader.read(row), reader.problems
 
@@ -367,12 +367,19 @@ class JsonlDataset(RowDataset):
         return len(self._offsets)
 
     def line_number(self, index: int) -> int:
+        """Tells the number of a row's line in the file, counted from 1; blank lines count."""
         return self._line_numbers[index]
 
     def place(self, index: int) -> str:
+        """Tells where a row stands: the path of the file and the line."""
         return f"{self.path}, line {self.line_number(index)}"
 
     def raw(self, index: int) -> Mapping:
+        """Reads a row from the file as it was written.
+
+        Raises:
+            RowError: for a line that is no JSON, with file and line number.
+        """
         # The file is opened anew each time: forked workers would share the position of an open one.
         with open(self.path, "rb") as file:
             file.seek(self._offsets[index])
@@ -404,7 +411,7 @@ class _StoredDataset(RowDataset):
 
 
 def load_rows(
-    data: str | os.PathLike | list[str | os.PathLike] | tuple[str | os.PathLike, ...],
+    data: str | os.PathLike | Sequence[str | os.PathLike],
     split: str = "train",
     media_root: str | os.PathLike | None = None,
     streaming: bool = False,
@@ -427,7 +434,7 @@ def load_rows(
         FileNotFoundError: for a path that does not exist.
         RowError: for a JSON-lines file without rows.
     """
-    if isinstance(data, (list, tuple)):
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
         if not data:
             raise ValueError("`data` is an empty list; name at least one file, folder or dataset.")
         return _joined([load_rows(one, split, media_root, streaming, on_bad_row) for one in data])

@@ -28,7 +28,7 @@ master copy) and, with several processes and no sharding, DDP's buckets, as larg
     encoder layer   2 norms: stream d each; inputs of products, if it learns: product d twice, `mixed` four times
                     attention: product 4 d; feed-forward: product f, and product f more if it learns
     projector       its norm: stream w and product w (w: the joined patches' width) per embedding; product 2 d
-    checkpointed    stream d alone, per layer of either kind
+    checkpointed    stream d alone, per layer of tower or decoder
     lm_head, loss   product d; 4 V: the log-probabilities, in float32, of the words alone: as the collator asks for
                     (`only_needed_logits`), nothing is predicted where media stand
     LoRA            inputs of products: with bfloat16 weights a float32 copy for each, with float32 ones 4 (2 d + f),
@@ -47,7 +47,7 @@ which "working memory of a layer" is the most that any pass needs meanwhile.
 Not counted: the CUDA context (0.5 to 1 GB), fragmentation of the allocator, buffers of NCCL and of CUDA libraries, the
 masks of padded rows (rows count as full), one dequantized weight at a time, the float32 copies that peft's
 `prepare_model_for_kbit_training` makes of what is not quantized, and OmniAlignNet's activations (under 1 % of the
-language model's). An image counts as one frame per tile; a batch without video or sound runs one dummy frame or window,
+language model's). An image counts as one frame per tile; a batch without video or audio runs one dummy frame or window,
 as the collator's does.
 
 **It is an estimate.** `benchmarks/train_memory.py` compares it with what PyTorch allocates for a model of 64 M
@@ -84,7 +84,7 @@ OPTIMIZERS = {"adamw": None, "adamw_8bit": 2 * (1 + 4 / 256), "sgd": 0}
 QUANTIZED = {"int8": 1, "nf4": 0.5 + 4 / 64}
 SHARDING = ("none", "fsdp", "zero3")
 MEL_FRAMES_PER_SEC = 100
-# of the estimate against what PyTorch allocates, in the settings that the tests measure
+# How far the estimate is off in the settings that the tests measure.
 MEASURED_ERROR = "within 3 % of what PyTorch allocated"
 
 
@@ -98,7 +98,7 @@ class MemoryEstimate:
         activations, copies: what the forward pass keeps, and autocast's copies of the weights.
         logits, working: the log-probabilities with their gradients, and what a layer needs meanwhile.
         total, when: the most at any time, and the part of the step at which that is; the numbers above are the most of
-            each kind, which are not all there at the same time.
+            each of these, which are not all there at the same time.
         num_parameters, num_trainable: of the model with its adapters.
         seq_len: tokens of a row.
     """
@@ -120,7 +120,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class _Counts:
-    """The counts of a part are its parameters: all, those that can learn, and of these the weights of products."""
+    """The counts of a part number its parameters: all, those that can learn, and of these the weights of products."""
 
     total: int = 0
     learnable: int = 0
@@ -246,7 +246,7 @@ def count_parameters(config: OmniVinciConfig) -> dict[str, _Counts]:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run is the settings of a training, and what each part of the model keeps under them."""
+    """A run holds the settings of a training, and computes what each part of the model keeps under them."""
 
     config: OmniVinciConfig
     learns: Mapping[str, bool]
@@ -296,14 +296,14 @@ class _Run:
         return plain * self.kept_weight + quantized * size + 4 * self.num_adapter_parameters
 
     def _state(self, gradients: float) -> float:
-        """The state of the optimizer of all processes."""
+        """Returns the bytes of the optimizer's state, of all processes together."""
         if self.sharding == "zero3" and self.kept_weight == 2:
             return 12 * self.num_trainable  # with a float32 copy of the weights
         size = OPTIMIZERS[self.optimizer]
         return 2 * gradients if size is None else self.num_trainable * size
 
     def _communication(self, gradients: float) -> float:
-        """What is gathered of other processes' shares, or the buckets in which DDP sums gradients up."""
+        """Returns the bytes gathered of other processes' shares, or of the buckets in which DDP sums up gradients."""
         if self.is_sharded:
             return self.gathered
         return gradients if self.num_processes > 1 else 0
@@ -484,7 +484,7 @@ class _Run:
         return [words, *[stage] * text.num_hidden_layers]
 
     def _kept_by_decoder_layer(self, learns: bool) -> float:
-        """Bytes per token."""
+        """Returns the bytes per token that a decoder layer keeps for its backward pass."""
         d, f, q, kv = self._text_sizes()
         kept = 2 * 4 * d + self.product * (2 * q + 2 * kv) + 4 * self.config.text_config.num_attention_heads
         kept += self.product * 3 * f

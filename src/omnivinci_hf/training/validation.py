@@ -36,7 +36,7 @@ class Validation:
 
     @property
     def num_good(self) -> int:
-        """How many rows can be used."""
+        """The number of rows that can be used."""
         return self.num_rows - self.num_bad
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Validation:
 def validate_rows(
     rows: RowDataset, counts: Validation, read_media: bool = True, collator: OmniVinciDataCollator | None = None
 ) -> Iterator[BadRow | None]:
-    """Goes through all rows; each gives a [`BadRow`], or None if it is good. `counts` is kept up to date.
+    """Checks all rows, and yields for each a [`BadRow`], or None if it is good. `counts` is kept up to date.
 
     Rows are read as training reads them. Media are really read, each distinct one once: images and audio to their end,
     of videos all packets and two frames. With the `collator` of a training, rows are also encoded as it does, so that
@@ -75,7 +75,7 @@ def validate_rows(
 
 
 class _MediaCheck:
-    """The check reads each distinct medium once."""
+    """A media check reads each distinct medium of the rows once."""
 
     def __init__(self, counts: Counter, read_media: bool):
         self.counts, self.read_media = counts, read_media
