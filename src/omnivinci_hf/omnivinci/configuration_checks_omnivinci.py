@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 
+MODALITIES = ("image", "video", "audio")  # here, so that options need not import configurations, and models with them
 MAX_BOUNDARY_CHARACTERS = 1000
 BOUNDARY_TOKENS = {
     "image_start": None,

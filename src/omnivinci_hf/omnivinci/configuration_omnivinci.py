@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Conf
 from transformers.utils import CONFIG_NAME, logging
 
 from .checkpoint_files_omnivinci import hub_options_of, is_original_config, place_of
+from .configuration_checks_omnivinci import MODALITIES as MODALITIES
 from .configuration_checks_omnivinci import (
     check_audio,
     check_boundary_tokens,
@@ -22,7 +23,6 @@ from .package_hooks_omnivinci import original_layout
 
 
 logger = logging.get_logger(__name__)
-MODALITIES = ("image", "video", "audio")
 # name of a placeholder's id in the config -> the token that the tokenizer has for it
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
 # Transformers itself puts these into the dictionary of a config.

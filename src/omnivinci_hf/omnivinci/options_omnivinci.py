@@ -12,7 +12,7 @@ from typing import Any, Literal
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
-from .configuration_omnivinci import MODALITIES
+from .configuration_checks_omnivinci import MODALITIES
 from .media_reading_omnivinci import MediaLimits
 from .option_checks_omnivinci import (
     FIXED_OPTIONS,
