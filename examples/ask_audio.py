@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers import AutoModel, AutoProcessor
 
-import omnivinci_hf  # noqa: F401 (registers the classes)
+from omnivinci_hf import Session
 from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 
@@ -38,21 +37,8 @@ with tempfile.TemporaryDirectory() as scratch:
     model = AutoModel.from_pretrained(folder, dtype="auto", device_map="auto").eval()
     processor = AutoProcessor.from_pretrained(folder)
 
-options = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
-conversation = [{"role": "user", "content": [clip, {"type": "text", "text": "What do you hear?"}]}]
-inputs = processor.apply_chat_template(
-    conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-).to(model.device)
-first = model.generate(**inputs, **options)
-print("What do you hear?\n ", repr(processor.decode(first.sequences[0, inputs["input_ids"].shape[1] :])))
-
-# The next turn is words alone: its ids go behind those that the cache knows, and the audio is not needed again.
-turn = "\n<|im_start|>user\nIs it getting higher?<|im_end|>\n<|im_start|>assistant\n"
-if first.sequences[0, -1] != processor.tokenizer.convert_tokens_to_ids("<|im_end|>"):
-    turn = "<|im_end|>" + turn  # cut off before its end
-words = processor.tokenizer(turn, return_tensors="pt")["input_ids"].to(model.device)
-ids = torch.cat((first.sequences, words), dim=1)
-second = model.generate(
-    input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=first.past_key_values, **options
-)
-print("Is it getting higher?\n ", repr(processor.decode(second.sequences[0, ids.shape[1] :])))
+# The session reads the clip now and encodes it with the first question; `keep` lets the second follow up on it.
+session = Session(model, processor, messages=[{"role": "user", "content": [clip]}])
+for question in ("What do you hear?", "Is it getting higher?"):
+    answer = session.ask(question, keep=True, max_new_tokens=arguments.max_new_tokens, do_sample=False)
+    print(question + "\n ", repr(answer))

@@ -370,6 +370,11 @@ def test_an_inputs_own_rate_comes_before_that_of_the_call(pipe):
             "`num_frames` must be at least 1, got 0",
         ),
         (lambda pipe: pipe(image="https://a.b/c.png", question="a"), ValueError, "download the file first"),
+        (
+            lambda pipe: pipe(question="a", processor_kwargs={"return_tensors": "np"}),
+            TypeError,
+            r"This pipeline puts .* cannot obey \['return_tensors'\]: leave",
+        ),
     ],
 )
 def test_wrong_inputs_are_named_with_what_came_and_a_remedy(pipe, call, error, message):

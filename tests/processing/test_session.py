@@ -1,7 +1,11 @@
+import copy
+import gc
 import inspect
 import re
 import shutil
-from threading import active_count
+import time
+import weakref
+from threading import Thread, active_count
 
 import pytest
 import torch
@@ -91,6 +95,141 @@ def test_a_stream_that_is_left_ends_the_generation(model, processor):
     stream.close()
     assert active_count() == num_threads
     assert session.ask("What?", **LENGTH) == expected
+
+
+def _ask_in_thread(session):
+    outcome = []
+
+    def ask():
+        try:
+            outcome.append(session.ask("What?", **LENGTH))
+        except RuntimeError as error:
+            outcome.append(error)
+
+    thread = Thread(target=ask)
+    thread.start()
+    thread.join()
+    return outcome[0]
+
+
+def test_nothing_else_is_asked_while_an_answer_is_streamed(model, processor):
+    session = Session(model, processor, image=IMAGE)
+    expected, message = session.ask("What?", **LENGTH), "a streamed answer is still being generated"
+    waiting = session.stream("Why?", **LENGTH)  # nothing is generated before its first piece is read
+    stream = session.stream("What happens?", max_new_tokens=1000, min_new_tokens=1000)
+    next(stream)
+    for use in (
+        lambda: session.ask("What?", **LENGTH),
+        lambda: session.generate(session.prompt_ids("What?"), **LENGTH),
+        lambda: next(waiting),
+        session.reset,
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            use()
+    assert message in str(_ask_in_thread(session))
+    stream.close()
+    assert session.ask("What?", **LENGTH) == _ask_in_thread(session) == expected
+    assert "".join(session.stream("What?", **LENGTH)).strip() == session.ask("What?", **LENGTH)  # read to its end
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_a_stream_that_nobody_holds_frees_its_session(model, processor, in_cycle):
+    session, num_threads = Session(model, processor, image=IMAGE), active_count()
+    expected = session.ask("What?", **LENGTH)
+    stream = session.stream("What happens?", max_new_tokens=1000, min_new_tokens=1000)
+    next(stream)
+    holder = [stream]
+    if in_cycle:
+        holder.append(holder)
+    del stream, holder
+    gc.collect()
+    assert active_count() == num_threads
+    assert session.ask("What?", **LENGTH) == expected
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_is_closed_in_the_thread_that_generates_frees_its_session(model, processor):
+    session = Session(model, processor, image=IMAGE)
+    expected, num_calls = session.ask("What?", **LENGTH), []
+
+    def collect(input_ids, scores, **kwargs):  # as the garbage collector does there
+        num_calls.append(1)
+        if len(num_calls) == 3:
+            while not read:
+                time.sleep(0.001)
+            streams.clear()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    streams, read = [session.stream("Why?", stopping_criteria=[collect], max_new_tokens=500, min_new_tokens=500)], []
+    num_threads = active_count()
+    next(streams[0])
+    read.append(True)
+    for _ in range(1000):
+        if active_count() == num_threads:
+            break
+        time.sleep(0.01)
+    assert len(num_calls) < 500
+    assert session.ask("What?", **LENGTH) == expected
+
+
+def test_media_are_encoded_again_for_other_weights(model, processor, encodings):
+    other = copy.deepcopy(model)
+    session = Session(other, processor, image=IMAGE)
+    session.ask("What?", keep=True, **LENGTH)
+    before, keys = session._embeds, session._cache.layers[0].keys[:, :, :3].clone()
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.5)
+    session.reset()
+    session.ask("What?", **LENGTH)
+    assert session._embeds is before  # as it was encoded
+    session.reset(encode_again=True)
+    fresh = Session(other, processor, image=IMAGE)
+    assert session.ask("What?", **LENGTH) == fresh.ask("What?", **LENGTH)
+    assert torch.equal(session._embeds, fresh._embeds) and not torch.equal(session._embeds, before)
+    assert not torch.equal(session._cache.layers[0].keys[:, :, :3], keys)
+
+
+def test_media_are_read_again_by_another_adapter(model, processor):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["k_proj", "v_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(copy.deepcopy(model), config)
+    session = Session(adapted, processor, image=IMAGE)
+    session.ask("What?", **LENGTH)
+    with adapted.disable_adapter():
+        session.reset(encode_again=True)
+        fresh = Session(adapted, processor, image=IMAGE)
+        assert session.ask("What?", **LENGTH) == fresh.ask("What?", **LENGTH)
+        num_tokens = session.num_tokens
+        one, two = (each._cache.layers[0].keys[:, :, :num_tokens] for each in (session, fresh))
+        assert torch.equal(one, two)
+    session.reset(encode_again=True)
+    session.ask("What?", **LENGTH)
+    assert not torch.equal(session._cache.layers[0].keys[:, :, :num_tokens], one)
+
+
+@pytest.mark.parametrize("keep_media", [False, True])
+def test_pixels_are_let_go_once_they_are_encoded(model, processor, keep_media):
+    session, usual = (Session(model, processor, video=VIDEO, keep_media=keep) for keep in (keep_media, True))
+    references = [weakref.ref(value) for value in session._prompt.values() if isinstance(value, torch.Tensor)]
+    references = [reference for reference in references if reference() is not session._prompt["input_ids"]]
+    assert len(references) > 2 and all(reference() is not None for reference in references)
+    for options in ({}, {"num_beams": 2}, {"cache_implementation": "static"}):
+        assert session.ask("What?", **LENGTH, **options) == usual.ask("What?", **LENGTH, **options)
+    gc.collect()
+    assert {reference() is not None for reference in references} == {keep_media}
+    if not keep_media:
+        with pytest.raises(ValueError, match=r"An answer with \['use_cache'\] encodes the media again, but they were"):
+            session.ask("What?", use_cache=False, **LENGTH)
+        with pytest.raises(ValueError, match="make the session without `keep_media=False`"):
+            session.reset(encode_again=True)
+        assert session.ask("Why?", **LENGTH) == usual.ask("Why?", **LENGTH)
+
+
+def test_a_session_of_words_alone_has_nothing_to_let_go(model, processor):
+    messages = [{"role": "user", "content": "A bell rings twice."}]
+    session = Session(model, processor, messages=messages, keep_media=False)
+    assert session.ask("Who?", **LENGTH) == session.ask("Who?", use_cache=False, **LENGTH)
 
 
 def test_the_number_of_tokens_is_that_before_the_question(pipe, model, processor):
@@ -211,6 +350,12 @@ def test_a_model_with_sliding_attention_answers_as_its_pipeline(pipe, tmp_path):
         (lambda start: start(image=IMAGE, images=[IMAGE]), ValueError, r"\['images'\] beside the singular"),
         (lambda start: start(messages=[{"role": "bot", "content": "a"}]), ValueError, "A chat must be a list of"),
         (lambda start: start(image=IMAGE, num_frmes=3), TypeError, r"\['num_frmes'\] \(did you mean num_frames"),
+        (lambda start: start(image=IMAGE, return_tensors="np"), TypeError, r"cannot obey \['return_tensors'\]: leave"),
+        (
+            lambda start: start(image=IMAGE, text_kwargs={"padding": True}),
+            TypeError,
+            r"A session puts .* \['padding'\]",
+        ),
         (lambda start: start(video="none.mp4"), ValueError, "'none.mp4' does not exist; check the path"),
         (lambda start: start(image=IMAGE, system=3), TypeError, "`system` must be a string"),
         (lambda start: start(image=IMAGE, truncation=True, max_length=42), ValueError, "a truncated prompt: leave"),

@@ -12,17 +12,16 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import parse_part
+from .generate_call_omnivinci import check_generate_options, check_parts, new_ids
 from .model_card_omnivinci import ModelCardMixin
 from .session_omnivinci import (
     PLURALS,
     Session,
-    check_generate_options,
-    check_parts,
     check_plurals,
     check_roles,
     media_content,
-    new_ids,
     read_prompt,
+    refuse_disobeyed,
     with_question,
     with_system,
     without_media,
@@ -126,6 +125,7 @@ class OmniQAPipeline(ModelCardMixin, Pipeline):
     ):
         known = self.processor.call_option_names - {"max_length"}  # that is an option of `generate` here
         flat = {name: options.pop(name) for name in known & options.keys()}
+        refuse_disobeyed("This pipeline", {**flat, **(processor_kwargs or {})}, ["return_tensors"])
         doors = (("as an argument", flat), ("in `processor_kwargs`", processor_kwargs or {}))
         self.processor.resolve_options(*doors)
         preprocess = {**flat, **(processor_kwargs or {})}

@@ -1,25 +1,33 @@
 """This module asks many questions about the same media: they are read and encoded once, and their cache is kept."""
 
-import copy
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from threading import Event, Thread
+from contextlib import contextmanager
+from threading import Event, Lock, Thread, current_thread
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
+from transformers import DynamicCache, StoppingCriteriaList, TextIteratorStreamer
 
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import ROLES, parse_part
+from .generate_call_omnivinci import (
+    bare_model,
+    check_generate_options,
+    check_parts,
+    complete_options,
+    generate_settings,
+    new_ids,
+)
 from .generation_omnivinci import check_context, context_length
 from .media_sources_omnivinci import flatten
-from .options_omnivinci import refuse_unknown
+from .options_omnivinci import GROUPS, option_checks
 from .outputs_omnivinci import CACHE, MEDIA_INPUTS
 
 
 PLURALS = {"images": "image", "videos": "video", "audios": "audio"}
-DEFAULT_MAX_NEW_TOKENS = 256
-GENERATE_ARGUMENTS = ("tokenizer", "assistant_tokenizer", "trust_remote_code")  # `generate` takes them without a name
+OUTPUT_OPTIONS = option_checks("output")
+# options of the text that change nothing of a single prompt, or only what stands before a question
+UNSHARED_TEXT_OPTIONS = ("add_special_tokens", "pad_to_multiple_of", "padding", "padding_side")
 # `generate` reads the ids of the whole prompt, media tensors beside them, unless these settings have these values: what
 # is proposed to it follows from the ids, and given embeddings would turn the cache on
 VALUES_WITHOUT_IDS: dict[str, tuple] = {
@@ -64,7 +72,11 @@ class Session:
     Answers are those of `pipeline("omni-qa")`. Every option of `generate` can be given with a question. Under those
     that cannot share a cache (beams, several sequences, static caches, layers with sliding attention) the language
     model reads the prompt anew for each question, and the media are still encoded once; with assisted decoding, prompt
-    lookup or `use_cache=False` the media are encoded for each question. One thread at a time may use a session.
+    lookup or `use_cache=False` the media are encoded for each question.
+
+    A session gives one answer at a time: until a streamed answer is read to its end or closed, other questions are
+    errors, those of other threads among them. What is encoded stays as it is when weights of the model or its active
+    adapter change: call `reset(encode_again=True)` then.
 
     Args:
         model ([`OmniVinciForConditionalGeneration`]): or one with adapters of PEFT around it.
@@ -72,13 +84,17 @@ class Session:
         messages (`list[dict]`, *optional*): the beginning of a conversation, in place of media. A question continues
             its last message, if that is the user's, or is a new turn.
         system (`str`, *optional*): the system prompt.
+        keep_media (`bool`, defaults to True): whether pixels and audio features stay in the memory of the CPU once they
+            are encoded. Without them the media cannot be encoded again: assisted decoding, prompt lookup,
+            `use_cache=False` and `reset(encode_again=True)` are errors then.
         media_and_options: `image`, `video` and `audio`, each one medium or a list of them (a path, bytes, array,
             tensor, ...), in the order in which the model shall see them; and options of the processor for them
             (`num_frames`, `load_audio_from_video`, `video_metadata`, `sampling_rate`, ...).
 
     Raises:
         ValueError: without media and `messages`, with both, or when the context has no room for them.
-        TypeError: for an unknown option, and for a model or a processor of another class.
+        TypeError: for an option that is unknown or that a session cannot obey, and for a model or a processor of
+            another class.
         MediaError: when a medium cannot be read.
     """
 
@@ -89,9 +105,11 @@ class Session:
         *,
         messages: list[dict] | None = None,
         system: str | None = None,
+        keep_media: bool = True,
         **media_and_options: Any,
     ):
         check_parts(model, processor)
+        refuse_disobeyed("A session", media_and_options, (*OUTPUT_OPTIONS, *UNSHARED_TEXT_OPTIONS))
         names = [name for name in media_and_options if name in MODALITIES or name in PLURALS]
         content = media_content({name: media_and_options.pop(name) for name in names})
         if not content and not messages:
@@ -103,7 +121,7 @@ class Session:
         messages = check_roles(messages) if messages else [{"role": "user", "content": content}]
         if system is not None:
             messages = with_system(messages, system)
-        self._start(model, processor, messages, read_prompt(processor, messages, media_and_options))
+        self._start(model, processor, messages, read_prompt(processor, messages, media_and_options), keep_media)
 
     @classmethod
     def from_prompt(cls, model, processor, messages: list[dict], prompt: Mapping[str, torch.Tensor]) -> "Session":
@@ -112,9 +130,12 @@ class Session:
         session._start(model, processor, messages, prompt)
         return session
 
-    def _start(self, model, processor, messages: list[dict], prompt: Mapping[str, torch.Tensor]) -> None:
+    def _start(
+        self, model, processor, messages: list[dict], prompt: Mapping[str, Any], keep_media: bool = True
+    ) -> None:
         self.model, self.processor = model, processor
-        self._prompt = dict(prompt)
+        self._prompt, self._keep_media, self._has_media = dict(prompt), keep_media, True
+        self._busy = Lock()  # held while an answer is generated
         self._messages = without_media(messages)
         self._embeds: torch.Tensor | None = None
         self._cache: DynamicCache | None = None
@@ -137,26 +158,42 @@ class Session:
         Raises:
             ValueError: when the context has no room for the answer, or for options that ask for several answers.
             TypeError: for an unknown option, or a question that is no string.
+            RuntimeError: while another answer is being generated.
         """
-        prompt_ids = self._checked_prompt(question, generate_options)
-        answer = self._decode(self.generate(prompt_ids, **generate_options))
-        if keep:
-            self._keep(question, answer)
+        with self._one_at_a_time():
+            prompt_ids = self._checked_prompt(question, generate_options)
+            answer = self._decode(self._generate(prompt_ids, generate_options))
+            if keep:
+                self._keep(question, answer)
         return answer
 
     def stream(self, question: str, *, keep: bool = False, **generate_options: Any) -> Iterator[str]:
         """As [`~Session.ask`], but yields the answer piece by piece, while it is generated.
 
-        Whoever stops in between ends the generation; an answer that was not read to its end is not kept.
+        The generation begins with the first piece that is read. Whoever stops in between ends it, by `close()` or by
+        letting go of the iterator; an answer that was not read to its end is not kept.
         """
-        prompt_ids = self._checked_prompt(question, generate_options)
+        self._checked_prompt(question, generate_options)
         if generate_options.get("streamer") is not None:
             raise ValueError("`stream` has a streamer of its own: leave `streamer` out, or call `ask`.")
-        return self._stream(question, prompt_ids, keep, generate_options)
+        return self._stream(question, keep, generate_options)
 
-    def reset(self) -> None:
-        """Takes kept turns off the conversation again. The media stay encoded."""
-        self._messages, self._input_ids = self._first_messages, self._prompt["input_ids"]
+    def reset(self, *, encode_again: bool = False) -> None:
+        """Takes kept turns off the conversation again.
+
+        Args:
+            encode_again: whether the next question encodes the media again, with the weights and the adapter that the
+                model has then; by default they stay encoded.
+
+        Raises:
+            ValueError: when the media shall be encoded again, and were let go.
+            RuntimeError: while an answer is being generated.
+        """
+        with self._one_at_a_time():
+            if encode_again:
+                self._check_media("`reset(encode_again=True)`")
+                self._embeds = self._cache = None
+            self._messages, self._input_ids = self._first_messages, self._prompt["input_ids"]
 
     # -- questions as ids ----------------------------------------------------------------------------------------
 
@@ -166,7 +203,6 @@ class Session:
         first = self._prompt["input_ids"][:, : self._prompt["media_length"]]
         return torch.cat((first, first.new_tensor([words])), dim=1)
 
-    @torch.no_grad()
     def generate(self, input_ids: torch.Tensor, **generate_options: Any) -> torch.Tensor:
         """Continues a prompt of [`~Session.prompt_ids`].
 
@@ -177,10 +213,17 @@ class Session:
         Returns:
             `torch.LongTensor` of shape `(num_sequences, num_new_tokens)`: the ids of the answers.
         """
+        with self._one_at_a_time():
+            return self._generate(input_ids, generate_options)
+
+    @torch.no_grad()
+    def _generate(self, input_ids: torch.Tensor, generate_options: Mapping[str, Any]) -> torch.Tensor:
         self.check_room(input_ids, generate_options)
         settings = generate_settings(self.model, generate_options)
         input_ids = input_ids.to(bare_model(self.model).device)
         if not self.num_tokens or _differs(settings, VALUES_WITHOUT_IDS):
+            names = [name for name, usual in VALUES_WITHOUT_IDS.items() if settings.get(name) not in usual]
+            self._check_media(f"An answer with {names}")
             inputs = {"input_ids": input_ids, **self._media()}
         elif self._is_sliding or _differs(settings, VALUES_WITH_SHARED_CACHE):
             inputs = {"input_ids": input_ids, "inputs_embeds": self._embeds_of(input_ids)}
@@ -213,9 +256,26 @@ class Session:
         self.check_room(prompt_ids, generate_options)
         return prompt_ids
 
-    def _stream(self, question: str, prompt_ids: torch.Tensor, keep: bool, options: dict[str, Any]) -> Iterator[str]:
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _begin(self) -> None:
+        """Takes the session for one answer, until `_busy` is released."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(
+                "A session gives one answer at a time, and a streamed answer is still being generated, or one in "
+                "another thread: read it to its end or close it."
+            )
+
+    def _stream(self, question: str, keep: bool, options: dict[str, Any]) -> Iterator[str]:
+        self._begin()
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        is_closed, outcome = Event(), {}
+        is_closed, is_orphaned, outcome = Event(), Event(), {}
 
         def stop(input_ids, scores, **kwargs):
             return torch.full((len(input_ids),), is_closed.is_set(), dtype=torch.bool, device=input_ids.device)
@@ -223,24 +283,35 @@ class Session:
         def run():
             criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), stop])
             try:
-                outcome["ids"] = self.generate(
-                    prompt_ids, **{**options, "streamer": streamer, "stopping_criteria": criteria}
+                outcome["ids"] = self._generate(
+                    prompt_ids, {**options, "streamer": streamer, "stopping_criteria": criteria}
                 )
             except BaseException as error:  # it is raised where the pieces are read
                 outcome["error"] = error
                 streamer.on_finalized_text("", stream_end=True)
+            finally:
+                if is_orphaned.is_set():
+                    self._busy.release()
 
         thread = Thread(target=run)
-        thread.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            prompt_ids = self.prompt_ids(question)
+            thread.start()
+            try:
+                yield from (piece for piece in streamer if piece)
+            finally:
+                is_closed.set()
+                if thread is current_thread():  # garbage collection closes a stream in whichever thread it runs
+                    is_orphaned.set()
+                else:
+                    thread.join()
+            if "error" in outcome:
+                raise outcome["error"]
+            if keep:
+                self._keep(question, self._decode(outcome["ids"]))
         finally:
-            is_closed.set()
-            thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        if keep:
-            self._keep(question, self._decode(outcome["ids"]))
+            if not is_orphaned.is_set():
+                self._busy.release()
 
     def _decode(self, ids: torch.Tensor) -> str:
         return self.processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
@@ -263,6 +334,14 @@ class Session:
         """Whether the cache forgets: what slid out of it does not come back."""
         return "sliding_attention" in (bare_model(self.model).config.get_text_config().layer_types or ())
 
+    def _check_media(self, what: str) -> None:
+        """Raises ValueError for what encodes the media again, when they were let go."""
+        if not self._has_media:
+            raise ValueError(
+                f"{what} encodes the media again, but they were let go after the first time: make the session without "
+                "`keep_media=False`."
+            )
+
     def _media(self) -> dict[str, torch.Tensor]:
         device = bare_model(self.model).device
         return {name: self._prompt[name].to(device) for name in MEDIA_INPUTS if name in self._prompt}
@@ -272,6 +351,9 @@ class Session:
         if self._embeds is None:
             model = bare_model(self.model)
             self._embeds = model.model.embed_inputs(self._prompt["input_ids"].to(model.device), **self._media())
+            if not self._keep_media:
+                media = [self._prompt.pop(name) for name in MEDIA_INPUTS if name in self._prompt]
+                self._has_media = not media
         return self._embeds
 
     def _embeds_of(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -410,6 +492,18 @@ def shared_words(processor, messages: list[dict]) -> list[int]:
     return one[: next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))]
 
 
+def refuse_disobeyed(taker: str, options: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raises TypeError for options of the processor that cannot be obeyed here, in groups of options too.
+
+    Args:
+        taker: who takes the options, in the words of the error.
+        names: the options that it cannot obey.
+    """
+    groups = [options, *(options[name] for name in GROUPS if isinstance(options.get(name), Mapping))]
+    if refused := sorted({name for name in names for group in groups if group.get(name) is not None}):
+        raise TypeError(f"{taker} puts prompts together itself and cannot obey {refused}: leave them out.")
+
+
 def read_prompt(processor, messages: list[dict], options: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the media of a conversation about which several questions will be asked.
 
@@ -442,84 +536,3 @@ def read_prompt(processor, messages: list[dict], options: Mapping[str, Any]) -> 
     shared = media_length + len(shared_words(processor, bare))
     media = {name: inputs[name] for name in MEDIA_INPUTS if name in inputs}
     return {"input_ids": ids[:, :shared], "media_length": media_length, **media}
-
-
-# -- Options of `generate`
-
-
-def bare_model(model):
-    """Finds the model itself, where adapters of PEFT are wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def check_parts(model, processor) -> None:
-    """Raises TypeError for a model or a processor of another class."""
-    bare = bare_model(model)
-    if not hasattr(bare, "generate") or not hasattr(getattr(bare, "model", None), "embed_inputs"):
-        raise TypeError(
-            f"`model` must be an OmniVinciForConditionalGeneration, got a {type(bare).__name__}: load it with "
-            "`AutoModel.from_pretrained`."
-        )
-    if not hasattr(processor, "call_option_names"):
-        raise TypeError(
-            f"`processor` must be an OmniVinciProcessor, got a {type(processor).__name__}: load it with "
-            "`AutoProcessor.from_pretrained`."
-        )
-
-
-def check_generate_options(
-    taker: str,
-    model,
-    options: Mapping[str, Any],
-    more_names: set[str] | None = None,
-    error: type[Exception] = ValueError,
-) -> None:
-    """Refuses what `generate` would refuse only after all media are read.
-
-    Args:
-        taker: who takes the options, in the words of the error.
-        more_names: names that it takes beside those of `generate`, for the error to propose them.
-    """
-    if options.get("custom_generate") is not None:
-        return  # that knows what it takes
-    bare = bare_model(model)
-    taken = (inspect.signature(function).parameters for function in (bare.generate, bare.forward))
-    names = {*GENERATE_ARGUMENTS, *vars(GenerationConfig()), *(more_names or ())}.union(*taken)
-    refuse_unknown(taker, options, names, error)
-
-
-def generate_settings(model, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges the settings that `generate` will go by: the checkpoint's, a given config's, and those of the call."""
-    given = options.get("generation_config")
-    return {
-        **model.generation_config.to_diff_dict(),
-        **({} if given is None else given.to_diff_dict()),
-        **options,
-    }
-
-
-def complete_options(model, processor, options: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
-    """Completes options of `generate` with an end where nobody has set one: 256 tokens, or where the context ends."""
-    options, settings = dict(options), generate_settings(model, options)
-    if settings.get("stop_strings") is not None:
-        options.setdefault("tokenizer", processor.tokenizer)
-    if settings.get("max_new_tokens") is None and settings.get("max_length") is None:
-        room = context_length(bare_model(model).config.get_text_config()) - num_tokens
-        num_new = max(1, min(DEFAULT_MAX_NEW_TOKENS, room))
-        if (given := options.get("generation_config")) is None:
-            options["max_new_tokens"] = num_new
-        else:
-            options["generation_config"] = copy.deepcopy(given)
-            options["generation_config"].max_new_tokens = num_new
-    return options
-
-
-def new_ids(model, processor, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> torch.Tensor:
-    """Generates: the ids `(num_sequences, num_new_tokens)` that `generate` adds to its inputs."""
-    inputs = dict(inputs)
-    if "attention_mask" not in inputs:
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    options = complete_options(model, processor, options, int(inputs["attention_mask"].sum(-1).max()))
-    output = model.generate(**inputs, **options)
-    output = output if isinstance(output, torch.Tensor) else output.sequences
-    return output[:, inputs["input_ids"].shape[1] :]
