@@ -45,6 +45,7 @@ def made_up_clip(place: int, rng: np.random.Generator) -> dict:
 
 
 def train_on_pairs() -> tuple:
+    """Trains a tiny model on clips whose audio goes with their colour; returns it with its processor."""
     tokenizer = build_tokenizer()
     config = build_config(tokenizer)
     model, processor = build_model(config), build_processor(config, tokenizer)

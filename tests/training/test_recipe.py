@@ -226,3 +226,30 @@ def test_projectors_may_be_more_exact_than_their_towers(tmp_path):
 def test_parts_cover_the_whole_model():
     model, _ = load(omni_align_config=ALIGN)
     assert {part_of(name) for name, _ in model.named_parameters()} == set(PART_PREFIXES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("3", "`processor_options` must be a mapping"),
+        (
+            "{num_frmes: 3}",
+            r"'mine': .* \['num_frmes'\] \(did you mean num_frames\?\)",
+        ),
+        ("{videos_kwargs: {fpss: 3}}", r"\['fpss'\] \(did you mean fps\?\)"),
+        (
+            "{num_frames: 0}",
+            "'mine': `processor_options.num_frames` must be at least 1",
+        ),
+        (
+            "{load_audio_from_video: maybe}",
+            "`processor_options.load_audio_from_video` must",
+        ),
+        ("{max_length: 9}", r"cannot have \['max_length'\], which the collator sets"),
+        ("{return_tensors: np}", r"cannot have \['return_tensors'\]"),
+    ],
+)
+def test_options_of_the_processor_are_checked_when_a_recipe_is_loaded(tmp_path, options, message):
+    (tmp_path / "mine.yaml").write_text(f"learning_rates: {{language_model: 1.0e-4}}\nprocessor_options: {options}")
+    with pytest.raises(ValueError, match=message):
+        load_recipe(tmp_path / "mine.yaml")

@@ -1,0 +1,1 @@
+"""This package reports what a model would see of media, as a table, as JSON and as a picture."""

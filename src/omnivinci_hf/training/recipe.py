@@ -1,5 +1,6 @@
 """This module reads recipes, which say what parts of the model learn in a stage of training, and how fast."""
 
+import re
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import component_file
 from ..omnivinci.configuration_checks_omnivinci import check_number
+from ..omnivinci.options_omnivinci import CALL_OPTIONS, flat_options, option_checks
 
 
 # the parts of the model that a recipe may name, and how the names of their parameters begin
@@ -25,6 +27,8 @@ PART_PREFIXES = {
 LORA = "lora"
 ModelT = TypeVar("ModelT", bound=nn.Module)
 QUANTIZATIONS = ("int8", "nf4")
+# options of the processor that the collator sets itself
+COLLATOR_OPTIONS = option_checks("text", "output")
 # arguments of peft's LoraConfig that say how a new adapter begins, and nothing about a saved one
 NEW_ADAPTERS_ONLY = ("init_lora_weights",)
 
@@ -44,7 +48,7 @@ class Recipe:
         omni_align_config (`dict`, *optional*): adds OmniAlignNet to a checkpoint that lacks it.
         lora (`dict`, *optional*): arguments of [`peft.LoraConfig`].
         quantization (`"int8"` or `"nf4"`, *optional*): of the weights below an adapter.
-        processor_options (`dict`): options of a call of the processor.
+        processor_options (`dict`): options of a call of the processor, but for those of the text and of the result.
         arguments (`dict`): [`TrainingArguments`] that differ from the defaults; the command line has the last word.
     """
 
@@ -79,12 +83,26 @@ class Recipe:
         for name in ("lora", "omni_align_config"):
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
+        self._check_processor_options()
         if "learning_rate" in self.arguments:
             raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learning_rates`, not in `arguments`.")
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"Recipe {self.name!r}: `quantization` must be one of {QUANTIZATIONS}.")
         if self.quantization and (self.lora is None or "language_model" in self.learning_rates):
             raise ValueError(f"Recipe {self.name!r}: quantized weights cannot learn; use `lora`.")
+
+    def _check_processor_options(self) -> None:
+        """Raises ValueError for an option of the processor that is unknown, wrong, or not a recipe's to set."""
+        try:
+            options = flat_options("`processor_options`", ("in `processor_options`", self.processor_options))
+        except (TypeError, ValueError) as error:
+            text = re.sub(r"`(\w+)`", _as_recipe_key, str(error))
+            raise ValueError(f"Recipe {self.name!r}: {text}") from error
+        if refused := sorted(options.keys() & COLLATOR_OPTIONS.keys()):
+            raise ValueError(
+                f"Recipe {self.name!r}: `processor_options` cannot have {refused}, which the collator sets itself: "
+                "leave them out, and give `max_length` or `packing` with the training."
+            )
 
     @property
     def trainable_parts(self) -> list[str]:
@@ -123,6 +141,11 @@ def load_recipe(name: str | Path) -> Recipe:
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{name} has unknown keys {unknown}; known are {sorted(known)}.")
     return Recipe(name=source.stem if is_file else str(name), **values)
+
+
+def _as_recipe_key(match: re.Match) -> str:
+    """Names an option of the processor as it stands in a recipe."""
+    return f"`processor_options.{match[1]}`" if match[1] in CALL_OPTIONS else match[0]
 
 
 def _as_number(rate: Any) -> Any:

@@ -193,6 +193,7 @@ class MuonTrainer(OmniVinciTrainer):
     """This trainer updates matrices with Muon; tables of words and times, and the head, stay with AdamW."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Makes the optimizer, the first time that it is called."""
         if self.optimizer is None:
             trained = cast(OmniVinciForConditionalGeneration, self.model)
             matrices = matrices_of(trained, trained.get_output_embeddings())
