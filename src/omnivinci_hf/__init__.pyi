@@ -10,7 +10,7 @@ from .omnivinci.media_reading_omnivinci import MediaError, MediaLimits
 from .omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration, OmniVinciModel
 from .omnivinci.omni_align_omnivinci import OmniAlignNet
 from .omnivinci.pipeline_omnivinci import OmniQAPipeline
-from .omnivinci.processing_omnivinci import EncodedMedium, OmniVinciProcessor
+from .omnivinci.processing_omnivinci import EncodedMedium, OmniVinciProcessor, join_media
 from .omnivinci.session_omnivinci import Session
 from .omnivinci.video_media_omnivinci import VideoClip, load_video, sample_indices
 from .omnivinci.video_processing_omnivinci import OmniVinciVideoProcessor
@@ -36,6 +36,7 @@ __all__ = [
     "Session",
     "VideoClip",
     "__version__",
+    "join_media",
     "load_audio",
     "load_image",
     "load_video",
