@@ -3,8 +3,8 @@
     python examples/ask_audio.py                                               # tiny random checkpoint, two tones
     python examples/ask_audio.py --model nvidia/omnivinci --audio speech.wav   # the original weights
 
-Run with the first line on 2 busy CPU cores in 13 seconds. The original weights need a GPU with 24 GB in bfloat16.
-Needs: omnivinci-hf alone.
+Run with the first line on 2 busy CPU cores in 13 seconds. The original weights in bfloat16, by estimate: 17 GB of
+weights, so a GPU with 24 GB; not tried. Needs: omnivinci-hf alone.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def test_ask_audio():
 def test_finetune_round_trip(lora):
     output = run("finetune_round_trip.py", *(["--lora", "--steps", "3"] if lora else []))
     if not lora:
-        assert "What do you see? 'A red circle.' (taught: 'A red circle.')" in output
+        assert "What do you see? 'A red square.' (taught: 'A red square.')" in output
         assert "What do you hear? 'A low beep.' (taught: 'A low beep.')" in output
 
 
