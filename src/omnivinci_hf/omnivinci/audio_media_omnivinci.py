@@ -79,7 +79,8 @@ def load_audio(
             stereo: what the original checkpoint heard as the audio of videos.
         max_sec: only so many seconds, from the start.
         start_sec, end_sec: take this range only, counted from the first sample.
-        reading: fields of [`ReadOptions`].
+        reading: `timeout_sec`, `media_limits`, `on_damage`, `progress`, `allow_urls`, `allow_redirects`,
+            `allow_private_addresses`, `num_threads` and `cancelled`, as in [`ReadOptions`].
 
     Raises:
         MediaError: when it cannot be read, or there is no audio in it or in the range.

@@ -116,7 +116,7 @@ class MediaPart:
     Args:
         modality: "image", "video" or "audio".
         source: what `load_image`, `load_video` or `load_audio` takes.
-        options: those that docs/options.md lists for parts of this modality.
+        options: those that the page "Options of the processor" of the documentation lists for parts of this modality.
     """
 
     modality: str

@@ -111,7 +111,8 @@ def load_image(source: Any, **reading: Any) -> Image.Image:
         source: a path or `file:` URL, a base64 `data:` URL, bytes, a dictionary with "bytes" or "path", a binary file
             object, a PIL image, or an array or tensor `(height, width)`, `(height, width, 3 or 4)` or
             `(3, height, width)`, uint8 or float in [0, 1]; an http(s) URL, if `allow_urls` is given.
-        reading: fields of [`ReadOptions`].
+        reading: `timeout_sec`, `media_limits`, `on_damage`, `progress`, `allow_urls`, `allow_redirects`,
+            `allow_private_addresses`, `num_threads` and `cancelled`, as in [`ReadOptions`].
 
     Raises:
         MediaError: if it cannot be read.

@@ -117,7 +117,7 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
     Prepares text, images, videos and audio for [`OmniVinciForConditionalGeneration`].
 
     Every option can be set when the processor is built or loaded, and those marked with * for a single call.
-    docs/options.md lists all of them.
+    The page "Options of the processor" of the documentation lists all of them.
 
     Args:
         image_processor ([`OmniVinciImageProcessor`]), video_processor ([`OmniVinciVideoProcessor`]),

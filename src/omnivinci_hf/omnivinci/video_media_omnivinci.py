@@ -116,7 +116,8 @@ def load_video(
         transform: applied to every frame as soon as it is decoded; its results are the clip's `frames`. A resize here
             saves holding all frames in full size. Tensors, all of one shape, are put into one; if it has a parameter
             `out`, it is given the place of all but the first few to fill. It is called from several threads.
-        reading: fields of [`ReadOptions`].
+        reading: `timeout_sec`, `media_limits`, `on_damage`, `progress`, `allow_urls`, `allow_redirects`,
+            `allow_private_addresses`, `num_threads` and `cancelled`, as in [`ReadOptions`].
 
     Raises:
         MediaError: when the source cannot be read, or what is asked for is not in it.

@@ -5,7 +5,7 @@ A small model and its trained checkpoint belong to it. Only the command `demo` a
 
 from .clip_file import reencode, write_clip
 from .places import PLACES
-from .questions import CROSS_FAMILIES, FAMILIES, Question, list_questions, questions, vocabulary
+from .questions import CROSS_FAMILIES, FAMILIES, WORDINGS, Question, list_questions, questions, vocabulary
 from .rendering import frames, vision_frames_at, waveform
 from .sampling import sample_scene, sample_sound, sample_vision
 from .scene import (
@@ -39,6 +39,7 @@ __all__ = [
     "SoundEvent",
     "SoundTrack",
     "VisionTrack",
+    "WORDINGS",
     "frames",
     "list_questions",
     "questions",
