@@ -96,7 +96,7 @@ class Report:
         columns = ["", "`omnivinci_hf` waits", "Transformers waits", "others wait", "seen by the profiler", "operators"]
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e9
         return (
-            f"Prefill of {self.options.frames} frames and {self.options.audio_sec:g} s of sound, "
+            f"Prefill of {self.options.frames} frames and {self.options.audio_sec:g} s of audio, "
             f"{inputs['input_ids'].shape[1]:,} positions, size {self.options.size} ({size:.2f} B), "
             f"{self.options.dtype}. Whole / sum of parts, of each the faster way: **{seconds['ratio']:.3f}** "
             f"({self.verdict(seconds['ratio'], BOUNDS['glue'])}).\n\n"

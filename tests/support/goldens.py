@@ -27,8 +27,9 @@ SMALL_CASES = (
     *("t_lang_true_notime", "x_bos_eos", "x_i_hop60", "x_short_video", "x_no_audio_load", "x_not_interleaved"),
 )
 SMALL_ROWS = 8
-# Cases that the reference gets wrong (DESIGN.md section 5), and what is right instead: a file of the case, the
-# expectations of other cases or conversations run alone, one per row, or nothing: then they must only work.
+# Cases that the reference gets wrong (docs/source/en/original_checkpoint.md, "What is different from the original
+# code"), and what is right instead: a file of the case, the expectations of other cases or conversations run alone, one
+# per row, or nothing: then they must only work.
 MENDED = {
     "k_batch": ["h_video5/expected", "k_batch/expected"],
     "k2_batch_both_media": ["k2_batch_both_media/expected_single0", "k2_batch_both_media/expected_single1"],
