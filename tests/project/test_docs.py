@@ -1,6 +1,7 @@
 """The snippets and commands of the README and of the documentation run, page by page, on small checkpoints."""
 
 import ast
+import builtins
 import json
 import re
 import shutil
@@ -59,7 +60,7 @@ def run_snippets(page: str, checkpoint: Path) -> dict:
     namespace = {}
     if "(quicktour.md)" in text_of(page):
         model, processor = (each.from_pretrained(checkpoint) for each in (AutoModel, AutoProcessor))
-        namespace.update(model=model.eval(), processor=processor, AutoModel=AutoModel)
+        namespace.update(model=model.eval(), processor=processor)
     for number, code in enumerate(snippets(page, "python"), 1):
         code = code.replace(f'"{MODEL}"', repr(str(checkpoint))).replace("max_new_tokens=128", "max_new_tokens=4")
         code = code.replace("push_to_hub(", "save_pretrained(")  # a repository becomes a folder of the same name
@@ -81,6 +82,27 @@ def test_the_snippets_of_a_page_run(page, original_folder, workplace):
         assert namespace["trainer"].state.global_step == 1
     elif page == "omni_align.md":
         assert namespace["embeds"].vision_embeds.norm() > 0
+
+
+def first_snippets_with_the_model(page: str) -> list[str]:
+    """Returns the snippets that a reader may copy alone: all of the README, and the first of another page."""
+    with_model = [code for code in snippets(page, "python") if f'"{MODEL}"' in code]
+    return with_model if page == "README.md" else with_model[:1]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if first_snippets_with_the_model(page)])
+def test_snippets_that_load_the_model_import_what_they_use(page):
+    known = {*dir(builtins), *(("model", "processor") if "(quicktour.md)" in text_of(page) else ())}
+    for code in first_snippets_with_the_model(page):
+        nodes = list(ast.walk(ast.parse(code)))
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert "omnivinci_hf" in {module.partition(".")[0] for module in modules}, code
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.asname or alias.name.partition(".")[0] for node in imports for alias in node.names}
+        variables = [node for node in nodes if isinstance(node, ast.Name)]
+        names |= {node.id for node in variables if isinstance(node.ctx, ast.Store)}
+        assert {node.id for node in variables} <= known | names, code
 
 
 def run_command(words: list[str], original_folder: Path) -> None:
@@ -173,6 +195,9 @@ def test_the_classes_and_functions_that_a_page_names_exist(page):
     for name in (*autodoc_names(page), *class_references(page)):
         for module in re.findall(r"^([a-z_.]+)\.", name):
             __import__(f"omnivinci_hf.{module}")
+        assert attrgetter(name)(omnivinci_hf) is not None
+    for name in re.findall(r"`omnivinci_hf\.([\w.]+)`", prose(page)):
+        __import__(f"omnivinci_hf.{name.partition('.')[0]}")
         assert attrgetter(name)(omnivinci_hf) is not None
 
 
