@@ -33,9 +33,9 @@ from transformers.utils import is_matplotlib_available
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import FAMILIES
-from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import neighbours
+from omnivinci_hf.world.guessing import audit
 from omnivinci_hf.world.model import OMNI_ALIGN, build_config, build_processor, build_tokenizer
 from omnivinci_hf.world.muon import MUON_RATE
 from omnivinci_hf.world.track_evaluation import exact_matches, questions_about_tracks

@@ -29,9 +29,9 @@ from transformers.utils import logging
 import omnivinci_hf  # noqa: F401 (registers the classes)
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world import FAMILIES, Question, Scene, sample_scene
-from omnivinci_hf.world.audit import audit
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import CLIPS, CONTROLS, REENCODED, Score, Scores, as_json, evaluate, format_scores
+from omnivinci_hf.world.guessing import audit
 
 
 FIRST_SEED = 200_000  # of the test split

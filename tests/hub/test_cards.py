@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from omnivinci_hf.hub import cards
-from omnivinci_hf.omnivinci import model_card_omnivinci as pushing
+from omnivinci_hf.omnivinci import checkpoint_files_omnivinci as pushing
 from tests.support import goldens
 
 
@@ -52,7 +52,7 @@ def test_an_unknown_kind_of_card_is_refused():
 
 def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
     placeholder = ModelCard.from_template(
-        ModelCardData(tags=["mine"], library_name="transformers"), model_description=pushing.PLACEHOLDER
+        ModelCardData(tags=["mine"], library_name="transformers"), model_description=pushing.EMPTY_CARD
     )
     path = tmp_path / CARD
     for own in (placeholder.content + "\nMy words.\n", placeholder.content.replace("tags:", "license: mit\ntags:")):
@@ -67,7 +67,7 @@ def test_only_an_untouched_placeholder_is_replaced(model, tmp_path):
 def test_without_the_package_no_empty_card_hides_a_written_one(model, tmp_path, monkeypatch):
     """A copy of the code has no templates: a model keeps the empty card, unless the branch has a better one."""
     monkeypatch.setattr(pushing.HOOKS, "model_cards", None)
-    placeholder = ModelCard.from_template(ModelCardData(), model_description=pushing.PLACEHOLDER)
+    placeholder = ModelCard.from_template(ModelCardData(), model_description=pushing.EMPTY_CARD)
     written = ModelCard("---\nlicense: mit\n---\n\nMy words.\n")
     path = tmp_path / CARD
     pushing.complete_model_card(tmp_path, "me/mine", model)

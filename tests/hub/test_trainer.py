@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from omnivinci_hf.hub import HubTrainer
-from omnivinci_hf.hub.states import load_state, refuse_pickled_weights, save_state
+from omnivinci_hf.hub.training_states import load_state, refuse_pickled_weights, save_state
 from tests.support.small_model import small_model
 
 

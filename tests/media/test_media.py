@@ -15,11 +15,11 @@ from PIL import Image, features
 from transformers.video_utils import VideoMetadata
 
 from omnivinci_hf import MediaError, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci import audio_media_omnivinci, video_media_omnivinci, video_table_omnivinci
+from omnivinci_hf.omnivinci import audio_media_omnivinci, frame_table_omnivinci, video_media_omnivinci
 from omnivinci_hf.omnivinci.audio_media_omnivinci import AudioOptions, audio_from_container
+from omnivinci_hf.omnivinci.frame_table_omnivinci import video_stream
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
-from omnivinci_hf.omnivinci.video_table_omnivinci import video_stream
 from tests.support.media_files import assert_frames_are_exact, decode_all, tone, write_video, write_wav
 from tests.support.paths import FULL_GOLDENS
 
@@ -441,7 +441,7 @@ def test_a_cut_matroska_names_the_missing_seconds(tmp_path):
 @pytest.fixture
 def promised_frames(mp4, monkeypatch):
     """Makes a table promise ten more frames than there are."""
-    table = video_table_omnivinci.scan_video(MediaSource.of("video", mp4))
+    table = frame_table_omnivinci.scan_video(MediaSource.of("video", mp4))
     table.positions += range(50, 60)
     table.order += map(float, range(50, 60))
     table.is_key += [False] * 10

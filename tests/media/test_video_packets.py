@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import av
 import pytest
 
-from omnivinci_hf.omnivinci.video_table_omnivinci import frame_counter
+from omnivinci_hf.omnivinci.frame_table_omnivinci import frame_counter
 from tests.support.media_files import h264_header
 
 

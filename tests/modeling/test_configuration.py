@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, Qwen2Config, SiglipVisionConfig
 
 from omnivinci_hf import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
-from omnivinci_hf.omnivinci.configuration_checks_omnivinci import check_boundary_tokens
+from omnivinci_hf.omnivinci.checks_omnivinci import check_boundary_tokens
 from omnivinci_hf.testing.tiny import write_tiny_checkpoint
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoVideoProcessor
 
 from omnivinci_hf import OmniVinciProcessor, load_audio, load_image, load_video
-from omnivinci_hf.omnivinci import media_inputs_omnivinci, processing_omnivinci
+from omnivinci_hf.omnivinci import conversation_omnivinci, processing_omnivinci
 from omnivinci_hf.omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from omnivinci_hf.omnivinci.image_processing_omnivinci import OmniVinciImageProcessor
 from omnivinci_hf.omnivinci.media_reading_omnivinci import ReadOptions
@@ -105,7 +105,7 @@ def test_numbers_of_numpy_are_as_good_as_pythons(processor, saved, tmp_path):
 
 
 def test_part_that_contradicts_the_call_is_told_before_a_medium_is_read(processor, monkeypatch):
-    monkeypatch.setattr(media_inputs_omnivinci, "load_medium", lambda *_, **__: pytest.fail("a medium was read"))
+    monkeypatch.setattr(conversation_omnivinci, "load_medium", lambda *_, **__: pytest.fail("a medium was read"))
     with pytest.raises(ValueError, match="got start_sec=4 and end_sec=2"):
         chat = [{"role": "user", "content": [{**PART, "start_sec": 4}]}]
         processor.apply_chat_template(chat, tokenize=True, end_sec=2)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from omnivinci_hf.world import FAMILIES, Question, sample_scene
-from omnivinci_hf.world.audit import Guess
 from omnivinci_hf.world.dataset import seed_questions, split_seeds
 from omnivinci_hf.world.evaluation import (
     CONTROLS,
@@ -18,6 +17,7 @@ from omnivinci_hf.world.evaluation import (
     neighbours,
     wilson_interval,
 )
+from omnivinci_hf.world.guessing import Guess
 
 
 SEEDS = split_seeds("test", 3)

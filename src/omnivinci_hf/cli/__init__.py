@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from .arguments import parse_arguments
+from .error_text import in_words_of_options
 from .files import check_files
-from .words import in_words_of_options
 
 
 EXIT_BAD_INPUT = 2

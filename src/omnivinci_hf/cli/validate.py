@@ -13,7 +13,7 @@ from ..training.recipe import load_recipe
 from ..training.run import make_collator
 from ..training.validation import BadRow, Validation, validate_rows
 from .commands import check_model, processor_options
-from .words import in_words_of_options
+from .error_text import in_words_of_options
 
 
 def validate_data(arguments: argparse.Namespace) -> bool:

@@ -1,7 +1,7 @@
 """This module writes model cards: the README.md of a repository on the Hub, from the templates in `model_cards/`.
 
-`registration` puts it into the hook `model_cards` of `package_hooks_omnivinci`; `model_card_omnivinci` says which
-pushes have such a card.
+`registration` puts it into the hook `model_cards` of `package_hooks_omnivinci`; `checkpoint_files_omnivinci` says
+which pushes have such a card.
 """
 
 import hashlib

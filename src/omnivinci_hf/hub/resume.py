@@ -10,8 +10,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, logging
 
 from ..omnivinci.checkpoint_files_omnivinci import read_weight_index
-from .folders import UNFINISHED
-from .states import STATES
+from .atomic_folders import UNFINISHED
+from .training_states import STATES
 
 
 logger = logging.get_logger(__name__)

@@ -12,11 +12,11 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
 from transformers.utils import PushInProgress
 
-from ..omnivinci.model_card_omnivinci import is_placeholder, pushed_card
+from ..omnivinci.checkpoint_files_omnivinci import is_placeholder, pushed_card
+from .atomic_folders import delete_unfinished, unfinished_folder, whole_folder
 from .cards import card_of_model, has_fingerprint, with_fingerprint
-from .folders import delete_unfinished, unfinished_folder, whole_folder
 from .resume import find_checkpoint
-from .states import (
+from .training_states import (
     PICKLES,
     STATES,
     has_state,

@@ -8,8 +8,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen2Conf
 from transformers.utils import CONFIG_NAME, logging
 
 from .checkpoint_files_omnivinci import hub_options_of, is_original_config, place_of
-from .configuration_checks_omnivinci import MODALITIES as MODALITIES
-from .configuration_checks_omnivinci import (
+from .checks_omnivinci import MODALITIES as MODALITIES
+from .checks_omnivinci import (
     check_audio,
     check_boundary_tokens,
     check_number,

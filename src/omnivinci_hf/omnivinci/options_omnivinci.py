@@ -12,10 +12,9 @@ from typing import Any, Literal
 from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 from transformers.utils import TensorType
 
-from .configuration_checks_omnivinci import MODALITIES
-from .media_reading_omnivinci import MediaLimits
-from .option_checks_omnivinci import (
+from .checks_omnivinci import (
     FIXED_OPTIONS,
+    MODALITIES,
     Ascending,
     Check,
     CheckedLater,
@@ -27,6 +26,7 @@ from .option_checks_omnivinci import (
     refuse_fixed,
     refuse_unknown,
 )
+from .media_reading_omnivinci import MediaLimits
 
 
 MAX_PIXEL_BYTES = 5 * 2**30  # of the tiles of one image, or of the frames of one video, as float32

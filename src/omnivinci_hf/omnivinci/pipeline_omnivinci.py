@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+from .checkpoint_files_omnivinci import ModelCardMixin
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import parse_part
-from .generate_call_omnivinci import check_generate_options, check_parts, new_ids
-from .model_card_omnivinci import ModelCardMixin
+from .generation_omnivinci import check_generate_options, check_parts, new_ids
 from .session_omnivinci import (
     PLURALS,
     Session,

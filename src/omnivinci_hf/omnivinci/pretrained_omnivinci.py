@@ -16,6 +16,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, is_peft_available
 from .checkpoint_files_omnivinci import (
     HUB_OPTIONS,
     Adapted,
+    ModelCardMixin,
     check_weight_files,
     component_file,
     find_adapter,
@@ -25,7 +26,6 @@ from .checkpoint_files_omnivinci import (
 )
 from .configuration_omnivinci import OmniVinciConfig
 from .encoders_omnivinci import AUDIO_TOWERS
-from .model_card_omnivinci import ModelCardMixin
 from .omni_align_omnivinci import OmniAlignNet
 from .package_hooks_omnivinci import original_layout
 

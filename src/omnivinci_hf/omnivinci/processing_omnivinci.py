@@ -12,11 +12,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .checkpoint_files_omnivinci import ModelCardMixin
 from .configuration_omnivinci import MEDIA_TOKENS, MODALITIES, check_boundary_tokens
-from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_all_media, template_variables
+from .conversation_omnivinci import CHAT_TEMPLATE, MediaPart, collect_all_media, load_media, template_variables
 from .frame_sampling_omnivinci import check_choice
-from .media_inputs_omnivinci import load_media
-from .model_card_omnivinci import ModelCardMixin
 from .options_omnivinci import (
     CALL_OPTIONS,
     FIXED_OPTIONS,

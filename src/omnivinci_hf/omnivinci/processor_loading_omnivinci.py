@@ -9,7 +9,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from .checkpoint_files_omnivinci import HUB_OPTIONS, hub_options_of, is_original_config, place_of, read_config
+from .checkpoint_files_omnivinci import (
+    HUB_OPTIONS,
+    hub_options_of,
+    is_original_config,
+    place_of,
+    read_config,
+)
 from .configuration_omnivinci import OmniVinciConfig
 from .feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from .image_processing_omnivinci import OmniVinciImageProcessor

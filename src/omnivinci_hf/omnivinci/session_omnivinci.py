@@ -10,15 +10,16 @@ from transformers import DynamicCache, StoppingCriteriaList, TextIteratorStreame
 
 from .configuration_omnivinci import MODALITIES
 from .conversation_omnivinci import ROLES, parse_part
-from .generate_call_omnivinci import (
+from .generation_omnivinci import (
     bare_model,
+    check_context,
     check_generate_options,
     check_parts,
     complete_options,
+    context_length,
     generate_settings,
     new_ids,
 )
-from .generation_omnivinci import check_context, context_length
 from .media_sources_omnivinci import flatten
 from .options_omnivinci import GROUPS, option_checks
 from .outputs_omnivinci import CACHE, MEDIA_INPUTS

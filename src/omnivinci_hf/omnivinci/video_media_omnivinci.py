@@ -1,6 +1,6 @@
 """This module loads videos: the wanted frames with their true times, and the audio that belongs to them.
 
-From `video_table` it knows which packets hold which frames before any is decoded. A decoder is then fed only the
+From `frame_table` it knows which packets hold which frames before any is decoded. A decoder is then fed only the
 packets that the wanted frames need: seeking misses frames in some formats.
 """
 
@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from .audio_media_omnivinci import AudioClip, AudioOptions, audio_from_container
 from .frame_sampling_omnivinci import FrameChoice, sample_indices
+from .frame_table_omnivinci import FrameTable, begins_anew, open_decoder, recount, scan_video
 from .image_media_omnivinci import (
     DecoderFrames,
     FrameSeries,
@@ -35,7 +36,6 @@ from .media_containers_omnivinci import PacketReader, open_container
 from .media_reading_omnivinci import MediaError, ReadOptions, TimeRange, run_all
 from .media_sources_omnivinci import MediaSource, is_array, is_video_decoder, plain_source, read_options
 from .options_omnivinci import CALL_OPTIONS
-from .video_table_omnivinci import FrameTable, begins_anew, open_decoder, recount, scan_video
 
 
 logger = logging.get_logger(__name__)

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, ModelCard, split_torch_state_dict_into_shards
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from ..hub.atomic_folders import whole_folder
 from ..hub.cards import SMALL_LIMIT, render_model_card
-from ..hub.folders import whole_folder
 from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL, is_original_checkpoint
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ..hub.folders import whole_folder
+from ..hub.atomic_folders import whole_folder
 from ..original_layout.config import COMPONENTS
 from ..original_layout.weights import SAFETENSORS_NAMES
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import component_file
-from ..omnivinci.configuration_checks_omnivinci import check_number
+from ..omnivinci.checks_omnivinci import check_number
 from ..omnivinci.options_omnivinci import CALL_OPTIONS, flat_options, option_checks
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available, is_peft_available, logging
 
-from ..hub.folders import whole_folder
+from ..hub.atomic_folders import whole_folder
 from ..omnivinci.checkpoint_files_omnivinci import Adapted, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.generation_omnivinci import context_length

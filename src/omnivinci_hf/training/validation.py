@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
-from ..omnivinci.conversation_omnivinci import MediaPart, parse_part
-from ..omnivinci.media_inputs_omnivinci import load_medium
+from ..omnivinci.conversation_omnivinci import MediaPart, load_medium, parse_part
 from ..omnivinci.media_reading_omnivinci import MediaError
 from ..omnivinci.options_omnivinci import POSITION_OPTIONS
 from .collator import OmniVinciDataCollator

@@ -3,8 +3,8 @@
 A small model and its trained checkpoint belong to it. Only the command `demo` and `omnivinci_hf.small` import it.
 """
 
+from .backgrounds import PLACES
 from .clip_file import reencode, write_clip
-from .places import PLACES
 from .questions import CROSS_FAMILIES, FAMILIES, WORDINGS, Question, list_questions, questions, vocabulary
 from .rendering import frames, vision_frames_at, waveform
 from .sampling import sample_scene, sample_sound, sample_vision

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .audit import Guess
 from .clip_file import reencode, write_clip
 from .dataset import seed_questions
+from .guessing import Guess
 from .questions import FAMILIES, Question
 from .sampling import FRAME_RATES, sample_scene
 from .scene import Scene

@@ -13,8 +13,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers.utils import is_matplotlib_available
 
+from ..hub.atomic_folders import whole_folder
 from ..hub.cards import TEMPLATES
-from ..hub.folders import whole_folder
 
 
 FOLDER = Path(__file__).parent

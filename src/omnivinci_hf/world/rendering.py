@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from .places import hum
+from .backgrounds import hum
 from .scene import ShapeEvent, SoundTrack, VisionTrack
 from .synthesis import synthesize
 

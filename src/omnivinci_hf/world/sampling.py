@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .places import HUM_LEVEL, PLACES, tint
+from .backgrounds import HUM_LEVEL, PLACES, tint
 from .questions import complete, questions
 from .scene import (
     COLOURS,

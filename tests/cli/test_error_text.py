@@ -11,7 +11,7 @@ from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.arguments import DEFAULT_MODEL, _build_parsers
-from omnivinci_hf.cli.words import in_words_of_options
+from omnivinci_hf.cli.error_text import in_words_of_options
 from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import ORIGINAL
 from omnivinci_hf.omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
 from omnivinci_hf.small import small_checkpoint

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from omnivinci_hf.world import PLACES, sample_scene, waveform
-from omnivinci_hf.world.places import HUMS_HZ, hum, tint
+from omnivinci_hf.world.backgrounds import HUMS_HZ, hum, tint
 from tests.support.world_scenes import sound
 
 

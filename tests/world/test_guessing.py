@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from omnivinci_hf.world import CROSS_FAMILIES, FAMILIES, Question, sample_scene
-from omnivinci_hf.world.audit import audit, guess_from_one, guess_from_text
 from omnivinci_hf.world.dataset import seed_questions
+from omnivinci_hf.world.guessing import audit, guess_from_one, guess_from_text
 
 
 NUM_SCENES = 2000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from omnivinci_hf.hub import folders as module
-from omnivinci_hf.hub.folders import unfinished_folder, whole_folder
+from omnivinci_hf.hub import atomic_folders as module
+from omnivinci_hf.hub.atomic_folders import unfinished_folder, whole_folder
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -117,7 +117,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypat
 
 KILLED = """
 import os, signal, sys
-from omnivinci_hf.hub import folders as module
+from omnivinci_hf.hub import atomic_folders as module
 
 moment, folder, exchanges = sys.argv[1:]
 if exchanges == "False":
@@ -181,6 +181,6 @@ def test_a_killed_writer_leaves_the_old_folder_or_the_new_one(tmp_path, moment, 
 
 # the module alone, without the imports of the package
 KILLED_ALONE = KILLED.replace(
-    "from omnivinci_hf.hub import folders as module",
-    f"sys.path.insert(0, {str(Path(module.__file__).parent)!r})\nimport folders as module",
+    "from omnivinci_hf.hub import atomic_folders as module",
+    f"sys.path.insert(0, {str(Path(module.__file__).parent)!r})\nimport atomic_folders as module",
 )

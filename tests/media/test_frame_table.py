@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from omnivinci_hf import load_video
-from omnivinci_hf.omnivinci import video_table_omnivinci
+from omnivinci_hf.omnivinci import frame_table_omnivinci
 from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from tests.support.media_files import assert_frames_are_exact, field_pictures, write_video
 
@@ -32,7 +32,7 @@ def with_content(packet, data):
 
 
 def is_decoded(path):
-    return video_table_omnivinci.scan_video(MediaSource.of("video", path)).is_decoded
+    return frame_table_omnivinci.scan_video(MediaSource.of("video", path)).is_decoded
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_frames_of_an_avi_file_with_b_frames_are_fed_too(tmp_path):
     path = write_frames(
         tmp_path / "clip.avi", "libx264", range(60), {"bf": "3", "x264-params": "b-adapt=0:scenecut=0"}, Fraction(1, 25)
     )
-    table = video_table_omnivinci.scan_video(MediaSource.of("video", path))
+    table = frame_table_omnivinci.scan_video(MediaSource.of("video", path))
     assert table.is_decoded and sorted(table.positions) == list(range(60)) != table.positions
     ((first, last),) = table.intervals([30])
     assert 20 < first <= table.positions[30] == last
@@ -159,8 +159,8 @@ def line_of(*packets, reorders=True):
     stream = type("Stream", (), {})()
     stream.time_base, stream.average_rate, stream.guessed_rate = Fraction(1, 100), Fraction(10), None
     stream.codec_context = type("Context", (), {"codec": type("Codec", (), {"reorder": reorders})})
-    full = [video_table_omnivinci._Packet(*packet, True, False, 1) for packet in packets]
-    return video_table_omnivinci._TimeLine(full, stream)
+    full = [frame_table_omnivinci._Packet(*packet, True, False, 1) for packet in packets]
+    return frame_table_omnivinci._TimeLine(full, stream)
 
 
 def test_stamps_that_are_not_given_lie_between_their_neighbours():
