@@ -343,9 +343,10 @@ class TestProcessorOptions:
             "max_audio_sec": 120,
         }
 
-    def test_options_that_are_null_stay_absent(self):
+    @pytest.mark.parametrize("nothing", [None, "None"])
+    def test_a_null_stands_for_an_absent_option(self, nothing):
         names = ("load_audio_in_video", "num_video_frames", "audio_chunk_length", "audio_hop_length")
-        assert map_original_processor_options(dict.fromkeys(names)) == {"sampling_rate": 16000}
+        assert map_original_processor_options(dict.fromkeys(names, nothing)) == map_original_processor_options({})
 
 
 class TestComponents:

@@ -1,0 +1,57 @@
+"""This module collects what the reading of an original checkpoint comes across and does not take as it stands."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+# level of a finding -> what it means; the first makes the checkpoint fail to load, the second is a warning
+LEVELS = {
+    "refused": "it would change numbers, and is not supported",
+    "unusual": "it is not what was expected; the sentence says how it is understood",
+    "assumed": "the files leave it open, and this is taken",
+    "ignored": "it has no part in the numbers",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """This is one thing that somebody who looks at a checkpoint wants to know.
+
+    Args:
+        level: one of `LEVELS`.
+        component: folder of the component whose file has it, "" for the main file.
+        key: in that file; a nested one is joined by dots.
+        value: what the file holds, or what is assumed.
+        sentence: what it means, in plain English.
+    """
+
+    level: str
+    component: str
+    key: str
+    value: Any
+    sentence: str
+
+
+class Findings(list[Finding]):
+    """This is a list of findings that grows while files are read; [`settle`] ends the reading."""
+
+    def add(self, level: str, component: str, key: str, value: Any, sentence: str) -> None:
+        """Appends a finding unless it is there already."""
+        finding = Finding(level, component, key, value, sentence)
+        if finding not in self:
+            self.append(finding)
+
+    def settle(self) -> None:
+        """Warns of what is unusual, once each, and refuses what cannot be loaded.
+
+        Raises:
+            ValueError: with the sentences of all that is refused.
+        """
+        for finding in self:
+            if finding.level == "unusual":
+                logger.warning_once(finding.sentence)
+        if refused := [finding.sentence for finding in self if finding.level == "refused"]:
+            raise ValueError("\n".join(refused))

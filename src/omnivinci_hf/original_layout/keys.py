@@ -1,0 +1,148 @@
+"""This module lists the keys of the original checkpoint's configuration files: which are read, and which have no part
+in the numbers.
+
+The rest is judged by its name: what could change numbers is refused, and of anything else a warning names it.
+"""
+
+import re
+from typing import Any
+
+
+# what Transformers writes into every configuration, up to 4.46 with the options of generation
+TRANSFORMERS_KEYS = frozenset(
+    """
+    _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention architectures attn_implementation
+    auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+    experts_implementation exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    id2label is_decoder is_encoder_decoder label2id length_penalty max_length min_length model_type name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+    output_scores pad_token_id prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p use_bfloat16 use_cache
+    """.split()
+)
+
+# keys of the main file that the mapping reads
+MAIN_KEYS = frozenset(
+    """
+    audio_chunk_length audio_hop_length audio_sampling_rate chat_template dynamic_s2 fps image_aspect_ratio
+    image_encoder interleaved_video_segment_duration interleaved_vis_aud_in_video llm_cfg load_audio_in_video max_tiles
+    mm_projector_cfg mm_use_bos_eos_tokens mm_vision_select_feature mm_vision_select_layer model_dtype num_time_tokens
+    num_video_frames quantization_config random_audio_sample s2 s2_resize_output_to_scale_idx s2_scales sound_encoder
+    sound_mm_projector sound_mm_projector_cfg sound_tower_cfg video_encoder vision_tower_cfg
+    """.split()
+)
+# keys of the main file that the original code works out anew, or that speak of what it never reads
+IDLE_MAIN_KEYS = frozenset(
+    """
+    audio_mel_bins default_im_end_token default_im_start_token default_image_token default_sound_token hidden_size
+    high_res_pos_embed ignore_index interpolate_mode look_close_mode min_tiles mm_hidden_size mm_low_res_token_num
+    mm_projector mm_scale_num mm_use_im_patch_token model_max_length num_look_close num_token_look_close
+    ps3_dynamic_aspect_ratio resume_path s2_max_split_size sentinel_token sound_hidden_size sound_tower
+    speech_encoder speech_hidden_size speech_mm_projector speech_tower text_config time_token_format time_token_ids
+    tokenizer_model_max_length tokenizer_padding_side top_down_prompt_head_type unified_audio_encoder version
+    vision_resolution vision_tower vocab_size
+    """.split()
+)
+# key of the main file -> values with which it is off, and what is not there where it is on
+SWITCHES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "image_aspect_ratio": (
+        ("dynamic_s2", "resize", None),
+        "other ways to fit an image than Dynamic-S2 and squashing are not here",
+    ),
+    "mm_vision_select_feature": (("cls_patch", None), "all patches are kept here, none is left out"),
+    "num_time_tokens": ((0, None), "time tokens in answers are not here"),
+    "mm_use_im_start_end": ((False, None), "tokens around each image are not here"),
+    "ps3": ((False, None), "the PS3 vision tower, which looks closer at parts of an image, is not here"),
+    "video_max_tiles": ((0, 1, None), "frames of a video in tiles are not here"),
+    "speech_tower_cfg": ((None, False), "a second audio tower, for speech, is not here"),
+    "speech_mm_projector_cfg": ((None, False), "a second audio tower, for speech, is not here"),
+    "media_tokens": (
+        (None, {"image": "<image>", "video": "<vila/video>", "sound": "<sound>"}),
+        "other placeholders of media are not here",
+    ),
+    "mm_bos_eos_tokens": (
+        (
+            None,
+            {
+                "image": ["<|image_bos|>", "<|image_eos|>"],
+                "video": ["<|video_bos|>", "<|video_eos|>"],
+                "sound": ["<|sound_bos|>", "<|sound_eos|>"],
+            },
+        ),
+        "other tokens around the media of a conversation are not here",
+    ),
+}
+# what the training arguments of the VILA family leave in a main file
+TRAINING_KEYS = frozenset(
+    """
+    Ubit babit bits bobit bwbit cache_dir col_blocksize col_blocksize_optimizer data_mixture data_path debug_e2e
+    double_quant downsample_video dpo dpo_beta drop_path_rate epsilon epsilon_optimizer eval_data_mixture fabit
+    first_order_bit first_order_quant_type fobit fwbit group_by_modality_length group_size image_folder is_multimodal
+    lazy_preprocess longvila_sampler min_blockunit_col min_blockunit_row mlp_path model_name_or_path mpt_attn_impl
+    optim output_dir pad_block pad_to_multiple_of pre_terminate_time qchoice quant_type quantize_model
+    remove_unused_columns row_blocksize row_blocksize_optimizer save_data save_data_dir save_fea_duration_limit
+    second_order_bit second_order_quant_type seed soft_ce_std symm total_time_limit use_dora use_quantize_optimizer
+    vflan_no_system_prompt weight_memory_efficient
+    """.split()
+)
+TRAINING = re.compile(
+    r"(tune|lora|freeze|seq_parallel|refine|draw_distribution|train|eval|deepspeed|ddp|logging|save|dataloader|"
+    r"gradient|optim|warmup|lr_scheduler|weight_decay|learning_rate|num_train|per_device|report|run)_.*"
+    r"|.*_(lr|learning_rate|loss|loss_weight|weight_decay|dropout|path|dir|mixture|ratio|prob)"
+)
+
+# keys of an encoder description, with what its class is called there
+ENCODER_KEYS = {
+    "image_encoder": frozenset(("_target_", "start_tokens", "end_tokens")),
+    "video_encoder": frozenset(
+        ("_target_", "start_tokens", "end_tokens", "sep_tokens", "pool_sizes", "embed_time", "max_time", "period_fix")
+        + ("time_embed_type", "trope_dim", "trope_theta")
+    ),
+    "sound_encoder": frozenset(
+        ("_target_", "start_tokens", "end_tokens", "embed_time", "max_time", "period_fix", "time_embed_type")
+        + ("trope_dim", "trope_theta")
+    ),
+}
+ENCODER_CLASSES = {
+    "image_encoder": ("BasicImageEncoder",),
+    "video_encoder": ("BasicVideoEncoder", "TSPVideoEncoder"),
+    "sound_encoder": ("BasicSoundEncoder",),
+}
+
+# component -> keys of its file beside the fields of its configuration, that no model reads
+IDLE_COMPONENT_KEYS = {
+    "llm": frozenset(
+        """
+        channel_order_list head_dim_list head_dim_original head_order_list hidden_size_list intermediate_size_list
+        kv_repeat_original model_max_length num_attention_heads_list num_key_value_heads_list
+        tokenizer_model_max_length tokenizer_padding_side
+        """.split()
+    ),
+    "vision_tower": frozenset(("initializer_factor", "num_image_tokens", "projection_dim", "projector_hidden_act")),
+    "sound_tower": frozenset(
+        ("audio_config", "text_config", "vocab_size", "audio_token_index", "ignore_index", "init_std")
+        + ("initializer_range",)
+    ),
+    "mm_projector": frozenset(),
+    "sound_mm_projector": frozenset(),
+}
+
+# What an unknown key is called if it could change numbers.
+NUMBERS = re.compile(
+    r"rope|rotary|sliding|attention|attn|bias|norm|scal|pool|resampl|encoder|tower|projector|adapter|embed|token|tile"
+    r"|frame|audio|sound|speech|video|image|vision|visual|pixel|patch|s2|mm_|hidden|heads?(_|$)|layer|(^|_)act|position"
+    r"|dtype|quant|merge|downsampl|window|interleav|segment|stride|hop|mel|expert|conv|fps"
+)
+
+
+def is_off(value: Any) -> bool:
+    """Says whether a value stands for nothing, as that of an option that is not used."""
+    return value in (None, False, 0, "", "None", "none", "False", "false", "null") or value in ([], {}, ())
+
+
+def changes_numbers(key: str) -> bool:
+    """Says whether an unknown key could change numbers, going by its name."""
+    return NUMBERS.search(key) is not None and TRAINING.fullmatch(key) is None

@@ -1,0 +1,35 @@
+"""This module loads the tokenizer of an original checkpoint, with the words that the original code adds to it."""
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
+
+
+# The original code adds these to a tokenizer that lacks them, in this order: it marks places of answers with the first.
+ADDED_TOKENS = ("<vila/sentinel>", *MEDIA_TOKENS.values())
+
+
+def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
+    """Returns the ids of the media placeholders in the tokenizer, by the names that the config has for them."""
+    tokenizer = load_original_tokenizer(name_or_path, **hub_options)
+    vocabulary = tokenizer.get_vocab()
+    return {name: vocabulary[token] for name, token in MEDIA_TOKENS.items()}
+
+
+def load_original_tokenizer(name_or_path: str, **hub_options) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of the `llm` folder and adds the words that the original code adds where the files lack them.
+
+    Raises:
+        ValueError: when files of the tokenizer are missing.
+    """
+    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
+    known = tokenizer.get_vocab()
+    if not {"<|im_start|>", "<|im_end|>"} <= known.keys() or not tokenizer("words")["input_ids"]:
+        # Transformers makes an empty tokenizer where files are missing.
+        raise ValueError(
+            f"{name_or_path} has no usable tokenizer in its folder llm, only {len(known)} tokens. Are tokenizer.json, "
+            "or vocab.json and merges.txt, missing?"
+        )
+    tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in known], special_tokens=True)
+    return tokenizer
