@@ -65,14 +65,15 @@ def forget_copied_modules():
 )
 def test_copied_code_names_the_package_for_the_original_layout(copied_class, original_folder, name):
     """The package is installed here, but the copy is asked; test_hub.py has a machine without it."""
-    message = "is in the original five-folder layout .* is installed: `import omnivinci_hf` .* without `trust_remote_c"
+    message = "is in the original layout .* is installed: `import omnivinci_hf` .* without `trust_remote_c"
     with pytest.raises(ImportError, match=message):
         copied_class(name).from_pretrained(original_folder)
 
 
-def test_copied_code_refuses_an_original_config_without_a_name(copied_class):
-    with pytest.raises(ImportError, match="^This config is in the original five-folder layout"):
-        copied_class("configuration_omnivinci.OmniVinciConfig").from_dict({"model_type": "vila"})
+@pytest.mark.parametrize("model_type", ["vila", "audiovisualflamingo"])
+def test_copied_code_refuses_an_original_config_without_a_name(copied_class, model_type):
+    with pytest.raises(ImportError, match="^This config is in the original layout"):
+        copied_class("configuration_omnivinci.OmniVinciConfig").from_dict({"model_type": model_type})
 
 
 def test_where_the_package_cannot_be_found_it_is_to_be_installed(monkeypatch):

@@ -172,7 +172,7 @@ def test_source_inside_the_destination_is_never_deleted(original, tmp_path):
 
 
 def test_other_sources_are_refused(original, converted, tmp_path):
-    with pytest.raises(ValueError, match="not in the original five-folder layout"):
+    with pytest.raises(ValueError, match="not in the original layout"):
         convert_checkpoint(converted, tmp_path / "out")
     with pytest.raises(ValueError, match="`dtype` must be auto, float32"):
         convert_checkpoint(original, tmp_path / "out", dtype="float64")

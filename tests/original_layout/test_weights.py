@@ -241,7 +241,7 @@ class TestDamage:
         lines = [line.strip() for line in str(error.value).splitlines()[1:]]
         assert lines == [
             "missing: model.audio_tower.conv1.bias",
-            "surplus: vision_tower/extra.weight",
+            "surplus: model.vision_tower.extra.weight",
             "misshapen: model.vision_projector.linear_1.bias is (10,), expected (64,)",
         ]
 

@@ -21,6 +21,7 @@ from .package_hooks_omnivinci import HOOKS
 
 ORIGINAL = "nvidia/omnivinci"  # the original checkpoint on the Hub
 ORIGINAL_MODEL_TYPE = "vila"
+SUCCESSOR_MODEL_TYPE = "audiovisualflamingo"  # NVIDIA's Audio-Visual Flamingo has the same architecture
 # options of loading that say where and how files are fetched
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # A file of this name lies beside the index that names it, and is never read as a pickle.
@@ -59,8 +60,8 @@ def read_config(name_or_path: str | os.PathLike, hub_options: Mapping[str, Any])
 
 
 def is_original_config(config: Mapping[str, Any] | None) -> bool:
-    """Says whether a `config.json` is one of the original checkpoint's layout."""
-    return config is not None and config.get("model_type") == ORIGINAL_MODEL_TYPE
+    """Says whether a `config.json` is of a layout of NVIDIA's, which the installed package reads."""
+    return config is not None and config.get("model_type") in (ORIGINAL_MODEL_TYPE, SUCCESSOR_MODEL_TYPE)
 
 
 def is_original_checkpoint(name_or_path: str | os.PathLike, options: Mapping[str, Any]) -> bool:

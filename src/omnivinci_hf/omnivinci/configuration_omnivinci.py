@@ -392,7 +392,7 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds a config from a dictionary of this class or of the original checkpoint (`model_type` "vila")."""
+        """Builds a config from a dictionary of this class, of the original checkpoint, or of Audio-Visual Flamingo."""
         if is_original_config(config_dict):
             name_or_path = kwargs.get("name_or_path") or config_dict.get("name_or_path")
             commit = config_dict.get("_commit_hash")
@@ -407,7 +407,7 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`PreTrainedConfig.from_pretrained`]; also takes the original five-folder layout, and adapters."""
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the original layouts, and adapters."""
         # This does not call the base class, which would warn of the other `model_type` of original files.
         config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:  # there is no such file

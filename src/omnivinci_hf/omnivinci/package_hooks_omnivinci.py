@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 
 class OriginalLayout(Protocol):
-    """This is what reads the original five-folder layout; `omnivinci_hf.original_layout.loading` implements it."""
+    """This is what reads NVIDIA's own layouts; `omnivinci_hf.original_layout.loading` implements it."""
 
     def config_arguments(
         self, original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]
@@ -76,8 +76,8 @@ def original_layout(name_or_path: Any) -> OriginalLayout:
             else "install the package omnivinci_hf and load it with the classes of that."
         )
         raise ImportError(
-            f"{checkpoint} is in the original five-folder layout (`model_type` 'vila'), which code that came with a "
-            f"checkpoint cannot read: {remedy}"
+            f"{checkpoint} is in the original layout (`model_type` 'vila', or 'audiovisualflamingo'), which code that "
+            f"came with a checkpoint cannot read: {remedy}"
         )
     return HOOKS.original_layout()
 

@@ -102,7 +102,8 @@ class OmniVinciPreTrainedModel(ModelCardMixin, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, config=None, state_dict=None, **kwargs):
-        """As [`PreTrainedModel.from_pretrained`]; also takes the original five-folder layout, local or hub id.
+        """As [`PreTrainedModel.from_pretrained`]; also takes the original layout, and those of its successor
+        Audio-Visual Flamingo, local or hub id.
 
         Its weights are read lazily, component by component, so they are never held twice; `dtype`, `device_map` and
         `quantization_config` work as usual. bitsandbytes quantizes the language model alone, unless its

@@ -86,7 +86,7 @@ class ProcessorLoadingMixin(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`ProcessorMixin.from_pretrained`]; also takes the original five-folder layout, and for an adapter
+        """As [`ProcessorMixin.from_pretrained`]; also takes the original layouts, and for an adapter
         without a processor that of its base model.
 
         From the original layout, options that the checkpoint was trained with are on: the louder downmix of the

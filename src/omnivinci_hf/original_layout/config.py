@@ -164,8 +164,13 @@ def tiles_images(original: Mapping[str, Any]) -> bool:
     return original.get("image_aspect_ratio") == "dynamic_s2"
 
 
-def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
-    """As [`map_original_config`], for `AutoConfig`, which passes the file on but not how it was fetched.
+def map_bare_config(
+    original: dict[str, Any],
+    name_or_path: str | None,
+    commit: str | None,
+    map_config: Callable[..., dict[str, Any]] = map_original_config,
+) -> dict[str, Any]:
+    """As `map_config`, for `AutoConfig`, which passes the file on but not how it was fetched.
 
     The placeholder ids keep their defaults where the tokenizer cannot be read without a token, a subfolder or another
     cache; `from_pretrained` of the model knows these and sets the ids.
@@ -174,12 +179,12 @@ def map_bare_config(original: dict[str, Any], name_or_path: str | None, commit: 
     if name_or_path and not os.path.isdir(name_or_path):
         hub_options["revision"] = commit
         elsewhere = commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str)
-        if elsewhere and all(is_described(original, name) for name in COMPONENTS):
-            return map_original_config(original)  # it lies in another cache, so nothing is put into this one
+        if elsewhere and ("text_config" in original or all(is_described(original, name) for name in COMPONENTS)):
+            return map_config(original)  # it lies in another cache, so nothing is put into this one
     try:
-        return map_original_config(original, name_or_path, **hub_options)
+        return map_config(original, name_or_path, **hub_options)
     except OSError:
-        return map_original_config(original)
+        return map_config(original)
 
 
 def present(original: Mapping[str, Any]) -> dict[str, Any]:

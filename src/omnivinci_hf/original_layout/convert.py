@@ -1,4 +1,4 @@
-"""This module writes a checkpoint of the original five-folder layout anew in the layout of Transformers."""
+"""This module writes a checkpoint of an original layout anew in the layout of Transformers."""
 
 import json
 import math
@@ -58,8 +58,8 @@ def convert_checkpoint(
     _check_destination(src, dst, overwrite)
     if not is_original_checkpoint(src, {}):
         raise ValueError(
-            f"{src} is not in the original five-folder layout (a config.json with `model_type` 'vila'), so there is "
-            "nothing to convert."
+            f"{src} is not in the original layout (a config.json with `model_type` 'vila' or 'audiovisualflamingo'), "
+            "so there is nothing to convert."
         )
     with whole_folder(dst, overwrite=overwrite) as folder:
         _write_checkpoint(str(src), folder, dtype, max_shard_size, progress)

@@ -1,4 +1,4 @@
-"""This module loads config, model and processor of a checkpoint in the original layout.
+"""This module loads config, model and processor of a checkpoint in the original layout, or of Audio-Visual Flamingo.
 
 It is what `registration` puts into the hook `original_layout` of `package_hooks_omnivinci`.
 """
@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..omnivinci.checkpoint_files_omnivinci import HUB_OPTIONS, component_file, hub_options_of
+from ..omnivinci.checkpoint_files_omnivinci import HUB_OPTIONS, component_file, hub_options_of, read_config
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
-from .config import (
-    load_original_tokenizer,
-    map_bare_config,
-    map_original_config,
-    map_original_processor_options,
-    media_token_ids,
-)
+from .config import map_bare_config, map_original_processor_options
+from .successor import language_model_folder, map_config
+from .successor_processor import check_token_ids, one_folder_processor_options, stored_padding_side
+from .tokenizer import load_original_tokenizer, media_token_ids
 from .weights import SAFETENSORS_NAMES, OriginalStateDict, check_tensors
 
 
@@ -29,13 +26,13 @@ TORCH_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
 def config_arguments(original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates an original `config.json` into arguments of `OmniVinciConfig`, see [`map_original_config`]."""
-    return map_original_config(original, name_or_path, **hub_options)
+    """Translates a `config.json` into arguments of `OmniVinciConfig`, see [`map_config`]."""
+    return map_config(original, name_or_path, **hub_options)
 
 
 def config_arguments_of_dict(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
     """As [`config_arguments`], for `AutoConfig`, see [`map_bare_config`]."""
-    return map_bare_config(original, name_or_path, commit)
+    return map_bare_config(original, name_or_path, commit, map_config)
 
 
 def load_processor(
@@ -46,15 +43,22 @@ def load_processor(
     tokenizer_options: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Any:
-    """Builds the processor that fits an original `config.json`, with the tokenizer of the folder `llm`.
+    """Builds the processor that fits a `config.json`, with the tokenizer that lies beside the language model.
 
     Args:
         tokenizer_options, options: of the caller; `options` of the processor and its parts override the checkpoint's.
     """
-    config = OmniVinciConfig(**map_original_config(original, name_or_path, **hub_options))
-    tokenizer = load_original_tokenizer(name_or_path, **hub_options, **tokenizer_options)
-    stored = {**ORIGINAL_OPTIONS, **map_original_processor_options(original)}
-    return processor_class.from_model_config(config, tokenizer, **{**stored, **options})
+    config = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
+    folder = language_model_folder(original, name_or_path, hub_options)
+    if folder:
+        stored = map_original_processor_options(original)
+    else:
+        stored = one_folder_processor_options(original, config, name_or_path, hub_options, options)
+        tokenizer_options = {**stored_padding_side(name_or_path, hub_options), **tokenizer_options}
+    tokenizer = load_original_tokenizer(name_or_path, folder, **hub_options, **tokenizer_options)
+    if not folder:
+        check_token_ids(original, tokenizer)
+    return processor_class.from_model_config(config, tokenizer, **{**ORIGINAL_OPTIONS, **stored, **options})
 
 
 def load_model(
@@ -72,7 +76,8 @@ def load_model(
     hub_options = hub_options_of(options)
     options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "trust_remote_code")}
     output_loading_info = options.pop("output_loading_info", False)
-    config = _config_to_load(model_class, name_or_path, config, hub_options, options)
+    folder = language_model_folder(read_config(name_or_path, hub_options) or {}, name_or_path, hub_options)
+    config = _config_to_load(model_class, name_or_path, folder, config, hub_options, options)
     state_dict = OriginalStateDict(name_or_path, hub_options)
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices.
@@ -88,9 +93,9 @@ def load_model(
     model, info = model_class.from_pretrained(
         None, config=config, state_dict=state_dict, output_loading_info=True, **options
     )
-    if model.can_generate() and (file := component_file(name_or_path, "llm", "generation_config.json", hub_options)):
-        folder, name = os.path.split(file)
-        model.generation_config = type(model.generation_config).from_pretrained(folder, name)
+    if model.can_generate() and (file := component_file(name_or_path, folder, "generation_config.json", hub_options)):
+        directory, name = os.path.split(file)
+        model.generation_config = type(model.generation_config).from_pretrained(directory, name)
     model.config._name_or_path = model.name_or_path = name_or_path
     return (model, info) if output_loading_info else model
 
@@ -98,6 +103,7 @@ def load_model(
 def _config_to_load(
     model_class: Any,
     name_or_path: str,
+    folder: str,
     config: PreTrainedConfig | None,
     hub_options: Mapping[str, Any],
     options: dict[str, Any],
@@ -108,9 +114,23 @@ def _config_to_load(
         fields = {field.name for field in dataclasses.fields(config_class)} - {"dtype"}
         overrides = {name: options.pop(name) for name in fields & options.keys()}
         return config_class.from_pretrained(name_or_path, **hub_options, **overrides)
+    if not folder:
+        return _completed(config, name_or_path, hub_options)
     if all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
         # The config may be from `AutoConfig`, which may have been unable to read the tokenizer.
         config = copy.deepcopy(config)
-        for name, token_id in media_token_ids(name_or_path, **hub_options).items():
+        for name, token_id in media_token_ids(name_or_path, folder, **hub_options).items():
             setattr(config, name, token_id)
+    return config
+
+
+def _completed(config: PreTrainedConfig, name_or_path: str, hub_options: Mapping[str, Any]) -> PreTrainedConfig:
+    """Returns a config with what the processor's files say, where `AutoConfig` may have been unable to read these."""
+    original = read_config(name_or_path, hub_options) or {}
+    alone = OmniVinciConfig(**map_config(original))
+    whole = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
+    config = copy.deepcopy(config)
+    for name in (*MEDIA_TOKENS, "group_duration_sec", "max_tiles", "use_modality_boundary_tokens"):
+        if getattr(config, name) == getattr(alone, name):
+            setattr(config, name, getattr(whole, name))
     return config

@@ -1,6 +1,6 @@
 """This module loads the tokenizer of an original checkpoint, with the words that the original code adds to it."""
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
 
@@ -9,26 +9,31 @@ from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS
 ADDED_TOKENS = ("<vila/sentinel>", *MEDIA_TOKENS.values())
 
 
-def media_token_ids(name_or_path: str, **hub_options) -> dict[str, int]:
+def media_token_ids(name_or_path: str, folder: str = "llm", **hub_options) -> dict[str, int]:
     """Returns the ids of the media placeholders in the tokenizer, by the names that the config has for them."""
-    tokenizer = load_original_tokenizer(name_or_path, **hub_options)
+    tokenizer = load_original_tokenizer(name_or_path, folder, **hub_options)
     vocabulary = tokenizer.get_vocab()
     return {name: vocabulary[token] for name, token in MEDIA_TOKENS.items()}
 
 
-def load_original_tokenizer(name_or_path: str, **hub_options) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of the `llm` folder and adds the words that the original code adds where the files lack them.
+def load_original_tokenizer(name_or_path: str, folder: str = "llm", **hub_options) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer beside the language model and adds the words that the original code adds where it lacks them.
 
     Raises:
         ValueError: when files of the tokenizer are missing.
     """
-    folder = "/".join(filter(None, (hub_options.pop("subfolder", None), "llm")))
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=folder, **{"padding_side": "left", **hub_options})
+    subfolder = "/".join(filter(None, (hub_options.pop("subfolder", None), folder)))
+    options = {"padding_side": "left", **hub_options}
+    if not folder:
+        # Transformers would read the config of the whole model to learn this, and that asks for the tokenizer.
+        options["config"] = Qwen2Config()
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, subfolder=subfolder, **options)
     known = tokenizer.get_vocab()
     if not {"<|im_start|>", "<|im_end|>"} <= known.keys() or not tokenizer("words")["input_ids"]:
         # Transformers makes an empty tokenizer where files are missing.
         raise ValueError(
-            f"{name_or_path} has no usable tokenizer in its folder llm, only {len(known)} tokens. Are tokenizer.json, "
+            f"{name_or_path} has no usable tokenizer in its folder {folder or '.'}, only {len(known)} tokens. Are "
+            "tokenizer.json, "
             "or vocab.json and merges.txt, missing?"
         )
     tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in known], special_tokens=True)

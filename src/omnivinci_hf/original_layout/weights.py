@@ -1,4 +1,4 @@
-"""This module reads the weights of the original five-folder layout lazily, under this package's names."""
+"""This module reads the weights of the original layout, and of its successor's, lazily, under this package's names."""
 
 import os
 import re
@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..omnivinci.checkpoint_files_omnivinci import component_file, read_weight_index
+from ..omnivinci.checkpoint_files_omnivinci import component_file, read_config, read_weight_index
 from .config import COMPONENTS
+from .successor import language_model_folder
 
 
 # what safetensors files call the dtypes that weights may have
@@ -20,8 +21,8 @@ SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16:
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),
     (r"llm/lm_head\.(.+)", r"lm_head.\1"),
-    (r"vision_tower/(?:vision_tower\.)?vision_model\.(.+)", r"model.vision_tower.\1"),
-    (r"sound_tower/(.+)", r"model.audio_tower.\1"),
+    (r"vision_tower/(?:vision_tower\.)?(?:vision_model\.)?(.+)", r"model.vision_tower.\1"),
+    (r"sound_tower/(?:audio_tower\.)?(.+)", r"model.audio_tower.\1"),
     (r"mm_projector/layers\.1\.(.+)", r"model.vision_projector.norm.\1"),
     (r"mm_projector/layers\.2\.(.+)", r"model.vision_projector.linear_1.\1"),
     (r"mm_projector/layers\.4\.(.+)", r"model.vision_projector.linear_2.\1"),
@@ -49,14 +50,18 @@ class OriginalStateDict(dict):
 
     def __init__(self, name_or_path: str | os.PathLike, hub_options: Mapping[str, Any] | None = None):
         super().__init__()
-        for component in COMPONENTS:
-            for file in _weight_files(str(name_or_path), component, hub_options or {}):
+        name_or_path, hub_options = str(name_or_path), hub_options or {}
+        in_folders = language_model_folder(read_config(name_or_path, hub_options) or {}, name_or_path, hub_options)
+        for component in COMPONENTS if in_folders else ("",):
+            for file in _weight_files(name_or_path, component, hub_options):
                 try:
                     opened = safe_open(file, framework="pt")
                 except SafetensorError as error:
                     raise ValueError(f"{file} is damaged ({error}); get it again.") from error
                 for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-                    self[new_name(f"{component}/{name}")] = opened.get_slice(name)
+                    # in one folder, the name of the component begins the name of the tensor
+                    place = f"{component}/{name}" if component else name.replace(".", "/", 1)
+                    self[new_name(place)] = opened.get_slice(name)
 
     def keep_base_model(self, ignored: Iterable[str] = ()) -> None:
         """Leaves the head out, and what fits one of the `ignored` patterns; names the rest as without a head."""
@@ -71,14 +76,18 @@ def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, A
         return [single]
     index = component_file(name_or_path, component, SAFE_WEIGHTS_INDEX_NAME, hub_options)
     if index is None:
+        folder, remedy = component and f"{component}/", ", only pickles perhaps: have them saved anew."
+        if component:
+            remedy = ": the original layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
         raise ValueError(
-            f"{name_or_path} has no {component}/{SAFE_WEIGHTS_NAME} nor {component}/{SAFE_WEIGHTS_INDEX_NAME}: the "
-            "original layout needs safetensors weights in each of " + ", ".join(COMPONENTS) + "."
+            f"{name_or_path} has no {folder}{SAFE_WEIGHTS_NAME} nor {folder}{SAFE_WEIGHTS_INDEX_NAME}{remedy}"
         )
     shards = sorted(set(read_weight_index(index)["weight_map"].values()))
     files = {shard: component_file(name_or_path, component, shard, hub_options) for shard in shards}
     if missing := [shard for shard, file in files.items() if file is None]:
-        raise ValueError(f"{name_or_path} lacks the shards {missing} that {component}/{SAFE_WEIGHTS_INDEX_NAME} names.")
+        raise ValueError(
+            f"{name_or_path} lacks the shards {missing} that {os.path.join(component, SAFE_WEIGHTS_INDEX_NAME)} names."
+        )
     return [file for file in files.values() if file is not None]
 
 
@@ -102,4 +111,4 @@ def check_tensors(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str,
             problems.append(f"misshapen: {name} is {shape}, expected {tuple(expected[name].shape)}")
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ValueError(f"The original checkpoint does not fit its configuration:\n  {shown}")
+        raise ValueError(f"The checkpoint does not fit its configuration:\n  {shown}")

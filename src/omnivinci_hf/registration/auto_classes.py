@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
@@ -16,7 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL, SUCCESSOR_MODEL_TYPE
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.feature_extraction_omnivinci import OmniVinciFeatureExtractor
 from ..omnivinci.image_processing_omnivinci import OmniVinciImageProcessor
@@ -49,7 +50,20 @@ class VILAProcessor(OmniVinciProcessor):
         return OmniVinciProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
 
-for config_class, processor_class in ((OmniVinciConfig, OmniVinciProcessor), (VILAConfig, VILAProcessor)):
+class AudioVisualFlamingoConfig(VILAConfig):
+    """This class stands for the `model_type` of the successor's checkpoints, see [`VILAConfig`]."""
+
+    model_type = SUCCESSOR_MODEL_TYPE
+
+
+class AudioVisualFlamingoProcessor(VILAProcessor):
+    """This class stands for the processor class that the successor's files name, see [`VILAProcessor`]."""
+
+
+classes = [(OmniVinciConfig, OmniVinciProcessor), (VILAConfig, VILAProcessor)]
+if SUCCESSOR_MODEL_TYPE not in CONFIG_MAPPING:  # a Transformers that has the successor's own classes keeps them
+    classes.append((AudioVisualFlamingoConfig, AudioVisualFlamingoProcessor))
+for config_class, processor_class in classes:
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoProcessor.register(config_class, processor_class, exist_ok=True)
 for model_loader in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText):
