@@ -39,10 +39,12 @@ def read(name: str, data: bytes, on_damage: str) -> None:
     if name.startswith("image"):
         OmniVinciImageProcessor(size=28)([load_image(data, **options)])
     elif name.endswith((".wav", ".flac", ".mp3", ".ogg", ".m4a", ".aac")):
-        audio = load_audio(data, **options, max_sec=600)
+        audio = load_audio(data, **options, max_audio_sec=600)
     else:
         processor = OmniVinciVideoProcessor(size=28)
-        clip = load_video(data, num_frames=8, with_audio=True, max_audio_sec=600, transform=processor.squash, **options)
+        clip = load_video(
+            data, num_frames=8, load_audio_from_video=True, max_audio_sec=600, transform=processor.squash, **options
+        )
         processor([clip])
         audio = clip.audio
     if audio is not None:

@@ -70,7 +70,7 @@ def ours(path: str, has_video: bool, backend: str = "pil"):
     if not has_video:
         return None, extractor([load_audio(path).samples])["input_features"]
     processor = OmniVinciVideoProcessor(size=SIZE, resize_backend=backend)
-    clip = load_video(path, num_frames=NUM_FRAMES, with_audio=True, transform=processor.frame_pixels)
+    clip = load_video(path, num_frames=NUM_FRAMES, load_audio_from_video=True, transform=processor.frame_pixels)
     pixels = processor([clip])["pixel_values_videos"]
     return pixels, extractor([clip.audio.samples])["input_features"]
 

@@ -107,7 +107,7 @@ def test_what_ends_early_imports_nothing_heavy(argv):
     [
         (["ask"], "required: QUESTION"),
         (["ask", "hi", "--num-frames", "0"], "must be at least 1, got 0"),
-        (["ask", "hi", "--fps", "nan"], "must be a positive number, got nan"),
+        (["ask", "hi", "--fps", "nan"], "must be a finite number, got nan"),
         (["demo", "--number", "-1"], "must be 0 to 99,999,899, got -1"),
         (["demo", "--number", "99999900"], "must be 0 to 99,999,899, got 99999900"),
         (["ask", "hi", "--fps", "x"], "invalid number value: 'x'"),
@@ -142,7 +142,7 @@ def test_question_without_media_and_stream_give_the_same_words(capsys, tiny):
 
 
 def test_several_questions_are_answered_as_each_alone(capsys, tiny, clip, monkeypatch):
-    options = ["--model", tiny, "--max-new-tokens", "4", "--num-frames", "2", "--start", "1", "--end", "2.5"]
+    options = ["--model", tiny, "--max-new-tokens", "4", "--num-frames", "2", "--start-sec", "1", "--end-sec", "2.5"]
     alone = []
     for question in ("What?", "Where is it?"):
         assert main(["ask", clip, question, *options]) == 0
@@ -180,7 +180,7 @@ def test_inspect_prints_the_table_or_json(capsys, clip, tiny):
     assert main(["inspect", clip, "--num-frames", "4"]) == 0
     shown = capsys.readouterr()
     assert "nothing was downloaded" in shown.out and "1024 video" in shown.out
-    assert main(["inspect", clip, "--json", "--model", tiny, "--fps", "2", "--no-video-audio"]) == 0
+    assert main(["inspect", clip, "--json", "--model", tiny, "--fps", "2", "--no-load-audio-from-video"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["layout"] == tiny
     assert [frame["time_sec"] for frame in facts["media"][0]["frames"]] == [i / 2 for i in range(8)]

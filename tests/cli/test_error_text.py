@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.cli.arguments import DEFAULT_MODEL, _build_parsers
+from omnivinci_hf.cli.arguments import DEFAULT_MODEL, _build_parsers, parse_arguments
 from omnivinci_hf.cli.error_text import in_words_of_options
 from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import ORIGINAL
 from omnivinci_hf.omnivinci.options_omnivinci import CALL_OPTIONS, TEXT_OPTIONS
@@ -19,10 +19,10 @@ from omnivinci_hf.small import small_checkpoint
 
 OPTIONS = {
     "on_damage": "--on-damage",
-    "media_limits": "--media-limit",
+    "media_limits": "--media-limits",
     "max_length": "--max-length",
     "overwrite": "--overwrite",
-    "start_sec": "--start",
+    "start_sec": "--start-sec",
     "model": "--model",
 }
 
@@ -32,10 +32,11 @@ OPTIONS = {
     [
         ('keep what is whole: on_damage="warn".', "keep what is whole: --on-damage warn."),
         ('`on_damage` must be "raise"', '--on-damage must be "raise"'),
-        ('allow it with media_limits={"max_frames": 3000}.', "allow it with --media-limit max_frames=3000."),
+        ('allow it with media_limits={"max_frames": 3000}.', "allow it with --media-limits max_frames=3000."),
         ("which `max_length`=5 would cut", "which --max-length 5 would cut"),
+        ("with `overwrite=False` it is kept", "with --no-overwrite it is kept"),
         ("a new folder, or `overwrite=True`.", "a new folder, or --overwrite."),
-        ("a shorter range (`start_sec`, `end_sec`)", "a shorter range (--start, `end_sec`)"),
+        ("a shorter range (`start_sec`, `end_sec`)", "a shorter range (--start-sec, `end_sec`)"),
         (
             "file 'fps/max_length=3.0/a.mp4' or 'max_length=3.0/a.mp4'",
             "file 'fps/max_length=3.0/a.mp4' or 'max_length=3.0/a.mp4'",
@@ -54,9 +55,10 @@ def test_a_damaged_film_is_told_with_the_option_that_reads_it(tmp_path, capsys):
     with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
-    assert main(["inspect", str(tmp_path / "a.wav"), "--media-limit", "max_audio_sec=0.5"]) == 2
-    assert "--media-limit max_audio_sec=1" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "a.wav"), "--media-limit", "max_audio_sec=1", "--end", "0.5", "--json"]) == 0
+    assert main(["inspect", str(tmp_path / "a.wav"), "--media-limits", "max_audio_sec=0.5"]) == 2
+    assert "--media-limits max_audio_sec=1" in capsys.readouterr().err
+    words = ["inspect", str(tmp_path / "a.wav"), "--media-limits", "max_audio_sec=1", "--end-sec", "0.5", "--json"]
+    assert main(words) == 0
     assert '"duration_sec": 0.5' in capsys.readouterr().out
 
 
@@ -154,11 +156,37 @@ def test_options_of_the_command_line_are_options_of_the_processor():
     parsed = {action.dest for name in ("ask", "inspect") for action in commands[name]._actions if action.option_strings}
     of_commands = {
         *("help", "more_questions", "model", "system", "max_new_tokens", "do_sample", "seed", "stream", "dtype"),
-        *("device_map", "plot", "json", "no_video_audio"),
+        *("device_map", "plot", "json"),
     }
-    of_processor = parsed - of_commands
-    assert of_processor <= CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()
-    assert {"num_frames", "fps", "start_sec", "end_sec", "max_audio_sec", "on_damage", "media_limits"} <= of_processor
+    of_files = CALL_OPTIONS.keys() - TEXT_OPTIONS.keys() - {"video_metadata", "sampling_rate", "do_sample_frames"}
+    of_text = {"return_tensors", "return_mm_token_type_ids", "return_attention_mask"}
+    assert parsed - of_commands == of_files - of_text - {"allow_urls", "allow_redirects", "allow_private_addresses"}
+
+
+def test_every_option_of_the_processor_is_read_and_checked(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    words = ["--frame-times", "0.5,1", "--no-align-audio-start", "--video-audio-downmix", "sum", "--end-sec", "2"]
+    arguments = parse_arguments(["inspect", str(tmp_path / "a.mp4"), *words])
+    given = {name: value for name in CALL_OPTIONS if (value := getattr(arguments, name, None)) is not None}
+    expected = {"frame_times": [0.5, 1.0], "align_audio_start": False, "video_audio_downmix": "sum", "end_sec": 2.0}
+    assert given == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--frame-times", "2,1"], "--frame-times: must be finite, not negative and ascending, got [2.0, 1.0]"),
+        (["--frame-indices", "1,x"], "--frame-indices: invalid list of numbers value: '1,x'"),
+        (["--still-threshold", "256"], "--still-threshold: must be at most 255, got 256.0"),
+        (["--end-sec", "0"], "--end-sec: must be more than 0, got 0.0"),
+        (["--video-audio-downmix", "max"], "--video-audio-downmix: invalid choice: 'max'"),
+        (["--media-limits", "max_frames"], "--media-limits: invalid NAME=NUMBER value: 'max_frames'"),
+    ],
+)
+def test_a_wrong_option_of_the_processor_is_told(words, complaint, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["inspect", __file__, *words])
+    assert complaint in capsys.readouterr().err
 
 
 def test_the_default_model_is_the_original_checkpoint():

@@ -55,10 +55,10 @@ def test_audio_of_a_video_file_bytes_and_file_object(mp4):
         np.testing.assert_array_equal(load_audio(source).samples, expected.samples)
 
 
-def test_max_sec_keeps_the_head(tmp_path):
+def test_max_audio_sec_keeps_the_head(tmp_path):
     samples = (np.random.default_rng(0).normal(size=(1, 44100 * 4)) * 5000).astype(np.int16)
     path = write_wav(tmp_path / "noise.wav", samples, 44100)
-    head = load_audio(path, max_sec=1.5)
+    head = load_audio(path, max_audio_sec=1.5)
     np.testing.assert_allclose(head.samples, load_audio(path).samples[:24000], atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_arrays_are_resampled_and_summed():
     assert len(mean) == 16000
     np.testing.assert_allclose(mean[200:-200], tone(1)[0][200:-200], atol=1e-3)
     np.testing.assert_allclose(total, mean * np.sqrt(2), atol=1e-6)
-    assert len(load_audio((wave, 48000), max_sec=0.25).samples) == 4000
+    assert len(load_audio((wave, 48000), max_audio_sec=0.25).samples) == 4000
 
 
 def test_a_long_array_is_read_in_blocks():
@@ -104,7 +104,7 @@ def test_a_long_array_is_read_in_blocks():
     tracemalloc.stop()
     np.testing.assert_allclose(clip.samples, wave.mean(axis=0), atol=1e-7)
     assert peak < 3 * clip.samples.nbytes  # what is returned, as it grows, and a block on its way
-    assert load_audio((wave, 16000), max_sec=1).duration_sec == 1
+    assert load_audio((wave, 16000), max_audio_sec=1).duration_sec == 1
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_audio_arrays_that_cannot_be_used(source, message):
     [
         ({"downmix": "max"}, '`downmix` must be "mean" or "sum"'),
         ({"sampling_rate": 0}, "`sampling_rate` must be a positive whole number"),
-        ({"max_sec": 0}, "seconds of audio to keep must be positive"),
-        ({"max_sec": "3"}, "seconds of audio to keep must be positive, got '3'"),
+        ({"max_audio_sec": 0}, "seconds of audio to keep must be positive"),
+        ({"max_audio_sec": "3"}, "seconds of audio to keep must be positive, got '3'"),
     ],
 )
 def test_audio_options_are_checked(options, message):
@@ -149,10 +149,10 @@ def test_audio_options_are_checked(options, message):
 
 def test_audio_that_is_cut_off_is_told(mp4, tmp_path, warnings):
     path = write_wav(tmp_path / "tone.wav", (tone(6) * 2**15).astype(np.int16), 16000)
-    load_audio(path, max_sec=1.5)
-    load_audio((tone(6), 16000), max_sec=1.5, start_sec=2)
-    load_audio(path, max_sec=5.5)  # its end was reached, since resampling looks ahead
-    load_video(mp4, num_frames=1, with_audio=True, max_audio_sec=1.5)
+    load_audio(path, max_audio_sec=1.5)
+    load_audio((tone(6), 16000), max_audio_sec=1.5, start_sec=2)
+    load_audio(path, max_audio_sec=5.5)  # its end was reached, since resampling looks ahead
+    load_video(mp4, num_frames=1, load_audio_from_video=True, max_audio_sec=1.5)
     assert [message[message.index(": only") :].split(";")[0] for message in warnings] == [
         ": only 1.5 s of its 6.00 s of audio are kept",
         ": only 1.5 s of its 4.00 s of audio are kept",
@@ -164,8 +164,8 @@ def test_audio_that_is_cut_off_is_told(mp4, tmp_path, warnings):
 
 
 def test_audio_beyond_a_range_is_left_out_without_a_word(mp4, warnings):
-    load_video(mp4, num_frames=1, with_audio=True, end_sec=2)
-    load_video(mp4, num_frames=1, with_audio=True, end_sec=2, max_audio_sec=2)
-    load_audio(mp4, start_sec=1, end_sec=2, max_sec=3)
-    load_audio((tone(2.05), 16000), max_sec=2)  # an encoder fills up its last frame
+    load_video(mp4, num_frames=1, load_audio_from_video=True, end_sec=2)
+    load_video(mp4, num_frames=1, load_audio_from_video=True, end_sec=2, max_audio_sec=2)
+    load_audio(mp4, start_sec=1, end_sec=2, max_audio_sec=3)
+    load_audio((tone(2.05), 16000), max_audio_sec=2)  # an encoder fills up its last frame
     assert not warnings

@@ -122,5 +122,7 @@ def test_odd_channels_of_a_video_are_its_audio(tmp_path):
         frame.sample_rate = 16000
         container.mux(audio.encode(frame))
         container.mux(audio.encode())
-    clip = load_video(relabelled(tmp_path / "clip.mov", 122, 6), num_frames=2, with_audio=True, downmix="sum")
+    clip = load_video(
+        relabelled(tmp_path / "clip.mov", 122, 6), num_frames=2, load_audio_from_video=True, video_audio_downmix="sum"
+    )
     np.testing.assert_allclose(clip.audio.samples, LEVELS[:6] @ [ROOT, ROOT, 0.5, 0.5, 1, 0], atol=1e-4)

@@ -118,10 +118,10 @@ def test_cover_art_is_no_video(tmp_path):
 
 
 def test_bytes_and_file_objects_equal_the_path(mp4):
-    expected = load_video(mp4, num_frames=3, with_audio=True)
+    expected = load_video(mp4, num_frames=3, load_audio_from_video=True)
     data = mp4.read_bytes()
     for source in (str(mp4), data, bytearray(data), io.BytesIO(data)):
-        clip = load_video(source, num_frames=3, with_audio=True)
+        clip = load_video(source, num_frames=3, load_audio_from_video=True)
         assert clip.times.tolist() == expected.times.tolist()
         assert [f.tobytes() for f in clip.frames] == [f.tobytes() for f in expected.frames]
         np.testing.assert_array_equal(clip.audio.samples, expected.audio.samples)
@@ -138,20 +138,20 @@ def test_a_name_that_looks_like_a_protocol_is_a_file(mp4, tmp_path, monkeypatch)
 
 
 def test_audio_of_a_video(mp4):
-    clip = load_video(mp4, num_frames=1, with_audio=True)
+    clip = load_video(mp4, num_frames=1, load_audio_from_video=True)
     # 5 s in AAC frames of 1024: the priming is left out, the padding of the last frame kept
     assert clip.audio.samples.shape == (79 * 1024,) and clip.audio.samples.dtype == np.float32
     np.testing.assert_allclose(clip.audio.samples[2000:78000], tone(5)[0, 2000:78000], atol=0.02)
 
 
 def test_a_silent_video_has_no_audio(tmp_path):
-    assert load_video(write_video(tmp_path / "silent.mp4", range(3)), with_audio=True).audio is None
+    assert load_video(write_video(tmp_path / "silent.mp4", range(3)), load_audio_from_video=True).audio is None
 
 
 def test_late_audio_is_aligned_by_silence_or_left_as_it_is(tmp_path):
     path = write_video(tmp_path / "late.mkv", audio=(tone(2), 16000, 8000))
-    aligned = load_video(path, num_frames=1, with_audio=True).audio
-    plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
+    aligned = load_video(path, num_frames=1, load_audio_from_video=True).audio
+    plain = load_video(path, num_frames=1, load_audio_from_video=True, align_audio_start=False).audio
     assert (len(plain.samples), len(aligned.samples)) == (32000, 40000)
     assert not aligned.samples[:8000].any()
     np.testing.assert_array_equal(aligned.samples[8000:], plain.samples)
@@ -159,26 +159,28 @@ def test_late_audio_is_aligned_by_silence_or_left_as_it_is(tmp_path):
 
 def test_audio_that_starts_before_the_picture_loses_its_head(tmp_path):
     path = write_video(tmp_path / "early.mkv", range(5, 50), audio=(tone(2), 16000, 0))
-    aligned = load_video(path, num_frames=1, with_audio=True).audio
-    plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
+    aligned = load_video(path, num_frames=1, load_audio_from_video=True).audio
+    plain = load_video(path, num_frames=1, load_audio_from_video=True, align_audio_start=False).audio
     np.testing.assert_array_equal(aligned.samples, plain.samples[8000:])
 
 
 def test_audio_that_ends_before_the_picture_starts_is_none(tmp_path):
     path = write_video(tmp_path / "apart.mkv", range(30, 50), audio=(tone(2), 16000, 0))
-    assert load_video(path, num_frames=1, with_audio=True).audio is None
+    assert load_video(path, num_frames=1, load_audio_from_video=True).audio is None
 
 
 def test_max_audio_sec_counts_from_the_aligned_start(tmp_path):
     path = write_video(tmp_path / "late.mkv", audio=(tone(4), 16000, 8000))
-    full = load_video(path, num_frames=1, with_audio=True).audio
-    head = load_video(path, num_frames=1, with_audio=True, max_audio_sec=1.5).audio
+    full = load_video(path, num_frames=1, load_audio_from_video=True).audio
+    head = load_video(path, num_frames=1, load_audio_from_video=True, max_audio_sec=1.5).audio
     np.testing.assert_array_equal(head.samples, full.samples[:24000])
 
 
 def test_sum_is_louder_than_mean_by_the_root_of_two_for_stereo(tmp_path):
     path = write_video(tmp_path / "stereo.mkv", range(10), audio=(tone(1, channels=2), 16000, 0))
-    mean, total = (load_video(path, with_audio=True, downmix=mode).audio for mode in ("mean", "sum"))
+    mean, total = (
+        load_video(path, load_audio_from_video=True, video_audio_downmix=mode).audio for mode in ("mean", "sum")
+    )
     np.testing.assert_allclose(mean.samples, tone(1)[0], atol=1e-4)
     np.testing.assert_allclose(total.samples, mean.samples * np.sqrt(2), atol=1e-6)
 
@@ -198,7 +200,7 @@ def test_array_tensor_and_list_layouts_agree():
         list(frames),
         [Image.fromarray(frame) for frame in frames],
     ):
-        clip = load_video(source, num_frames=3, metadata=metadata)
+        clip = load_video(source, num_frames=3, video_metadata=metadata)
         assert clip.indices.tolist() == [0, 2, 5] and clip.times.tolist() == [0, 1, 2.5]
         assert (clip.duration_sec, clip.fps, clip.total_frames, clip.audio) == (3.0, 2.0, 6, None)
         np.testing.assert_array_equal(np.stack(clip.frames), frames[[0, 2, 5]])
@@ -207,17 +209,17 @@ def test_array_tensor_and_list_layouts_agree():
 def test_frames_with_indices_are_taken_as_they_are():
     frames = np.zeros((3, 4, 4, 3), np.uint8)
     metadata = VideoMetadata(total_num_frames=50, fps=10.0, frames_indices=[0, 20, 49])
-    clip = load_video(frames, num_frames=8, metadata=metadata)
+    clip = load_video(frames, num_frames=8, video_metadata=metadata)
     assert clip.indices.tolist() == [0, 20, 49] and clip.times.tolist() == [0, 2, 4.9]
     assert (len(clip.frames), clip.duration_sec, clip.fps, clip.total_frames) == (3, 5.0, 10.0, 50)
 
 
 def test_times_in_metadata_come_before_the_rate():
     frames = np.zeros((3, 4, 4, 3), np.uint8)
-    clip = load_video(frames, metadata={"fps": 10, "timestamps": [0, 1, 1.5], "total_num_frames": None})
+    clip = load_video(frames, video_metadata={"fps": 10, "timestamps": [0, 1, 1.5], "total_num_frames": None})
     assert clip.times.tolist() == [0, 1, 1.5] and clip.duration_sec == 1.6
-    assert load_video(frames, metadata={"times": [0, 1, 2]}).duration_sec == 3
-    assert load_video(frames, metadata={"times": [0, 1, 2], "duration": 2.5}).duration_sec == 2.5
+    assert load_video(frames, video_metadata={"times": [0, 1, 2]}).duration_sec == 3
+    assert load_video(frames, video_metadata={"times": [0, 1, 2], "duration": 2.5}).duration_sec == 2.5
 
 
 @pytest.mark.parametrize(
@@ -253,22 +255,22 @@ def test_times_in_metadata_come_before_the_rate():
 )
 def test_frames_need_consistent_times(metadata, message):
     with pytest.raises(MediaError, match=message):
-        load_video(np.zeros((3, 4, 4, 3), np.uint8), metadata=metadata)
+        load_video(np.zeros((3, 4, 4, 3), np.uint8), video_metadata=metadata)
 
 
 def test_a_rate_may_be_a_fraction():
-    clip = load_video(np.zeros((3, 4, 4, 3), np.uint8), metadata={"fps": Fraction(30000, 1001)})
+    clip = load_video(np.zeros((3, 4, 4, 3), np.uint8), video_metadata={"fps": Fraction(30000, 1001)})
     np.testing.assert_allclose(clip.times, np.arange(3) * 1001 / 30000, rtol=1e-15)
     assert clip.duration_sec == pytest.approx(0.1001)
 
 
 def test_frames_of_a_wrong_shape_are_refused():
     with pytest.raises(MediaError, match=r"\(T, H, W, 3\) or \(T, 3, H, W\), not \(4, 4, 3\)"):
-        load_video(np.zeros((4, 4, 3), np.uint8), metadata={"fps": 1})
+        load_video(np.zeros((4, 4, 3), np.uint8), video_metadata={"fps": 1})
     with pytest.raises(MediaError, match="empty; give at least one frame"):
-        load_video([], metadata={"fps": 1})
+        load_video([], video_metadata={"fps": 1})
     with pytest.raises(MediaError, match="the video ends at nan s; give `fps`"):
-        load_video(np.zeros((1, 4, 4, 3), np.uint8), metadata={"times": [0]})
+        load_video(np.zeros((1, 4, 4, 3), np.uint8), video_metadata={"times": [0]})
 
 
 # --- images
@@ -522,7 +524,7 @@ def test_videos_equal_the_reference(case):
     from safetensors.numpy import load_file
 
     expected = load_file(FULL_GOLDENS / case / "decoded.safetensors")
-    clip = load_video(FULL_GOLDENS / case / "video.mp4", num_frames=8, with_audio=True)
+    clip = load_video(FULL_GOLDENS / case / "video.mp4", num_frames=8, load_audio_from_video=True)
     for frame, stored in zip(clip.frames, expected["frames"], strict=False):
         np.testing.assert_array_equal(np.asarray(frame), stored)
     if case == "h_video5":

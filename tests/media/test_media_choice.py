@@ -33,7 +33,7 @@ KINDS = ("file", "array")
 
 
 def load(kind, mp4, **options):
-    return load_video(mp4, **options) if kind == "file" else load_video(FRAMES, metadata={"fps": 10}, **options)
+    return load_video(mp4, **options) if kind == "file" else load_video(FRAMES, video_metadata={"fps": 10}, **options)
 
 
 # --- frames that are asked for
@@ -65,9 +65,9 @@ def test_a_range_of_a_video_begins_at_zero(kind, mp4):
 
 
 def test_what_is_shown_at_the_start_of_the_range_belongs_to_it():
-    clip = load_video(FRAMES[:3], metadata={"times": [0, 4, 8], "duration": 12}, start_sec=5, end_sec=9)
+    clip = load_video(FRAMES[:3], video_metadata={"times": [0, 4, 8], "duration": 12}, start_sec=5, end_sec=9)
     assert clip.indices.tolist() == [1, 2] and clip.times.tolist() == [0, 3] and clip.duration_sec == 4
-    assert load_video(FRAMES[:1], metadata={"times": [0], "duration": 12}, start_sec=5).times.tolist() == [0]
+    assert load_video(FRAMES[:1], video_metadata={"times": [0], "duration": 12}, start_sec=5).times.tolist() == [0]
 
 
 def test_sampling_and_explicit_frames_within_a_range(mp4):
@@ -79,10 +79,10 @@ def test_sampling_and_explicit_frames_within_a_range(mp4):
 
 def test_a_range_of_frames_that_were_sampled_already():
     metadata = {"fps": 10, "frames_indices": [0, 10, 20], "total_num_frames": 30}
-    clip = load_video(FRAMES[:3], metadata=metadata, start_sec=1)
+    clip = load_video(FRAMES[:3], video_metadata=metadata, start_sec=1)
     assert clip.indices.tolist() == [10, 20] and clip.times.tolist() == [0, 1]
     with pytest.raises(ValueError, match="were sampled already"):
-        load_video(FRAMES[:3], metadata=metadata, frame_indices=[0])
+        load_video(FRAMES[:3], video_metadata=metadata, frame_indices=[0])
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_frames_that_are_not_there(mp4, options, message):
 
 def test_a_range_of_the_audio_of_a_video(tmp_path):
     path = write_video(tmp_path / "clip.mkv", audio=(tone(5) * np.linspace(0, 1, 80000, dtype=np.float32), 16000, 8000))
-    full = load_video(path, num_frames=1, with_audio=True).audio.samples
-    part = load_video(path, num_frames=1, with_audio=True, start_sec=2, end_sec=3.5).audio
+    full = load_video(path, num_frames=1, load_audio_from_video=True).audio.samples
+    part = load_video(path, num_frames=1, load_audio_from_video=True, start_sec=2, end_sec=3.5).audio
     np.testing.assert_array_equal(part.samples, full[32000:56000])
-    late = load_video(path, num_frames=1, with_audio=True, start_sec=0.25, end_sec=1).audio.samples
+    late = load_video(path, num_frames=1, load_audio_from_video=True, start_sec=0.25, end_sec=1).audio.samples
     np.testing.assert_array_equal(late, full[4000:16000])
-    capped = load_video(path, num_frames=1, with_audio=True, start_sec=2, max_audio_sec=0.5).audio
+    capped = load_video(path, num_frames=1, load_audio_from_video=True, start_sec=2, max_audio_sec=0.5).audio
     assert capped.duration_sec == 0.5
 
 
@@ -153,7 +153,7 @@ def test_transform_sees_every_wanted_frame_once(mp4):
     seen = []
     clip = load_video(mp4, num_frames=4, transform=lambda image: seen.append(image.size) or image.size)
     assert clip.frames == [(64, 48)] * 4 and len(seen) == 4
-    assert load_video(FRAMES, metadata={"fps": 1}, num_frames=2, transform=lambda image: 7).frames == [7, 7]
+    assert load_video(FRAMES, video_metadata={"fps": 1}, num_frames=2, transform=lambda image: 7).frames == [7, 7]
 
 
 def test_tensors_that_transform_makes_become_one(mp4):
@@ -163,7 +163,7 @@ def test_tensors_that_transform_makes_become_one(mp4):
     for clip in (
         load_video(mp4, frame_indices=[2, 3, 3, 40], transform=corner),
         load_video(mp4, frame_indices=[2, 3, 40], transform=corner),
-        load_video(FRAMES, metadata={"fps": 10}, frame_indices=[5, 5], transform=corner),
+        load_video(FRAMES, video_metadata={"fps": 10}, frame_indices=[5, 5], transform=corner),
     ):
         plain = [FRAMES[5]] * 2 if len(clip.frames) == 2 else load_video(mp4, frame_indices=clip.indices).frames
         assert clip.frames.shape == (len(clip.indices), 2, 3, 3)
@@ -208,7 +208,9 @@ def test_transforms_must_give_tensors_of_one_shape(second):
     results = [torch.zeros(2, 3), second]
     for transform in (lambda image: results[image.width - 4], lambda image, out=None: results[image.width - 4]):
         with pytest.raises(ValueError, match=r"tensors of one type and shape, got .* after torch.float32 \(2, 3\)"):
-            load_video([Image.new("RGB", (4, 4)), Image.new("RGB", (5, 4))], metadata={"fps": 1}, transform=transform)
+            load_video(
+                [Image.new("RGB", (4, 4)), Image.new("RGB", (5, 4))], video_metadata={"fps": 1}, transform=transform
+            )
 
 
 def test_frames_of_odd_width_are_as_pyav_makes_them():
@@ -232,7 +234,7 @@ def test_frames_that_are_stored_upside_down():
 
 
 def test_the_number_of_threads_changes_nothing(mp4):
-    clips = [load_video(mp4, num_frames=20, num_threads=number, with_audio=True) for number in (1, 2, 5)]
+    clips = [load_video(mp4, num_frames=20, num_threads=number, load_audio_from_video=True) for number in (1, 2, 5)]
     for clip in clips[1:]:
         assert [a.tobytes() for a in clip.frames] == [a.tobytes() for a in clips[0].frames]
         np.testing.assert_array_equal(clip.audio.samples, clips[0].audio.samples)
@@ -277,9 +279,9 @@ def test_an_interrupt_of_the_waiting_thread_stops_the_workers(mp4):
 
 
 def test_a_progress_bar_when_asked_for(mp4, capsys, monkeypatch):
-    load_video(mp4, num_frames=3, with_audio=True)
+    load_video(mp4, num_frames=3, load_audio_from_video=True)
     assert capsys.readouterr().err == ""
-    load_video(mp4, num_frames=3, with_audio=True, progress=True)
+    load_video(mp4, num_frames=3, load_audio_from_video=True, progress=True)
     assert "frame" in capsys.readouterr().err
     assert isinstance(ReadOptions().progress_bar("clip", 1e6, 1, "s"), HiddenBar)  # no terminal
     monkeypatch.setattr(media_reading_omnivinci.sys.stderr, "isatty", lambda: True, raising=False)
@@ -293,7 +295,7 @@ def test_a_progress_bar_when_asked_for(mp4, capsys, monkeypatch):
 
 
 def test_torch_resize_is_within_two_levels(mp4):
-    picture = load_video(write_big(), metadata={"fps": 1}).frames[0]
+    picture = load_video(write_big(), video_metadata={"fps": 1}).frames[0]
     pil, other = (np.asarray(OmniVinciVideoProcessor(size=56).squash(picture, backend)) for backend in ("pil", "torch"))
     difference = np.abs(pil.astype(int) - other.astype(int))
     assert difference.max() <= 2 and (difference == 0).mean() > 0.98

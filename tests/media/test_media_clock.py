@@ -24,12 +24,14 @@ def warnings(monkeypatch):
     return messages
 
 
-def record(path, seconds=3.0, flash_sec=1.0, start_sec=0.0, with_audio=True, format="mpegts", codec="mpeg2video"):
+def record(
+    path, seconds=3.0, flash_sec=1.0, start_sec=0.0, load_audio_from_video=True, format="mpegts", codec="mpeg2video"
+):
     """Writes a recording in which a white flash and a beep, each of 0.4 s, begin together."""
     with av.open(str(path), "w", format=format) as container:
         video = container.add_stream(codec, rate=FPS, options={"g": "10", "bf": "0"})
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        audio = container.add_stream("mp2", rate=RATE, layout="mono") if with_audio else None
+        audio = container.add_stream("mp2", rate=RATE, layout="mono") if load_audio_from_video else None
         packets = []
         for number in range(round(seconds * FPS)):
             is_lit = flash_sec <= number / FPS < flash_sec + 0.4
@@ -58,7 +60,7 @@ def moments(times, active):
 
 
 def flashes_and_beeps(data):
-    clip = load_video(data, with_audio=True)
+    clip = load_video(data, load_audio_from_video=True)
     samples = clip.audio.samples
     assert (np.diff(clip.times) >= 0).all()
     flashes = moments(clip.times, [np.asarray(frame).mean() > 120 for frame in clip.frames])
@@ -87,7 +89,7 @@ def test_many_short_recordings(tmp_path):
 
 
 def test_a_recording_without_audio_between_others(tmp_path):
-    parts = [record(tmp_path / f"{k}", with_audio=k != 1) for k in range(3)]
+    parts = [record(tmp_path / f"{k}", load_audio_from_video=k != 1) for k in range(3)]
     _, flashes, beeps = flashes_and_beeps(b"".join(parts))
     assert flashes == pytest.approx([1, 4, 7], abs=0.1) and beeps == pytest.approx([1, 7], abs=0.1)
 

@@ -56,11 +56,11 @@ def test_every_limit_names_itself_and_the_remedy(mp4):
 
 def test_limits_apply_to_the_range_that_is_taken(mp4):
     limits = {"max_duration_sec": 2, "max_audio_sec": 2, "max_frames": 10}
-    clip = load_video(mp4, start_sec=1, end_sec=2.5, num_frames=10, with_audio=True, media_limits=limits)
+    clip = load_video(mp4, start_sec=1, end_sec=2.5, num_frames=10, load_audio_from_video=True, media_limits=limits)
     assert clip.audio.duration_sec == 1.5
-    assert load_audio(mp4, max_sec=1.5, media_limits=limits).duration_sec == 1.5
+    assert load_audio(mp4, max_audio_sec=1.5, media_limits=limits).duration_sec == 1.5
     with pytest.raises(MediaError, match="max_duration_sec"):
-        load_video(np.zeros((30, 4, 4, 3), np.uint8), metadata={"fps": 10}, media_limits=limits)
+        load_video(np.zeros((30, 4, 4, 3), np.uint8), video_metadata={"fps": 10}, media_limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_small_audio_file_of_absurd_length(tmp_path):
     begin = time.monotonic()
     with pytest.raises(MediaError, match="seconds of audio, above the limit max_audio_sec=600"):
         load_audio(path, media_limits={"max_audio_sec": 600})
-    assert load_audio(path, max_sec=10).duration_sec == 10
+    assert load_audio(path, max_audio_sec=10).duration_sec == 10
     assert time.monotonic() - begin < 3
 
 
@@ -178,7 +178,7 @@ def test_broken_camera_notes_of_an_image():
 def test_nan_and_infinite_frames():
     for value in (np.nan, np.inf):
         with pytest.raises(MediaError, match=r"in \[0, 1\]"):
-            load_video(np.full((2, 4, 4, 3), value), metadata={"fps": 1})
+            load_video(np.full((2, 4, 4, 3), value), video_metadata={"fps": 1})
 
 
 def test_silence_is_good_input(mp4):
@@ -496,9 +496,9 @@ def test_gaps_in_audio_become_silence_so_that_the_rest_keeps_its_time(tmp_path):
             frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), second * 16000
             container.mux(audio.encode(frame))
         container.mux(video.encode())
-    aligned = load_video(path, num_frames=1, with_audio=True).audio.samples
+    aligned = load_video(path, num_frames=1, load_audio_from_video=True).audio.samples
     assert len(aligned) == 64000 and aligned[:32000].all() and not aligned[32000:48000].any() and aligned[48000:].all()
-    plain = load_video(path, num_frames=1, with_audio=True, align_audio_start=False).audio
+    plain = load_video(path, num_frames=1, load_audio_from_video=True, align_audio_start=False).audio
     assert plain.duration_sec == 3 and load_audio(path).duration_sec == 3
 
 

@@ -85,7 +85,7 @@ def test_audio_in_a_dictionary_is_the_audio(audio, tmp_path, form):
 def test_pictures_and_frames_in_dictionaries_are_pictures():
     expected = np.asarray(load_image(png()))
     assert np.array_equal(load_image({"bytes": png(), "path": None}), expected)
-    clip = load_video([{"bytes": png(), "path": None}, png("blue")], metadata={"fps": 1})
+    clip = load_video([{"bytes": png(), "path": None}, png("blue")], video_metadata={"fps": 1})
     assert np.array_equal(clip.frames[0], expected)
 
 
@@ -129,7 +129,7 @@ def test_decoder_of_video_gives_its_frames_at_their_true_times(order):
 def test_a_decoder_of_video_without_audio_is_a_warning(monkeypatch):
     messages = []
     monkeypatch.setattr(video_media_omnivinci.logger, "warning_once", messages.append)
-    assert load_video(FakeVideoDecoder(), with_audio=True).audio is None
+    assert load_video(FakeVideoDecoder(), load_audio_from_video=True).audio is None
     assert "Video(decode=False)" in messages[0]
 
 

@@ -130,20 +130,20 @@ def heard_pitch(clip):
 def test_the_audio_is_the_one_that_players_play(tracks, pitch, tmp_path):
     path = write_tracks(tmp_path / "clip.mkv", *tracks)
     assert heard_pitch(load_audio(path)) == pitch
-    assert heard_pitch(load_video(path, num_frames=1, with_audio=True).audio) == pitch
+    assert heard_pitch(load_video(path, num_frames=1, load_audio_from_video=True).audio) == pitch
 
 
 def test_audio_that_no_decoder_knows_is_passed_over(tmp_path, warnings):
     data = undecodable(write_tracks(tmp_path / "clip.mkv", (300, Disposition.default), (900, 0)), 0)
     assert heard_pitch(load_audio(data)) == 900
     assert "has a audio stream without a decoder, so stream 2 was taken, not 1" in warnings.pop()
-    assert heard_pitch(load_video(data, num_frames=1, with_audio=True).audio) == 900
+    assert heard_pitch(load_video(data, num_frames=1, load_audio_from_video=True).audio) == 900
     assert len(warnings) == 1
 
 
 def test_a_video_of_whose_audio_nothing_can_be_decoded_is_seen(tmp_path, warnings):
     data = undecodable(write_tracks(tmp_path / "clip.mkv", (300, Disposition.default)), 0)
-    clip = load_video(data, num_frames=2, with_audio=True)
+    clip = load_video(data, num_frames=2, load_audio_from_video=True)
     assert len(clip.frames) == 2 and clip.audio is None
     assert "has audio that no decoder knows" in warnings.pop()
     with pytest.raises(MediaError, match="has audio that no decoder knows; convert it"):

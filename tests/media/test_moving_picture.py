@@ -40,7 +40,7 @@ def test_as_a_video_a_moving_picture_has_all_frames_once(format, loop, tmp_path,
     path.write_bytes(picture(format, **({} if format == "AVIF" else {"loop": loop})))
     assert modality_of(str(path)) == "video"
     for source in (path, path.read_bytes()):
-        clip = load_video(source, with_audio=True)
+        clip = load_video(source, load_audio_from_video=True)
         np.testing.assert_allclose(greys(clip), GREYS, atol=2)
         soon = 0.001 if format == "AVIF" else 0.1  # Pillow writes at least that much there, players wait for 0 longer
         np.testing.assert_allclose(clip.times, np.cumsum([0, 0.1, 0.2, 0.05, soon]), atol=1e-9)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoVideoProcessor
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
+from transformers.utils import TensorType
 
 from omnivinci_hf import OmniVinciProcessor, load_audio, load_image, load_video
 from omnivinci_hf.omnivinci import conversation_omnivinci, processing_omnivinci
@@ -237,7 +239,7 @@ def test_options_of_transformers_loader_are_none_of_the_processors(original_fold
         (load_video, {"num_frame": 2}, TypeError, r"\(did you mean num_frames\?\)"),
         (load_image, {"allow_urls": "no"}, ValueError, "`allow_urls` must be True or False or None, got 'no'"),
         (load_audio, {"timeout_sec": True}, ValueError, "`timeout_sec` must be a finite number or None, got True"),
-        (load_video, {"with_audio": "no"}, ValueError, "`with_audio` must be True or False, got 'no'"),
+        (load_video, {"align_audio_start": "no"}, ValueError, "`align_audio_start` must be True or False, got 'no'"),
         (load_video, {"fps": True}, ValueError, "`fps` must be a positive number, got True"),
         (load_video, {"start_sec": True}, ValueError, "got start_sec=True"),
     ],
@@ -425,6 +427,15 @@ def test_loaders_have_the_arguments_that_the_table_names(modality, load):
     # of what is returned: the feature extractor's rate, the mean of channels of audio that belongs to no video
     others = {"source", "reading", "transform", "sampling_rate", "downmix"}
     assert known - others == set(loader_arguments(modality).values()) - others
+
+
+def test_values_of_transformers_are_written_out_as_it_has_them():
+    checks = {option.name: option.check for option in OPTIONS}
+    enumerations = {"padding": PaddingStrategy, "truncation": TruncationStrategy, "return_tensors": TensorType}
+    for name, enumeration in enumerations.items():
+        assert {value for value in checks[name].values if isinstance(value, str)} == {
+            kind.value for kind in enumeration
+        }
 
 
 def test_a_name_is_declared_once_and_given_somewhere():

@@ -419,7 +419,7 @@ def test_a_tokenizer_without_modality_boundaries_is_refused(original_folder, pro
 
 
 def test_the_audio_of_a_video_can_be_given_separately(processor):
-    clip = load_video(VIDEO, with_audio=True)
+    clip = load_video(VIDEO, load_audio_from_video=True)
     frames, samples = np.stack([np.asarray(frame) for frame in clip.frames]), clip.audio.samples
     expected = chat(processor, video(), "What?")
     part = video(frames, video_metadata={"fps": clip.fps}, audio=samples, sampling_rate=16000)

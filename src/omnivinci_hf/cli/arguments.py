@@ -1,15 +1,26 @@
-"""This module says what can be typed on the command line; it imports nothing heavy."""
+"""This module says what can be typed on the command line; it imports nothing heavy.
+
+Options of the processor come from their table, with their names, checks and summaries.
+"""
 
 import argparse
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .._version import __version__
+from ..omnivinci.checks_omnivinci import Ascending, Check, Choice, Limits, Number
+from ..omnivinci.options_omnivinci import OPTIONS, Option, OptionGroup
 
 
 DEFAULT_MODEL = "nvidia/omnivinci"  # it is `ORIGINAL` of a module that imports Transformers
 DEMO_CLIPS = 99_999_900  # test seeds, but for the last 100: so many are looked at for a clip
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+SAMPLING: tuple[OptionGroup, ...] = ("frames", "audio")
+READING: tuple[OptionGroup, ...] = (*SAMPLING, "positions", "range", "images", "sequence", "reading")
+URL_OPTIONS = ("allow_urls", "allow_redirects", "allow_private_addresses")  # the command line reads files alone
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -80,8 +91,7 @@ def _add_ask(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_PATH", help="default: %(default)s")
     parser.add_argument("--system", metavar="TEXT", help="a system message instead of the template's own")
-    _add_sampling(parser)
-    _add_reading(parser)
+    _add_processor_options(parser, *READING)
     parser.add_argument("--max-new-tokens", type=_count, default=128, metavar="N", help="default: %(default)s")
     parser.add_argument("--do-sample", action="store_true", help="draw the words at random instead of the likeliest")
     parser.add_argument("--seed", type=int, metavar="N", help="of the random numbers that --do-sample draws")
@@ -107,11 +117,7 @@ def _add_inspect(subparsers) -> argparse.ArgumentParser:
         help="take the sizes from this checkpoint; without it, those of the original one as this package knows them, "
         "with nothing downloaded",
     )
-    _add_sampling(parser)
-    _add_reading(parser)
-    parser.add_argument(
-        "--group-duration-sec", type=_positive, metavar="SEC", help="length of a time group (T_G of the paper)"
-    )
+    _add_processor_options(parser, *READING)
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw it too: a .png, .svg or .pdf (needs matplotlib)"
     )
@@ -176,7 +182,7 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
         "--dtype", choices=DTYPES, help="of the weights; default: float32, below an adapter the checkpoint's own"
     )
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
-    _add_sampling(parser)
+    _add_processor_options(parser, *SAMPLING)
     estimate = parser.add_argument_group(
         "memory", "With --estimate nothing is trained; without --model, the original checkpoint's sizes are taken."
     )
@@ -211,7 +217,7 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
         "--recipe", metavar="NAME", help="the recipe of that training, for its options of the processor"
     )
     parser.add_argument("--max-length", type=_count, metavar="N", help="as that training cuts rows off")
-    _add_sampling(parser)
+    _add_processor_options(parser, *SAMPLING)
     parser.add_argument("--json", action="store_true", help="print one JSON object per bad row")
     return parser
 
@@ -236,36 +242,55 @@ def _add_media(parser: argparse.ArgumentParser, nargs: str = "*") -> None:
     parser.add_argument("media", nargs=nargs, metavar="MEDIA", help="image, video or audio files, in this order")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--num-frames",
-        type=_count,
-        metavar="N",
-        help="frames of each video, spread evenly; with --fps, the most frames",
-    )
-    parser.add_argument("--fps", type=_positive, metavar="RATE", help="frames per second of each video")
-    parser.add_argument("--no-video-audio", action="store_true", help="do not hear the audio of videos")
-    parser.add_argument(
-        "--max-audio-sec", type=_positive, metavar="SEC", help="hear only so much of each audio clip or track"
-    )
+def _add_processor_options(parser: argparse.ArgumentParser, *groups: OptionGroup) -> None:
+    """Adds the options of the processor in some groups that a call takes, under their own names."""
+    for option in OPTIONS:
+        if option.in_call and option.group in groups and option.name not in URL_OPTIONS:
+            flag = f"--{option.name.replace('_', '-')}"
+            parser.add_argument(flag, dest=option.name, help=_help_of(option), **_form_of(option.name, option.check))
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--start", type=_not_negative, dest="start_sec", metavar="SEC", help="where videos and audio begin to be read"
-    )
-    parser.add_argument("--end", type=_positive, dest="end_sec", metavar="SEC", help="where they end to be read")
-    parser.add_argument(
-        "--on-damage", choices=("raise", "warn"), help="of a damaged medium: an error, or what is whole, with a warning"
-    )
-    parser.add_argument(
-        "--media-limit",
-        type=_limit,
-        action="append",
-        dest="media_limits",
-        metavar="NAME=NUMBER",
-        help="another limit on one medium, such as max_frames=4096 or max_duration_sec=inf",
-    )
+def _help_of(option: Option) -> str:
+    """Writes the summary of an option in the words of the command line, where None is to leave the option out."""
+    summary = re.sub(r"; None: [^;]*$", "", option.summary)
+    flags = {other.name: f"--{other.name.replace('_', '-')}" for other in OPTIONS}
+    return re.sub(r"`(\w+)`", lambda match: flags.get(match[1], match[1]), summary).replace("%", "%%")
+
+
+def _form_of(name: str, check: Check) -> dict[str, Any]:
+    """Says how `argparse` reads the values that a check takes."""
+    metavar = "SEC" if name.endswith("_sec") else "N" if getattr(check, "whole", False) else "NUMBER"
+    if isinstance(check, Number):
+        number, kind = (int, "whole number") if check.whole else (float, "number")
+        return {"type": _checked(name, check, number, kind), "metavar": metavar}
+    if isinstance(check, Ascending):
+        number = int if check.whole else float
+        read_list = _checked(name, check, lambda text: [number(entry) for entry in text.split(",")], "list of numbers")
+        return {"type": read_list, "metavar": f"{metavar},{metavar},..."}
+    if isinstance(check, Limits):
+        return {"type": _limit, "action": "append", "metavar": "NAME=NUMBER"}
+    assert isinstance(check, Choice), f"the command line has no form for {check!r}"
+    return {"action": argparse.BooleanOptionalAction} if True in check.values else {"choices": check.values}
+
+
+def _checked(name: str, check: Check, parse: Callable[[str], Any], kind: str) -> Callable[[str], Any]:
+    """Returns a function that reads a value and refuses what the option cannot have, in the words of `argparse`.
+
+    Args:
+        kind: of the value, for the error "invalid ... value".
+    """
+
+    def read(text: str) -> Any:
+        value = parse(text)
+        try:
+            check.check(name, value)
+        except ValueError as error:
+            words = str(error).removeprefix(f"`{name}` ").removesuffix(".").replace(" or None,", ",")
+            raise argparse.ArgumentTypeError(words) from error
+        return value
+
+    read.__name__ = kind
+    return read
 
 
 def _count(text: str) -> int:
@@ -294,12 +319,5 @@ def _clip_number(text: str) -> int:
     return number
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return number
-
-
 _count.__name__, _limit.__name__ = "whole number", "NAME=NUMBER"
-_positive.__name__ = _not_negative.__name__ = "number"  # for argparse's "invalid ... value"
+_not_negative.__name__ = "number"  # for argparse's "invalid ... value"

@@ -194,8 +194,6 @@ def processor_options(arguments: argparse.Namespace) -> dict:
     options = {name: getattr(arguments, name, None) for name in CALL_OPTIONS.keys() - TEXT_OPTIONS.keys()}
     if options["media_limits"]:
         options["media_limits"] = dict(options["media_limits"])
-    if arguments.no_video_audio:
-        options["load_audio_from_video"] = False
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -20,6 +20,8 @@ def in_words_of_options(text: str, options: Mapping[str, str]) -> str:
             return match[0]
         if match["limit"] is not None:
             return f"{option} {match['limit']}={match['number']}"
+        if match["value"] == "False":
+            return option.replace("--", "--no-", 1)
         return option if match["value"] in (None, "True") else f"{option} {match['value']}"
 
     value = r'=(?:\{"(?P<limit>\w+)": (?P<number>[\w.]+)\}|(?P<mark>["\']?)(?P<value>[\w.+-]+)(?P=mark))'

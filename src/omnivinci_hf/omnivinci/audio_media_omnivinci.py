@@ -62,7 +62,7 @@ def load_audio(
     sampling_rate: int = 16000,
     input_sampling_rate: int | None = None,
     downmix: str = "mean",
-    max_sec: float | None = None,
+    max_audio_sec: float | None = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
     **reading: Any,
@@ -77,7 +77,7 @@ def load_audio(
             2-D with the channels along the shorter axis.
         downmix: "mean" averages the channels. "sum" is FFmpeg's downmix without normalisation, sqrt(2) louder for
             stereo: what the original checkpoint heard as the audio of videos.
-        max_sec: only so many seconds, from the start.
+        max_audio_sec: only so many seconds, from the start.
         start_sec, end_sec: take this range only, counted from the first sample.
         reading: `timeout_sec`, `media_limits`, `on_damage`, `progress`, `allow_urls`, `allow_redirects`,
             `allow_private_addresses`, `num_threads` and `cancelled`, as in [`ReadOptions`].
@@ -86,7 +86,7 @@ def load_audio(
         MediaError: when it cannot be read, or there is no audio in it or in the range.
     """
     read_with = read_options(load_audio, reading)
-    options = AudioOptions(sampling_rate, downmix, max_sec, TimeRange(start_sec, end_sec))
+    options = AudioOptions(sampling_rate, downmix, max_audio_sec, TimeRange(start_sec, end_sec))
     source = plain_source("audio", source)
     if isinstance(source, AudioClip):
         source = (source.samples, source.sampling_rate)
@@ -118,13 +118,13 @@ class AudioOptions:
     Args:
         sampling_rate: of the clip.
         downmix: "mean" or "sum".
-        max_sec: only so many seconds; None: all.
+        max_audio_sec: only so many seconds; None: all.
         range: that is taken.
     """
 
     sampling_rate: int
     downmix: str
-    max_sec: float | None
+    max_audio_sec: float | None
     range: TimeRange = field(default_factory=TimeRange)
 
     def __post_init__(self):
@@ -132,13 +132,13 @@ class AudioOptions:
             raise ValueError(f"`sampling_rate` must be a positive whole number, got {self.sampling_rate!r}.")
         if self.downmix not in ("mean", "sum"):
             raise ValueError(f'`downmix` must be "mean" or "sum", got {self.downmix!r}.')
-        if self.max_sec is not None and not (isinstance(self.max_sec, Real) and self.max_sec > 0):
-            raise ValueError(f"The seconds of audio to keep must be positive, got {self.max_sec!r}.")
+        if self.max_audio_sec is not None and not (isinstance(self.max_audio_sec, Real) and self.max_audio_sec > 0):
+            raise ValueError(f"The seconds of audio to keep must be positive, got {self.max_audio_sec!r}.")
 
     @cached_property
     def kept_sec(self) -> float:
         """The most seconds that are kept."""
-        return min(self.range.duration_sec, math.inf if self.max_sec is None else self.max_sec)
+        return min(self.range.duration_sec, math.inf if self.max_audio_sec is None else self.max_audio_sec)
 
 
 def audio_from_container(
@@ -442,7 +442,7 @@ class _AudioBuffer:
         if total_sec > self.options.kept_sec + UNHEARD_SEC:
             logger.warning(
                 f"{self.name}: only {self.options.kept_sec:g} s of its {total_sec:.2f} s of audio are kept; for more, "
-                "raise `max_audio_sec` (of `load_audio`: `max_sec`)."
+                "raise `max_audio_sec`."
             )
 
     def finish(self) -> AudioClip | None:

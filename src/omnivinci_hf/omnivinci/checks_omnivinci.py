@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol
 
-import numpy as np
-
 from .media_reading_omnivinci import MediaLimits
 
 
@@ -294,6 +292,8 @@ class Ascending:
         """Raises a ValueError unless the value is None or an ascending list of finite numbers from 0 on."""
         if value is None:
             return
+        import numpy as np  # what the command line is built from imports nothing heavy
+
         try:
             values = np.asarray(value)
         except (ValueError, TypeError):  # ragged, or no numbers
@@ -361,6 +361,8 @@ def refuse_fixed(owner: str, given: Mapping[str, Any]) -> None:
 
 def plain_value(value: Any, check: Any) -> Any:
     """Turns NumPy's numbers into Python's, also in lists: they are compared with `is` and written to JSON."""
+    import numpy as np
+
     if isinstance(check, Numbers) and isinstance(value, (list, tuple, np.ndarray)):
         return [plain_value(entry, check.entry) for entry in value]
     return value.item() if isinstance(value, np.generic) else value

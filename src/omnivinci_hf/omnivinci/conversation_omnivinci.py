@@ -378,7 +378,7 @@ def load_medium(
         return load_audio(part.source, sampling_rate=sampling_rate, **given, **arguments)
     audio = audio_of_video(part, options)
     if audio is not None:
-        given["with_audio"] = False
+        given["load_audio_from_video"] = False
     clip = load_video(part.source, sampling_rate=sampling_rate, **given, **arguments)
     if audio is not None:
         arguments.pop("transform", None)

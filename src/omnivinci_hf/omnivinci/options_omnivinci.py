@@ -1,16 +1,14 @@
 """This module declares every option of the processor in one table, and refuses options that are unknown or wrong.
 
 A value is checked wherever it is given (a file that was downloaded, `from_pretrained`, a call, a content part) and
-before any medium is read. The bounds keep a file from asking for more memory or time than a machine has.
+before any medium is read. The bounds keep a file from asking for more memory or time than a machine has. The command
+line takes its options from the table, too, so nothing heavy is imported here.
 """
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
-
-from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
-from transformers.utils import TensorType
 
 from .checks_omnivinci import (
     FIXED_OPTIONS,
@@ -55,7 +53,8 @@ class Option:
         in_parts: the modalities whose content parts take it.
         default: what signatures have; None where the checkpoint, the tokenizer or the medium decides.
         original: its value for the original checkpoint, where that is not the default.
-        arguments: modality -> the argument of the loader of its media (`load_image`, ...) that obeys the option.
+        loaders: the modalities whose loader (`load_image`, ...) obeys it, under the same name but for
+            `input_sampling_rate` of [`load_audio`], whose `sampling_rate` is that of its result.
     """
 
     name: str
@@ -68,20 +67,22 @@ class Option:
     in_parts: tuple[str, ...] = ()
     default: Any = None
     original: Any = AS_BY_DEFAULT
-    arguments: Mapping[str, str] = field(default_factory=dict)
+    loaders: tuple[str, ...] = ()
 
 
 _FLAG, _FLAG_OR_NONE = Choice((True, False)), Choice((True, False), optional=True)
 _SECONDS = Number(above=0, optional=True)
-_PADDING, _TRUNCATION = ([strategy.value for strategy in known] for known in (PaddingStrategy, TruncationStrategy))
+# These are the values of Transformers' `PaddingStrategy`, `TruncationStrategy` and `TensorType`.
+_PADDING = ("longest", "max_length", "do_not_pad")
+_TRUNCATION = ("only_first", "only_second", "longest_first", "do_not_truncate")
+_TENSORS = ("pt", "np", "mlx")
 _LIMITS = MediaLimits()
 _FRAME_PARTS = ("image_processor", "video_processor")
 
 
 def _reading(name: str, check: Check, summary: str, default: Any = None) -> Option:
     """Declares an option of reading. No file stores it: what was downloaded can open no connections, lift no limits."""
-    arguments = dict.fromkeys(MODALITIES, name)
-    return Option(name, check, summary, "reading", in_call=True, default=default, arguments=arguments)
+    return Option(name, check, summary, "reading", in_call=True, default=default, loaders=MODALITIES)
 
 
 def _text(name: str, check: Check, summary: str) -> Option:
@@ -105,7 +106,7 @@ OPTIONS = (
         in_call=True,
         in_parts=("video",),
         default=64,
-        arguments={"video": "num_frames"},
+        loaders=("video",),
     ),
     Option(
         "fps",
@@ -116,7 +117,7 @@ OPTIONS = (
         stored_check=Number(above=0, most=1000, optional=True),
         in_call=True,
         in_parts=("video",),
-        arguments={"video": "fps"},
+        loaders=("video",),
     ),
     Option(
         "frame_indices",
@@ -125,7 +126,7 @@ OPTIONS = (
         "positions",
         in_call=True,
         in_parts=("video",),
-        arguments={"video": "frame_indices"},
+        loaders=("video",),
     ),
     Option(
         "frame_times",
@@ -134,7 +135,7 @@ OPTIONS = (
         "positions",
         in_call=True,
         in_parts=("video",),
-        arguments={"video": "frame_times"},
+        loaders=("video",),
     ),
     Option(
         "start_sec",
@@ -143,7 +144,7 @@ OPTIONS = (
         "range",
         in_call=True,
         in_parts=("video", "audio"),
-        arguments={"video": "start_sec", "audio": "start_sec"},
+        loaders=("video", "audio"),
     ),
     Option(
         "end_sec",
@@ -152,7 +153,7 @@ OPTIONS = (
         "range",
         in_call=True,
         in_parts=("video", "audio"),
-        arguments={"video": "end_sec", "audio": "end_sec"},
+        loaders=("video", "audio"),
     ),
     Option(
         "video_metadata",
@@ -161,7 +162,7 @@ OPTIONS = (
         "given",
         in_call=True,
         in_parts=("video",),
-        arguments={"video": "metadata"},
+        loaders=("video",),
     ),
     Option(
         "audio",
@@ -180,7 +181,7 @@ OPTIONS = (
         in_call=True,
         in_parts=("video", "audio"),
         default=16000,
-        arguments={"audio": "input_sampling_rate"},
+        loaders=("audio",),
     ),
     Option(
         "do_sample_frames",
@@ -198,7 +199,7 @@ OPTIONS = (
         in_call=True,
         in_parts=("video",),
         default=True,
-        arguments={"video": "with_audio"},
+        loaders=("video",),
     ),
     Option(
         "align_audio_start",
@@ -209,7 +210,7 @@ OPTIONS = (
         in_call=True,
         default=True,
         original=False,
-        arguments={"video": "align_audio_start"},
+        loaders=("video",),
     ),
     Option(
         "video_audio_downmix",
@@ -220,7 +221,7 @@ OPTIONS = (
         in_call=True,
         default="mean",
         original="sum",
-        arguments={"video": "downmix"},
+        loaders=("video",),
     ),
     Option(
         "max_audio_sec",
@@ -232,7 +233,7 @@ OPTIONS = (
         in_call=True,
         in_parts=("video", "audio"),
         default=3600.0,
-        arguments={"video": "max_audio_sec", "audio": "max_sec"},
+        loaders=("video", "audio"),
     ),
     Option(
         "feature_size",
@@ -390,7 +391,7 @@ OPTIONS = (
     _text("verbose", _FLAG, "let the tokenizer warn about what it does"),
     Option(
         "return_tensors",
-        Choice(tuple(kind.value for kind in TensorType), optional=True, description='"pt" or "np"'),
+        Choice(_TENSORS, optional=True, description='"pt" or "np"'),
         "the kind of tensors that are returned; None: lists of ids",
         "output",
         in_call=True,
@@ -418,7 +419,8 @@ def part_options(modality: str) -> dict[str, Check]:
 
 def loader_arguments(modality: str) -> dict[str, str]:
     """Maps the options that reading a medium of this modality obeys to the arguments of its loader."""
-    return {option.name: option.arguments[modality] for option in OPTIONS if modality in option.arguments}
+    names = [option.name for option in OPTIONS if modality in option.loaders]
+    return {name: "input_sampling_rate" if name == "sampling_rate" else name for name in names}
 
 
 # The processor and its parts store these in a checkpoint's files.

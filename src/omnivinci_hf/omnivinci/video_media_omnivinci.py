@@ -83,10 +83,10 @@ def load_video(
     frame_times: Any = None,
     start_sec: float = 0.0,
     end_sec: float | None = None,
-    metadata: Any = None,
-    with_audio: bool = False,
+    video_metadata: Any = None,
+    load_audio_from_video: bool = False,
     sampling_rate: int = 16000,
-    downmix: str = "mean",
+    video_audio_downmix: str = "mean",
     align_audio_start: bool = True,
     max_audio_sec: float | None = None,
     transform: Callable[..., Any] | None = None,
@@ -105,10 +105,10 @@ def load_video(
             shown at some seconds of the video; ascending.
         start_sec, end_sec: take this range of the video only, picture and audio alike. What is shown at its start
             belongs to it, and the times of the clip count from there.
-        metadata: a dict or Transformers' `VideoMetadata`, for frames only, a file has its own times: `fps`, or `times`
-            (`timestamps`), with `total_num_frames` and `duration` if known; frames with `frames_indices` were sampled
-            already and are taken as they are.
-        with_audio: read the first audio stream too, as by [`load_audio`]; None if there is none.
+        video_metadata: a dict or Transformers' `VideoMetadata`, for frames only, a file has its own times: `fps`, or
+            `times` (`timestamps`), with `total_num_frames` and `duration` if known; frames with `frames_indices` were
+            sampled already and are taken as they are.
+        load_audio_from_video: read the first audio stream too, as by [`load_audio`]; None if there is none.
         align_audio_start: sample 0 belongs to the first frame: silence is put before audio that starts later and into
             its gaps, the head of audio that starts earlier is cut. Without, its first sample comes first, as the
             original checkpoint heard it.
@@ -123,25 +123,27 @@ def load_video(
         MediaError: when the source cannot be read, or what is asked for is not in it.
     """
     choice = FrameChoice(num_frames, fps, frame_indices, frame_times, TimeRange(start_sec, end_sec))
-    for name, flag in (("with_audio", with_audio), ("align_audio_start", align_audio_start)):
+    for name, flag in (("load_audio_from_video", load_audio_from_video), ("align_audio_start", align_audio_start)):
         CALL_OPTIONS["load_audio_from_video"].check(name, flag)
     options, source = read_options(load_video, reading), plain_source("video", source)
     if is_video_decoder(source):
-        if with_audio:
+        if load_audio_from_video:
             logger.warning_once(
                 "A decoder of video gives no audio: give the file itself, or cast the column to `Video(decode=False)`, "
                 "for its audio to be heard; or say `load_audio_from_video=False`."
             )
         source = DecoderFrames(source)
-        metadata = source.metadata()
+        video_metadata = source.metadata()
     if is_array(source) or isinstance(source, (list, tuple, DecoderFrames)):
-        return _clip_of_series(frames_with_metadata(source, metadata), choice, transform, options)
-    audio_options = AudioOptions(sampling_rate, downmix, max_audio_sec, choice.range)
+        return _clip_of_series(frames_with_metadata(source, video_metadata), choice, transform, options)
+    audio_options = AudioOptions(sampling_rate, video_audio_downmix, max_audio_sec, choice.range)
     medium = MediaSource.of("video", source, options)
     with moving_picture(medium) as series:
         clip = None if series is None else _clip_of_series(series, choice, transform, options)
     if clip is None:
-        clip = _clip_of_container(medium, choice, transform, audio_options if with_audio else None, align_audio_start)
+        clip = _clip_of_container(
+            medium, choice, transform, audio_options if load_audio_from_video else None, align_audio_start
+        )
     medium.log_damage()
     return clip
 

@@ -88,7 +88,7 @@ def read_tracks(seed: int, folder: str | os.PathLike) -> Tracks:
     scene = scene_of(seed)
     path = write_clip(scene, Path(folder) / f"{seed}{suffix_of(seed)}")
     try:
-        clip = load_video(path, fps=FPS, with_audio=False)
+        clip = load_video(path, fps=FPS, load_audio_from_video=False)
         size = (IMAGE_SIZE, IMAGE_SIZE)
         frames = np.stack([np.asarray(frame.resize(size, resample=3)) for frame in clip.frames])
         sound = load_audio(path, sampling_rate=SAMPLING_RATE)
