@@ -145,6 +145,18 @@ MIXED = [
 ]
 
 
+def test_a_batch_of_prompts_needs_no_attention_masks(pipe):
+    questions = ["What is red?", "Which sound is heard, and when?"]
+    inputs = [[{"role": "user", "content": question}] for question in questions]
+    assert pipe(inputs, batch_size=2, return_attention_mask=False) == pipe(inputs, batch_size=2)
+
+
+def test_padded_rows_without_a_mask_are_not_joined(pipe):
+    rows = pipe.processor(text=["a", "b c d"], padding=True, return_attention_mask=False, return_tensors="pt")
+    with pytest.raises(ValueError, match="needs the `attention_mask` of outputs of several rows"):
+        pipe.processor.join([rows])
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_list_gives_what_its_inputs_give_alone(pipe, batch_size):
     assert pipe(MIXED, batch_size=batch_size) == [pipe(item) for item in MIXED]

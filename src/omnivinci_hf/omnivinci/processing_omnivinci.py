@@ -417,12 +417,17 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
         return ids[self._prompts.end_of_media(ids) :].tolist()
 
     def join(self, inputs: list[BatchFeature], padding_side: str = "left") -> BatchFeature:
-        """Joins several outputs of this processor, made with `return_tensors="pt"`, to one batch."""
-        rows = [
-            row[mask.bool()].cpu().numpy()
-            for one in inputs
-            for row, mask in zip(one["input_ids"], one["attention_mask"], strict=True)
-        ]
+        """Joins several outputs of this processor, made with `return_tensors="pt"`, to one batch.
+
+        Raises:
+            ValueError: for an output of several rows without `attention_mask`, which would tell what padding is.
+        """
+        if any("attention_mask" not in one and len(one["input_ids"]) > 1 for one in inputs):
+            raise ValueError("`join` needs the `attention_mask` of outputs of several rows: leave it on.")
+        rows = []
+        for one in inputs:
+            masks = one.get("attention_mask", torch.ones_like(one["input_ids"]))
+            rows += [row[mask.bool()].cpu().numpy() for row, mask in zip(one["input_ids"], masks, strict=True)]
         data = self._prompts.pad(rows, None, {"padding": True, "padding_side": padding_side})
         for name in self.model_input_names:
             if name not in data and (parts := [one[name] for one in inputs if name in one]):
