@@ -220,9 +220,11 @@ def test_convert_writes_a_checkpoint_that_answers(capsys, tiny, tmp_path):
 def test_convert_pushes_when_asked(monkeypatch, capsys, tiny, tmp_path):
     import omnivinci_hf.cli.commands as commands
 
-    monkeypatch.setattr(commands, "push_checkpoint", lambda folder, repo_id: f"https://hub/{repo_id}")
+    monkeypatch.setattr(
+        commands, "push_checkpoint", lambda folder, repo_id, source: f"https://hub/{repo_id} of {source}"
+    )
     assert main(["convert", tiny, str(tmp_path / "out"), "--push-to-hub", "me/it"]) == 0
-    assert "https://hub/me/it" in capsys.readouterr().err
+    assert f"https://hub/me/it of {tiny}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,15 @@ def test_every_template_renders(kind, base_model):
     assert "{{" not in card.content and "None" not in card.content
 
 
+def test_a_card_of_the_successor_credits_both_papers():
+    for kind in ("converted", "derived", "fine_tuned"):
+        card = cards.render_model_card(kind, "me/mine", base_model="nvidia/nemotron-labs-audio-visual-flamingo-hf")
+        assert "audio-visual-flamingo-hf) (Audio-Visual Flamingo, [arXiv 2607.16107](" in card.text
+        citation = card.text.partition("## Citation")[2]
+        assert "arXiv:2510.15870" in citation and "arXiv:2607.16107" in citation
+    assert "2607.16107" not in cards.render_model_card("derived", "me/mine", base_model="nvidia/omnivinci").text
+
+
 def test_a_licence_can_be_given():
     card = cards.render_model_card("small", "me/mine", license="apache-2.0", training="On ten clips.")
     assert card.data.license == "apache-2.0" and "On ten clips." in card.text

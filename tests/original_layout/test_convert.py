@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
+from omnivinci_hf.original_layout import convert
 from omnivinci_hf.original_layout.convert import convert_checkpoint, push_checkpoint
 from omnivinci_hf.testing import write_tiny_checkpoint
 
@@ -241,3 +242,23 @@ def test_push_uploads_the_folder(monkeypatch, converted):
     monkeypatch.setattr("omnivinci_hf.original_layout.convert.HfApi", Api)
     assert push_checkpoint(converted, "model") == "https://hub/someone/model"
     assert calls == [("create", "model", {"exist_ok": True}), ("upload", "someone/model", str(converted))]
+
+
+@pytest.mark.parametrize(
+    ("source", "base_model"),
+    [
+        (None, "nvidia/omnivinci"),
+        ("five", "nvidia/omnivinci"),
+        ("successor", "nvidia/nemotron-labs-audio-visual-flamingo"),
+        ("me/copy", "me/copy"),
+    ],
+)
+def test_the_card_of_a_converted_checkpoint_names_its_source(converted, tmp_path, monkeypatch, source, base_model):
+    monkeypatch.setattr(convert, "SMALL_LIMIT", 0)
+    monkeypatch.setattr(convert, "read_config", lambda name, options: json.loads((tmp_path / name).read_text()))
+    (tmp_path / "five").write_text('{"model_type": "vila"}')
+    (tmp_path / "successor").write_text('{"model_type": "audiovisualflamingo"}')
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "copy").write_text("{}")
+    card = convert._card_of_converted(converted, "me/mine", source)
+    assert card.data.base_model == base_model

@@ -1,5 +1,6 @@
 """Audio-Visual Flamingo, OmniVinci's successor, in both of its layouts."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from omnivinci_hf.original_layout import findings
 from omnivinci_hf.original_layout.convert import convert_checkpoint
 from omnivinci_hf.original_layout.successor import is_successor, map_config, scale_positions
 from tests.support import goldens
+from tests.support.hub_server import TOKEN, HubServer
 from tests.support.successor_checkpoints import change, read, write, write_five_folders, write_one_folder
 
 
@@ -396,6 +398,20 @@ class TestUse:
         assert torch.equal(logits_of(converted), expected["h_video5"])
         assert read(converted / "config.json")["model_type"] == "omnivinci"
 
+    def test_general_pipeline(self, folder):
+        pipe = pipeline("image-text-to-text", model=str(folder), device="cpu")
+        picture = {"type": "image", "image": Image.new("RGB", (30, 20), "red")}
+        chat = [{"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}]
+        (answer,) = pipe(text=chat, return_full_text=False, generate_kwargs={"max_new_tokens": 3})
+        assert isinstance(answer["generated_text"], str)
+
+    def test_estimate(self, folder, capsys):
+        outputs = []
+        for model in (folder, SOURCE):
+            assert main(["train", "--recipe", "lora", "--model", str(model), "--estimate"]) == 0
+            outputs.append(capsys.readouterr().out)
+        assert outputs[0] == outputs[1] != ""
+
     def test_command_line(self, folder, tmp_path, capsys):
         picture = tmp_path / "a.png"
         Image.new("RGB", (30, 20)).save(picture)
@@ -466,6 +482,51 @@ def test_classes_of_transformers_come_first_unless_ours_are_asked_for(one_folder
     done = subprocess.run([sys.executable, "-c", THEIRS, str(one_folder)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "OmniQAPipeline"
+
+
+HUB_SESSION = """
+import sys
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor
+import omnivinci_hf
+
+options = {"revision": "v2", "token": sys.argv[1], "cache_dir": "elsewhere"}
+config = AutoConfig.from_pretrained("successor/private", **options)
+model = AutoModel.from_pretrained("successor/private", **options)
+processor = AutoProcessor.from_pretrained("successor/private", **options)
+local = AutoModel.from_pretrained(sys.argv[2])
+found, expected = ({**each.to_dict(), "_name_or_path": ""} for each in (model.config, local.config))
+assert found == expected, {name: found[name] for name in found if found[name] != expected.get(name)}
+assert model.config.group_duration_sec == 10
+state = local.state_dict()
+assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+assert processor.to_dict() == AutoProcessor.from_pretrained(sys.argv[2]).to_dict()
+assert omnivinci_hf.OmniVinciConfig.from_pretrained("successor/private", **options).group_duration_sec == 10
+"""
+
+
+def test_a_private_repository_of_one_folder_loads_by_its_id(tmp_path):
+    """Revision, token and cache reach every file, also those of the processor, which complete the config."""
+    folder = write_one_folder(SOURCE, tmp_path / "one", shards=2)
+    change(folder / "config.json", media_token_ids=None)
+    change(folder / "processor_config.json", interleaved_video_segment_duration=10)
+    with HubServer() as hub:
+        hub.add("successor/private", {"config.json": b"{}"}, private=True)
+        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+        hub.add("successor/private", files, private=True, revision="v2")
+        done = subprocess.run(
+            [sys.executable, "-c", HUB_SESSION, TOKEN, str(folder)],
+            cwd=tmp_path,
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        asked = [request for request in hub.requests if "/successor/private/resolve/" in request.path]
+        with_token = {request.file for request in asked if request.token == TOKEN}
+    assert with_token >= {"model-00002-of-00002.safetensors", "processor_config.json", "tokenizer.json"}
+    assert not list((tmp_path / "home").glob("hub/models--successor--private/snapshots/*/*"))
 
 
 def test_loading_warns_of_nothing(one_folder):

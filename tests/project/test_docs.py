@@ -32,10 +32,12 @@ from tests.support.documentation import (
     text_of,
 )
 from tests.support.paths import ROOT
+from tests.support.successor_checkpoints import write_one_folder
 from tests.support.world_scenes import write_plain_clip
 
 
 MODEL = "nvidia/omnivinci"
+SUCCESSOR = "nvidia/nemotron-labs-audio-visual-flamingo-hf"
 ROW = json.loads(snippets("training.md", "json")[0])
 WITH_CODE = [page for page in PAGES if snippets(page, "python")]
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "training.md"]
@@ -63,6 +65,9 @@ def run_snippets(page: str, checkpoint: Path) -> dict:
         namespace.update(model=model.eval(), processor=processor)
     for number, code in enumerate(snippets(page, "python"), 1):
         code = code.replace(f'"{MODEL}"', repr(str(checkpoint))).replace("max_new_tokens=128", "max_new_tokens=4")
+        if SUCCESSOR in code:
+            successor = write_one_folder(checkpoint, Path("successor").absolute())
+            code = code.replace(f'"{SUCCESSOR}"', repr(str(successor)))
         code = code.replace("push_to_hub(", "save_pretrained(")  # a repository becomes a folder of the same name
         exec(compile(code, f"{page}, snippet {number}", "exec"), namespace)
     return namespace

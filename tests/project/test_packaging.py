@@ -118,5 +118,5 @@ def test_the_wheel_has_the_templates_of_model_cards_alone():
     listed = {
         Path(line).stem for line in setup["options.package_data"]["omnivinci_hf"].split() if "/model_cards/" in line
     }
-    assert listed == {*cards.CARD_KINDS, "usage", "usage_adapter", "limits", "citation"}
+    assert listed == {*cards.CARD_KINDS, "usage", "usage_adapter", "limits", "citation", "citation_successor"}
     assert all((cards.TEMPLATES / f"{name}.md").is_file() for name in listed)

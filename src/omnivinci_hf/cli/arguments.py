@@ -128,10 +128,10 @@ def _add_inspect(subparsers) -> argparse.ArgumentParser:
 def _add_convert(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "convert",
-        help="rewrite the original five-folder checkpoint in the ordinary Transformers layout",
-        description="Rewrite the original five-folder checkpoint in the ordinary Transformers layout: model, processor "
-        "and generation config. DST appears when it is complete, an old one is there until then. A killed conversion "
-        "leaves `_unfinished-DST`, which the next one deletes.",
+        help="rewrite the original checkpoint, or its successor, in the ordinary Transformers layout",
+        description="Rewrite the original checkpoint, or Audio-Visual Flamingo, in the ordinary Transformers layout: "
+        "model, processor and generation config. DST appears when it is complete, an old one is there until then. A "
+        "killed conversion leaves `_unfinished-DST`, which the next one deletes.",
     )
     parser.add_argument("src", metavar="SRC", help="folder or Hub id of the original layout")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder to write, new or empty")

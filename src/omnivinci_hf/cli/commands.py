@@ -155,7 +155,7 @@ def run_convert(arguments: argparse.Namespace) -> None:
         )
     note(f"wrote {folder}")
     if arguments.push_to_hub:
-        note(f"uploaded it to {push_checkpoint(folder, arguments.push_to_hub)}")
+        note(f"uploaded it to {push_checkpoint(folder, arguments.push_to_hub, arguments.src)}")
 
 
 def run_train(arguments: argparse.Namespace) -> None:

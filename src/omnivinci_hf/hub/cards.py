@@ -32,6 +32,9 @@ HUB = "https://huggingface.co/"
 SMALL_LIMIT = 4e9  # parameters; the original model has 8.7 billion
 CODE_LICENCE = "The code in this repository (`*_omnivinci.py`) is Apache-2.0."
 UNKNOWN_SOURCE = "a checkpoint that its author has not named"
+SUCCESSOR = "nvidia/nemotron-labs-audio-visual-flamingo"  # Audio-Visual Flamingo, which has OmniVinci's architecture
+SUCCESSOR_NAME = re.compile("audio[-_]?visual[-_]?flamingo", re.IGNORECASE)
+SUCCESSOR_PAPER = "Audio-Visual Flamingo, [arXiv 2607.16107](https://arxiv.org/abs/2607.16107)"
 UNKNOWN_SOURCES = {"converted": f"a checkpoint in the layout of [{ORIGINAL}]({HUB}{ORIGINAL})"}
 FINGERPRINT = "<!-- written by a trainer; sha256 of the above: "
 UNKNOWN_TRAINING = "Its author has not described it yet: data, training and evaluation belong here."
@@ -69,7 +72,7 @@ def render_model_card(
     if kind not in CARD_KINDS:
         raise ValueError(f"`kind` must be one of {CARD_KINDS}, got {kind!r}.")
     terms, licence = _licence(kind, license, base_model)
-    is_adapter = kind == "adapter"
+    is_adapter, of_successor = kind == "adapter", bool(SUCCESSOR_NAME.search(base_model or ""))
     code = [] if is_adapter else ["custom_code"]
     default_tags = ["omnivinci", "omni-modal", "video", "audio", "omni-qa", *code]
     data = ModelCardData(
@@ -86,13 +89,13 @@ def render_model_card(
         data,
         template_str=_template(kind),
         title=repo_id.split("/")[-1],
-        source=_link(base_model) if base_model else UNKNOWN_SOURCES.get(kind, UNKNOWN_SOURCE),
+        source=_source(base_model) if base_model else UNKNOWN_SOURCES.get(kind, UNKNOWN_SOURCE),
         size="" if num_parameters is None else f" {_in_words(num_parameters)} parameters.",
         usage=usage.replace("{{ base_model }}", base_model or "path/to/the/model"),
         training=training or UNKNOWN_TRAINING,
         limits=_template("limits"),
         licence=licence,
-        citation=_template("citation"),
+        citation="\n\n".join(_template(name) for name in ("citation", *["citation_successor"] * of_successor)),
     )
 
 
@@ -167,6 +170,11 @@ def _fingerprint(card: str) -> str:
 
 def _template(name: str) -> str:
     return (TEMPLATES / f"{name}.md").read_text(encoding="utf-8").rstrip("\n") + "\n" * (name in CARD_KINDS)
+
+
+def _source(base_model: str) -> str:
+    """Returns a link to the base model, with the paper of the successor where it is that."""
+    return _link(base_model) + (f" ({SUCCESSOR_PAPER})" if SUCCESSOR_NAME.search(base_model) else "")
 
 
 def _link(repo_id: str) -> str:

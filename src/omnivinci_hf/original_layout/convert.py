@@ -14,11 +14,12 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from ..hub.atomic_folders import whole_folder
-from ..hub.cards import SMALL_LIMIT, render_model_card
-from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL, is_original_checkpoint
+from ..hub.cards import SMALL_LIMIT, SUCCESSOR, hub_id, render_model_card
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL, is_original_checkpoint, read_config
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
+from .successor import is_successor
 from .weights import SAFETENSORS_NAMES, OriginalStateDict
 
 
@@ -66,25 +67,31 @@ def convert_checkpoint(
     return dst
 
 
-def push_checkpoint(folder: str | os.PathLike, repo_id: str) -> str:
+def push_checkpoint(folder: str | os.PathLike, repo_id: str, source: str | os.PathLike | None = None) -> str:
     """Uploads a converted folder to the Hub and returns the address; the repository is created if need be.
 
     A model card is written unless the folder or the repository has one.
+
+    Args:
+        source: what the folder was converted from, which the card credits; by default the original checkpoint.
     """
     api = HfApi()
     url = api.create_repo(repo_id, exist_ok=True)
     card = Path(folder) / "README.md"
     if not card.exists() and not api.file_exists(url.repo_id, card.name):
-        _card_of_converted(folder, url.repo_id).save(card)
+        _card_of_converted(folder, url.repo_id, source).save(card)
     api.upload_folder(repo_id=url.repo_id, folder_path=str(folder), commit_message="Upload OmniVinci checkpoint")
     return str(url)
 
 
-def _card_of_converted(folder: str | os.PathLike, repo_id: str) -> ModelCard:
+def _card_of_converted(folder: str | os.PathLike, repo_id: str, source: str | os.PathLike | None) -> ModelCard:
     with torch.device("meta"):
         num_parameters = OmniVinciForConditionalGeneration(OmniVinciConfig.from_pretrained(folder)).num_parameters()
-    # It is the only model that was published in that layout; a much smaller one is somebody's test.
-    base_model = ORIGINAL if num_parameters >= SMALL_LIMIT else None
+    base_model = None  # a much smaller one than those that were published is somebody's test
+    if num_parameters >= SMALL_LIMIT:
+        name = "" if source is None else str(source)
+        of_successor = bool(name) and is_successor(read_config(name, {}) or {}, name)
+        base_model = hub_id(name) or (SUCCESSOR if of_successor else ORIGINAL)
     return render_model_card("converted", repo_id, base_model=base_model, num_parameters=num_parameters)
 
 

@@ -129,8 +129,9 @@ def _completed(config: PreTrainedConfig, name_or_path: str, hub_options: Mapping
     original = read_config(name_or_path, hub_options) or {}
     alone = OmniVinciConfig(**map_config(original))
     whole = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
-    config = copy.deepcopy(config)
-    for name in (*MEDIA_TOKENS, "group_duration_sec", "max_tiles", "use_modality_boundary_tokens"):
-        if getattr(config, name) == getattr(alone, name):
+    names = (*MEDIA_TOKENS, "group_duration_sec", "max_tiles", "use_modality_boundary_tokens")
+    if all(getattr(config, name) == getattr(alone, name) for name in names):
+        config = copy.deepcopy(config)
+        for name in names:
             setattr(config, name, getattr(whole, name))
     return config

@@ -7,13 +7,13 @@ words of the original `config.json`, so that one translation, [`map_original_con
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Qwen2Config
 from transformers.utils import PROCESSOR_NAME
 
+from ..hub.cards import SUCCESSOR_NAME
 from ..omnivinci.checkpoint_files_omnivinci import SUCCESSOR_MODEL_TYPE, component_file
 from .config import map_original_config, present
 from .findings import Findings
@@ -58,7 +58,7 @@ def is_successor(original: Mapping[str, Any], name_or_path: str | None = None) -
     """
     words = [original.get("model_type"), original.get("_name_or_path"), *(original.get("architectures") or ())]
     words += [*(original.get("auto_map") or {}).values(), str(name_or_path or "").rstrip("/").rpartition("/")[2]]
-    return any(re.search("audio[-_]?visual[-_]?flamingo", str(word), re.IGNORECASE) for word in words)
+    return any(SUCCESSOR_NAME.search(str(word)) for word in words)
 
 
 def language_model_folder(
