@@ -8,6 +8,7 @@ from transformers import AutoModel, Qwen2AudioEncoder, Qwen2ForCausalLM, SiglipV
 
 from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration, OmniVinciMediaEncoder, OmniVinciModel
 from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
+from omnivinci_hf.original_layout.convert import convert_checkpoint
 from omnivinci_hf.original_layout.weights import OriginalStateDict, new_name
 from omnivinci_hf.testing.tiny import COMPONENTS, write_tiny_checkpoint
 
@@ -71,6 +72,8 @@ class TestNames:
             ("llm/lm_head.weight", "lm_head.weight"),
             ("vision_tower/vision_model.post_layernorm.bias", "model.vision_tower.post_layernorm.bias"),
             ("vision_tower/vision_tower.vision_model.head.probe", "model.vision_tower.head.probe"),
+            ("vision_tower/embeddings.patch_embedding.bias", "model.vision_tower.embeddings.patch_embedding.bias"),
+            ("sound_tower/audio_tower.conv1.bias", "model.audio_tower.conv1.bias"),
             ("sound_tower/conv1.bias", "model.audio_tower.conv1.bias"),
             ("mm_projector/layers.1.weight", "model.vision_projector.norm.weight"),
             ("mm_projector/layers.2.bias", "model.vision_projector.linear_1.bias"),
@@ -241,7 +244,7 @@ class TestDamage:
         lines = [line.strip() for line in str(error.value).splitlines()[1:]]
         assert lines == [
             "missing: model.audio_tower.conv1.bias",
-            "surplus: model.vision_tower.extra.weight",
+            "surplus: vision_tower/extra.weight",
             "misshapen: model.vision_projector.linear_1.bias is (10,), expected (64,)",
         ]
 
@@ -276,6 +279,51 @@ class TestDamage:
         (damaged / "llm" / "config.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"misshapen: lm_head.weight is \(480, 64\), expected \(500, 64\)"):
             OmniVinciForConditionalGeneration.from_pretrained(damaged)
+
+
+class TestMismatchedSizes:
+    @pytest.fixture
+    def folders(self, damaged, checkpoint, tmp_path):
+        """Both layouts, whose configurations have another intermediate size than their weights."""
+        converted = convert_checkpoint(checkpoint, tmp_path / "converted")
+        for file, part in ((damaged / "llm" / "config.json", None), (converted / "config.json", "text_config")):
+            values = json.loads(file.read_text())
+            (values if part is None else values[part])["intermediate_size"] = 96
+            file.write_text(json.dumps(values))
+        return damaged, converted
+
+    def test_they_are_made_anew_as_in_the_ordinary_layout(self, folders, model):
+        options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        (original, info), (ordinary, expected) = (
+            OmniVinciForConditionalGeneration.from_pretrained(folder, **options) for folder in folders
+        )
+        assert set(info["mismatched_keys"]) == set(expected["mismatched_keys"]) and len(info["mismatched_keys"]) == 6
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        mismatched = {name for name, *_ in info["mismatched_keys"]}
+        for name, tensor in original.state_dict().items():
+            assert tensor.shape == ordinary.state_dict()[name].shape
+            assert torch.isfinite(tensor).all()
+            assert name in mismatched or torch.equal(tensor, model.state_dict()[name]), name
+
+    def test_missing_tensors_are_an_error_all_the_same(self, folders):
+        edit_tensors(folders[0] / "sound_tower", lambda name, tensor: None if name == "conv1.bias" else tensor)
+        with pytest.raises(ValueError, match="missing: model.audio_tower.conv1.bias"):
+            OmniVinciForConditionalGeneration.from_pretrained(folders[0], ignore_mismatched_sizes=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"torch_dtype": "torch.float16"}, torch.float16),
+        ({"torch_dtype": None, "model_dtype": "torch.bfloat16"}, torch.bfloat16),
+        ({"torch_dtype": "float16", "model_dtype": "torch.bfloat16"}, torch.float16),
+        ({"torch_dtype": None, "model_dtype": None}, torch.float32),
+    ],
+)
+def test_dtype_is_that_of_the_main_file(damaged, values, dtype):
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps({**config, **values}))
+    assert OmniVinciForConditionalGeneration.from_pretrained(damaged).dtype == dtype
 
 
 def test_without_a_dtype_in_the_config_that_of_the_files_is_taken(checkpoint, tmp_path):

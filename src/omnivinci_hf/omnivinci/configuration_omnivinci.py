@@ -25,11 +25,21 @@ from .package_hooks_omnivinci import original_layout
 logger = logging.get_logger(__name__)
 # name of a placeholder's id in the config -> the token that the tokenizer has for it
 MEDIA_TOKENS = {"image_token_id": "<image>", "video_token_id": "<vila/video>", "audio_token_id": "<sound>"}
-# Transformers itself puts these into the dictionary of a config.
-BASE_ENTRIES = {
-    *("model_type", "name_or_path", "_name_or_path", "torch_dtype", "architectures", "transformers_version"),
-    *("attn_implementation", "experts_implementation", "output_attentions", "_commit_hash", "auto_map"),
-}
+# Transformers itself puts these into the dictionary of a config; up to 4.46 with all options of generation.
+BASE_ENTRIES = frozenset(
+    """
+    _attn_implementation_autoset _commit_hash _name_or_path add_cross_attention architectures attn_implementation
+    auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+    experts_implementation exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    id2label is_decoder is_encoder_decoder label2id length_penalty max_length min_length model_type name_or_path
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states
+    output_scores pad_token_id prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p use_bfloat16
+    """.split()
+)
 REMOTE_CODE_ENTRIES = ("auto_map", "custom_pipelines")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedTokenizerBase
 
 from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL_MODEL_TYPE, component_file
 from .components import COMPONENTS as COMPONENTS
@@ -26,7 +27,7 @@ from .keys import (
     is_off,
 )
 from .tokenizer import load_original_tokenizer as load_original_tokenizer
-from .tokenizer import media_token_ids
+from .tokenizer import media_token_ids, placeholder_ids
 from .values import clean_nested, dtype_name, flag, none, number, parsed, whole, with_dtype_names
 
 
@@ -73,7 +74,12 @@ PROJECTOR_TYPES = {
 
 
 def map_original_config(
-    original: dict[str, Any], name_or_path: str | None = None, *, findings: Findings | None = None, **hub_options
+    original: dict[str, Any],
+    name_or_path: str | None = None,
+    *,
+    findings: Findings | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **hub_options,
 ) -> dict[str, Any]:
     """Translate an original `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
 
@@ -84,6 +90,7 @@ def map_original_config(
             config. The placeholder ids are read from the tokenizer, and keep their defaults without `name_or_path`.
         findings: a list that grows by what the files assume, leave unused or hold that is unusual; also by all that is
             refused, before the error is raised.
+        tokenizer: of the checkpoint, where it is at hand; it is loaded otherwise.
 
     Raises:
         ValueError: for another VILA checkpoint, or a mode that this package does not have.
@@ -118,7 +125,9 @@ def map_original_config(
     config["group_duration_sec"] = number(original["interleaved_video_segment_duration"]) if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
     config.update(_loading_entries(original, findings))
-    if name_or_path:
+    if tokenizer is not None:
+        config.update(placeholder_ids(tokenizer))
+    elif name_or_path:
         config.update(media_token_ids(name_or_path, **hub_options))
     return config
 

@@ -5,20 +5,30 @@ It is what `registration` puts into the hook `original_layout` of `package_hooks
 
 import copy
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import HUB_OPTIONS, component_file, hub_options_of, read_config
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
+from ..omnivinci.conversation_omnivinci import CHAT_TEMPLATE
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
-from .config import map_bare_config, map_original_processor_options
+from .config import map_bare_config, map_original_processor_options, tiles_images
+from .findings import Findings
+from .preprocessor import image_options
 from .successor import language_model_folder, map_config
 from .successor_processor import check_token_ids, one_folder_processor_options, stored_padding_side
-from .tokenizer import load_original_tokenizer, media_token_ids
+from .tokenizer import (
+    load_original_tokenizer,
+    original_chat_template,
+    original_generation_config,
+    placeholder_ids,
+)
 from .weights import SAFETENSORS_NAMES, OriginalStateDict, check_tensors
 
 
@@ -48,15 +58,15 @@ def load_processor(
     Args:
         tokenizer_options, options: of the caller; `options` of the processor and its parts override the checkpoint's.
     """
-    config = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
     folder = language_model_folder(original, name_or_path, hub_options)
-    if folder:
-        stored = map_original_processor_options(original)
-    else:
-        stored = one_folder_processor_options(original, config, name_or_path, hub_options, options)
+    if not folder:
         tokenizer_options = {**stored_padding_side(name_or_path, hub_options), **tokenizer_options}
     tokenizer = load_original_tokenizer(name_or_path, folder, **hub_options, **tokenizer_options)
-    if not folder:
+    config = OmniVinciConfig(**map_config(original, name_or_path, tokenizer=tokenizer, **hub_options))
+    if folder:
+        stored = _five_folder_processor_options(original, config, name_or_path, tokenizer, hub_options)
+    else:
+        stored = one_folder_processor_options(original, config, name_or_path, hub_options, options)
         check_token_ids(original, tokenizer)
     return processor_class.from_model_config(config, tokenizer, **{**ORIGINAL_OPTIONS, **stored, **options})
 
@@ -76,8 +86,11 @@ def load_model(
     hub_options = hub_options_of(options)
     options = {name: value for name, value in options.items() if name not in (*HUB_OPTIONS, "trust_remote_code")}
     output_loading_info = options.pop("output_loading_info", False)
-    folder = language_model_folder(read_config(name_or_path, hub_options) or {}, name_or_path, hub_options)
-    config = _config_to_load(model_class, name_or_path, folder, config, hub_options, options)
+    original = read_config(name_or_path, hub_options) or {}
+    folder = language_model_folder(original, name_or_path, hub_options)
+    # A config of one folder may note what would be asked of its tokenizer.
+    tokenizer = load_original_tokenizer(name_or_path, folder, **hub_options) if folder else None
+    config = _config_to_load(model_class, name_or_path, original, config, tokenizer, hub_options, options)
     state_dict = OriginalStateDict(name_or_path, hub_options)
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices.
@@ -89,13 +102,16 @@ def load_model(
         state_dict.keep_base_model(model_class._keys_to_ignore_on_load_unexpected or ())
     # OmniAlignNet, where it is asked for, begins with new weights.
     expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
-    check_tensors(expected, state_dict, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    check_tensors(expected, state_dict, tied, ignore_shapes=bool(options.get("ignore_mismatched_sizes")))
     model, info = model_class.from_pretrained(
         None, config=config, state_dict=state_dict, output_loading_info=True, **options
     )
-    if model.can_generate() and (file := component_file(name_or_path, folder, "generation_config.json", hub_options)):
-        directory, name = os.path.split(file)
-        model.generation_config = type(model.generation_config).from_pretrained(directory, name)
+    file = component_file(name_or_path, folder, GENERATION_CONFIG_NAME, hub_options) if model.can_generate() else None
+    if model.can_generate() and tokenizer is not None:
+        model.generation_config = _generation_config(file, original, name_or_path, tokenizer, hub_options)
+    elif file is not None:
+        model.generation_config = GenerationConfig.from_pretrained(*os.path.split(file))
     model.config._name_or_path = model.name_or_path = name_or_path
     return (model, info) if output_loading_info else model
 
@@ -103,8 +119,9 @@ def load_model(
 def _config_to_load(
     model_class: Any,
     name_or_path: str,
-    folder: str,
+    original: dict[str, Any],
     config: PreTrainedConfig | None,
+    tokenizer: PreTrainedTokenizerBase | None,
     hub_options: Mapping[str, Any],
     options: dict[str, Any],
 ) -> Any:
@@ -113,20 +130,22 @@ def _config_to_load(
     if config is None:
         fields = {field.name for field in dataclasses.fields(config_class)} - {"dtype"}
         overrides = {name: options.pop(name) for name in fields & options.keys()}
-        return config_class.from_pretrained(name_or_path, **hub_options, **overrides)
-    if not folder:
-        return _completed(config, name_or_path, hub_options)
+        arguments = map_config(original, name_or_path, tokenizer=tokenizer, **hub_options)
+        return config_class.from_dict(arguments, **overrides)
+    if tokenizer is None:
+        return _completed(config, original, name_or_path, hub_options)
     if all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
         # The config may be from `AutoConfig`, which may have been unable to read the tokenizer.
         config = copy.deepcopy(config)
-        for name, token_id in media_token_ids(name_or_path, folder, **hub_options).items():
+        for name, token_id in placeholder_ids(tokenizer).items():
             setattr(config, name, token_id)
     return config
 
 
-def _completed(config: PreTrainedConfig, name_or_path: str, hub_options: Mapping[str, Any]) -> PreTrainedConfig:
+def _completed(
+    config: PreTrainedConfig, original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]
+) -> PreTrainedConfig:
     """Returns a config with what the processor's files say, where `AutoConfig` may have been unable to read these."""
-    original = read_config(name_or_path, hub_options) or {}
     alone = OmniVinciConfig(**map_config(original))
     whole = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
     names = (*MEDIA_TOKENS, "group_duration_sec", "max_tiles", "use_modality_boundary_tokens")
@@ -134,4 +153,42 @@ def _completed(config: PreTrainedConfig, name_or_path: str, hub_options: Mapping
         config = copy.deepcopy(config)
         for name in names:
             setattr(config, name, getattr(whole, name))
+    return config
+
+
+def _five_folder_processor_options(
+    original: dict[str, Any],
+    config: OmniVinciConfig,
+    name_or_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    hub_options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the options of the processor that the files of five folders say."""
+    findings = Findings()
+    options = map_original_processor_options(original, findings)
+    options.update(image_options(name_or_path, hub_options, findings))
+    template = original_chat_template(original, name_or_path, tokenizer, hub_options, findings)
+    if template != CHAT_TEMPLATE:
+        options["chat_template"] = template
+    if not tiles_images(original):
+        options.update(s2_scales=config.s2_scales[:1], s2_output_scale_index=0)
+    findings.settle()
+    return options
+
+
+def _generation_config(
+    file: str | None,
+    original: Mapping[str, Any],
+    name_or_path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    hub_options: Mapping[str, Any],
+) -> GenerationConfig:
+    findings = Findings()
+    template = original_chat_template(original, name_or_path, tokenizer, hub_options, findings)
+    values: dict[str, Any] = {}
+    if file is not None:
+        with open(file, encoding="utf-8") as stream:
+            values = json.load(stream)
+    config = original_generation_config(values, tokenizer, template, findings)
+    findings.settle()
     return config

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import Qwen2Config
+from transformers import PreTrainedTokenizerBase, Qwen2Config
 from transformers.utils import PROCESSOR_NAME
 
 from ..hub.cards import SUCCESSOR_NAME
@@ -73,7 +73,12 @@ def language_model_folder(
 
 
 def map_config(
-    original: dict[str, Any], name_or_path: str | None = None, *, findings: Findings | None = None, **hub_options
+    original: dict[str, Any],
+    name_or_path: str | None = None,
+    *,
+    findings: Findings | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **hub_options,
 ) -> dict[str, Any]:
     """Translates a `config.json` into arguments of `OmniVinciConfig`, see [`map_original_config`].
 
@@ -84,7 +89,7 @@ def map_config(
     """
     findings = Findings() if findings is None else findings
     if language_model_folder(original, name_or_path, hub_options):
-        arguments = map_original_config(original, name_or_path, findings=findings, **hub_options)
+        arguments = map_original_config(original, name_or_path, findings=findings, tokenizer=tokenizer, **hub_options)
         if not is_successor(original, name_or_path):
             _note_context(arguments["text_config"], original.get("model_max_length"), findings)
             return arguments

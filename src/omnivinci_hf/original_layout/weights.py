@@ -21,7 +21,8 @@ SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16:
 NAMES = (
     (r"llm/model\.(.+)", r"model.language_model.\1"),
     (r"llm/lm_head\.(.+)", r"lm_head.\1"),
-    (r"vision_tower/(?:vision_tower\.)?(?:vision_model\.)?(.+)", r"model.vision_tower.\1"),
+    (r"vision_tower/(?:vision_tower\.)?vision_model\.(.+)", r"model.vision_tower.\1"),
+    (r"vision_tower/(?:vision_tower\.)?((?:embeddings|encoder|post_layernorm|head)\..+)", r"model.vision_tower.\1"),
     (r"sound_tower/(?:audio_tower\.)?(.+)", r"model.audio_tower.\1"),
     (r"mm_projector/layers\.1\.(.+)", r"model.vision_projector.norm.\1"),
     (r"mm_projector/layers\.2\.(.+)", r"model.vision_projector.linear_1.\1"),
@@ -29,6 +30,9 @@ NAMES = (
     (r"sound_mm_projector/layers\.0\.(.+)", r"model.audio_projector.linear_1.\1"),
     (r"sound_mm_projector/layers\.2\.(.+)", r"model.audio_projector.linear_2.\1"),
 )
+
+# These buffers are worked out, and Transformers drops them, too, where older versions have saved them.
+BUFFERS = re.compile(r"(.+\.)?(position_ids|inv_freq)")
 
 
 def new_name(name: str) -> str:
@@ -59,6 +63,8 @@ class OriginalStateDict(dict):
                 except SafetensorError as error:
                     raise ValueError(f"{file} is damaged ({error}); get it again.") from error
                 for name in opened.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+                    if BUFFERS.fullmatch(name):
+                        continue
                     # in one folder, the name of the component begins the name of the tensor
                     place = f"{component}/{name}" if component else name.replace(".", "/", 1)
                     self[new_name(place)] = opened.get_slice(name)
@@ -91,13 +97,16 @@ def _weight_files(name_or_path: str, component: str, hub_options: Mapping[str, A
     return [file for file in files.values() if file is not None]
 
 
-def check_tensors(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str, Any], tied: set[str]) -> None:
+def check_tensors(
+    expected: Mapping[str, torch.Tensor], state_dict: Mapping[str, Any], tied: set[str], ignore_shapes: bool = False
+) -> None:
     """Compares names and shapes of the tensors that a model has with those of a checkpoint.
 
     Args:
         expected: the state dict of the model, whose values are not read.
         state_dict: lazy slices, by the same names.
         tied: tensors that the checkpoint may leave out, since they are others once more.
+        ignore_shapes: whether Transformers will make new tensors of those that are misshapen.
 
     Raises:
         ValueError: when tensors are missing, surplus or misshapen; the first 20 are named.
@@ -105,7 +114,7 @@ def check_tensors(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str,
     expected = {name: tensor for name, tensor in expected.items() if name not in tied}
     problems = [f"missing: {name}" for name in sorted(set(expected) - set(state_dict))]
     problems += [f"surplus: {name}" for name in sorted(set(state_dict) - set(expected) - tied)]
-    for name in sorted(set(expected) & set(state_dict)):
+    for name in sorted(set(expected) & set(state_dict)) if not ignore_shapes else ():
         shape = tuple(state_dict[name].get_shape())
         if shape != tuple(expected[name].shape):
             problems.append(f"misshapen: {name} is {shape}, expected {tuple(expected[name].shape)}")
