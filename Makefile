@@ -4,7 +4,7 @@ PYTEST_ARGS ?=
 PYTEST = OMP_NUM_THREADS=1 $(<D)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
-.PHONY: help env demo small test test-slow test-lowest test-newest coverage style check types
+.PHONY: help env demo small test test-slow test-lowest test-newest test-vllm coverage style check types
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow    run the tests marked slow"
 	@echo "make test-lowest  run the tests in .venv-lowest (constraints-lowest.txt)"
 	@echo "make test-newest  run the core tests in .venv-newest, with the newest published versions of everything"
+	@echo "make test-vllm    run the tests of serving in .venv-vllm, with vLLM (constraints-vllm.txt)"
 	@echo "make coverage     run the tests and report which lines of the sources they reach"
 	@echo "make style        format the code and mend what ruff can mend"
 	@echo "make check        check format, lint and types, changing nothing"
@@ -59,6 +60,18 @@ test-newest:
 		-e '.[dev]'
 	.venv-newest/bin/python -m pip freeze --all --exclude-editable
 	OMP_NUM_THREADS=1 .venv-newest/bin/pytest -n auto --maxprocesses 4 --dist worksteal $(CORE_TESTS) $(PYTEST_ARGS)
+
+# What vLLM itself asks for is not looked at: constraints-vllm.txt says why.
+.venv-vllm/.installed: constraints-vllm.txt setup.cfg pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $$(grep '^torch==' $<)
+	$(@D)/bin/python $(PIP_INSTALL) --no-deps -r $<
+	$(@D)/bin/python $(PIP_INSTALL) --no-deps -e .
+	touch $@
+
+# One process: each engine has one of its own.
+test-vllm: .venv-vllm/.installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m "" tests/serving $(PYTEST_ARGS)
 
 # The report by line is written to build/coverage/index.html.
 coverage: .venv/.installed

