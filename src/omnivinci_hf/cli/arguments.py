@@ -26,10 +26,10 @@ URL_OPTIONS = ("allow_urls", "allow_redirects", "allow_private_addresses")  # th
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Reads the words of a command; `options` are then its options by the names of their arguments."""
     parser, commands = _build_parsers()
-    if argv and argv[0] == "train":
-        arguments, rest = commands["train"].parse_known_args(argv[1:])
-        arguments.rest = rest  # it goes to Transformers' own parser
-        arguments.command = "train"
+    if argv and argv[0] in ("train", "serve"):
+        arguments, rest = commands[argv[0]].parse_known_args(argv[1:])
+        arguments.rest = rest  # it goes to the parser of Transformers, or of vLLM
+        arguments.command = argv[0]
     elif argv and argv[0] in commands:
         # unlike through the main parser, options may stand between the media and the question
         arguments = commands[argv[0]].parse_intermixed_args(argv[1:])
@@ -68,6 +68,7 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         "train": _add_train,
         "validate": _add_validate,
         "demo": _add_demo,
+        "serve": _add_serve,
     }
     return parser, {name: build(subparsers) for name, build in builders.items()}
 
@@ -235,6 +236,19 @@ def _add_demo(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="write the clip to this new or empty folder and keep it"
     )
+    return parser
+
+
+def _add_serve(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve a checkpoint with vLLM",
+        description="Serve a checkpoint, in the original layout or the converted one, with vLLM's server, which speaks "
+        "OpenAI's API. Every option of `vllm serve` can be given too: --port, --max-model-len, "
+        "--gpu-memory-utilization, --mm-processor-kwargs '{\"num_frames\": 32}', ... It prints a first request to try.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of the checkpoint")
     return parser
 
 

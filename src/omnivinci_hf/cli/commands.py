@@ -173,6 +173,19 @@ def run_validate(arguments: argparse.Namespace) -> None:
         raise SystemExit(EXIT_BAD_ROWS)
 
 
+def run_serve(arguments: argparse.Namespace) -> None:
+    """Serves a checkpoint with vLLM: `omnivinci-hf serve`."""
+    from ..serving.command import check_vllm, serve
+
+    check_vllm()
+    if (adapted := check_model(arguments.model)) is not None:
+        raise ValueError(
+            f"{arguments.model} is an adapter: serve its base model, "
+            f"{adapted.base} --enable-lora --lora-modules NAME={arguments.model}"
+        )
+    serve(arguments.model, arguments.rest)
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     """Asks the small checkpoint about a made-up clip: `omnivinci-hf demo`."""
     from ..world.demo import show_demo
