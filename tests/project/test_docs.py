@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoProcessor
 
 import omnivinci_hf
 from omnivinci_hf.cli import main
+from omnivinci_hf.cli.arguments import parse_arguments
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.training import load_recipe
 from tests.support import goldens
@@ -39,7 +40,8 @@ from tests.support.world_scenes import write_plain_clip
 MODEL = "nvidia/omnivinci"
 SUCCESSOR = "nvidia/nemotron-labs-audio-visual-flamingo-hf"
 ROW = json.loads(snippets("training.md", "json")[0])
-WITH_CODE = [page for page in PAGES if snippets(page, "python")]
+# the Python of `serving.md` runs in tests/serving, where vLLM is
+WITH_CODE = [page for page in PAGES if snippets(page, "python") and page != "serving.md"]
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "training.md"]
 
 
@@ -95,7 +97,7 @@ def first_snippets_with_the_model(page: str) -> list[str]:
     return with_model if page == "README.md" else with_model[:1]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if first_snippets_with_the_model(page)])
+@pytest.mark.parametrize("page", [page for page in WITH_CODE if first_snippets_with_the_model(page)])
 def test_snippets_that_load_the_model_import_what_they_use(page):
     known = {*dir(builtins), *(("model", "processor") if "(quicktour.md)" in text_of(page) else ())}
     for code in first_snippets_with_the_model(page):
@@ -121,6 +123,9 @@ def run_command(words: list[str], original_folder: Path) -> None:
         words = words[words.index("omnivinci_hf") :]
     assert words[0] in ("omnivinci-hf", "omnivinci_hf"), words
     command, *arguments = words[1:]
+    if command == "serve":  # tests/serving start it
+        assert parse_arguments([command, *arguments]).model == MODEL
+        return
     checkpoint = str(original_folder if command == "convert" else small_checkpoint())
     arguments = [checkpoint if word == MODEL else word for word in arguments]
     if command == "ask":
