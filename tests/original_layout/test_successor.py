@@ -153,6 +153,16 @@ class TestDefaults:
         arguments = map_config(config)
         assert [arguments[f"{name}_time_embedding"]["theta"] for name in ("video", "audio")] == [7, 10000]
 
+    def test_an_encoder_ignores_the_keys_of_others(self, one_folder):
+        config = read(one_folder / "config.json")
+        before = map_config(config)
+        config["image_encoder"] |= {"embed_time": "True", "pool_sizes": [[2, 2, 2]]}
+        config["sound_encoder"] |= {"sep_tokens": "<|im_end|>"}
+        found = findings.Findings()
+        assert map_config(config, findings=found) == before
+        ignored = {finding.key for finding in found if finding.level == "ignored"}
+        assert ignored >= {"image_encoder.embed_time", "image_encoder.pool_sizes", "sound_encoder.sep_tokens"}
+
     def test_placeholder_ids_come_from_the_tokenizer_where_the_config_has_none(self, changed, expected):
         change(changed / "config.json", media_token_ids=None)
         assert AutoConfig.from_pretrained(changed).audio_token_id == 461

@@ -17,6 +17,7 @@ from ..hub.cards import SUCCESSOR_NAME
 from ..omnivinci.checkpoint_files_omnivinci import SUCCESSOR_MODEL_TYPE, component_file
 from .config import map_original_config, present
 from .findings import Findings
+from .keys import ENCODER_KEYS
 from .tokenizer import media_token_ids
 from .values import flag, parsed, whole
 
@@ -31,7 +32,7 @@ PROJECTORS = {
     "mm_projector_cfg": {"mm_projector_type": "mlp_downsample"},
     "sound_mm_projector_cfg": {"sound_mm_projector_type": "mlp"},
 }
-ENCODERS = ("image_encoder", "video_encoder", "sound_encoder")
+KEYS_OF_ENCODERS = frozenset().union(*ENCODER_KEYS.values())
 # These stand in `processor_config.json`, and in older files in `config.json`, too.
 PROCESSOR_KEYS = frozenset(
     ("image_aspect_ratio", "s2_scales", "max_tiles", "num_video_frames", "load_audio_in_video")
@@ -155,7 +156,7 @@ def to_original_words(
         words.pop(name, None)
     for name, (older_name, kind) in PARTS.items():
         words[older_name] = {"model_type": kind, **(words.pop(name, None) or words.get(older_name) or {})}
-    words.update({name: _encoder(name, words.get(name), findings) for name in ENCODERS})
+    words.update({name: _encoder(name, words.get(name), findings) for name in ENCODER_KEYS})
     fixed = {"dynamic_s2": True, "image_aspect_ratio": "dynamic_s2"}
     return {**PROJECTORS, **words, **fixed, "model_type": SUCCESSOR_MODEL_TYPE}
 
@@ -193,6 +194,9 @@ def _scales(value: Any) -> list[int]:
 def _encoder(name: str, description: Any, findings: Findings) -> dict[str, Any]:
     """Returns the description of an encoder with the values that the successor's classes take for absent keys."""
     encoder = parsed(description, name)
+    for key in sorted(encoder.keys() & KEYS_OF_ENCODERS - ENCODER_KEYS[name]):
+        sentence = f"{name}.{key} belongs to other encoders; the successor's classes do not read it."
+        findings.add("ignored", "", f"{name}.{key}", encoder.pop(key), sentence)
     if name == "image_encoder":
         return encoder
     encoder["embed_time"] = "True" if encoder.get("embed_time") in ("True", True) else "False"
