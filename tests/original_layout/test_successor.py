@@ -23,6 +23,7 @@ from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_checkp
 from omnivinci_hf.original_layout import findings
 from omnivinci_hf.original_layout.convert import convert_checkpoint
 from omnivinci_hf.original_layout.successor import is_successor, map_config, scale_positions
+from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support import goldens
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.successor_checkpoints import change, read, write, write_five_folders, write_one_folder
@@ -130,6 +131,20 @@ class TestNumbers:
         assert not is_original_checkpoint(tmp_path, {})
         assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
         assert torch.equal(logits_of(tmp_path), expected["h_video5"])
+
+
+def test_tied_words_may_have_the_name_of_the_head_alone(tmp_path):
+    """That is what `save_model` of safetensors leaves of a tied pair."""
+    five = write_tiny_checkpoint(tmp_path / "five", llm={"tie_word_embeddings": True})
+    folder = write_one_folder(five, tmp_path / "one")
+    tensors = load_file(folder / "model.safetensors")
+    words = tensors["llm.lm_head.weight"] = tensors.pop("llm.model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    converted = convert_checkpoint(folder, tmp_path / "converted")
+    for each in (folder, converted):
+        model = OmniVinciForConditionalGeneration.from_pretrained(each)
+        assert torch.equal(model.get_input_embeddings().weight, words)
+        assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 class TestDefaults:

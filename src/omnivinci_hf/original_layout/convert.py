@@ -126,7 +126,10 @@ def _write_checkpoint(
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     OmniVinciProcessor.from_pretrained(src).save_pretrained(folder)
-    _write_weights(model, OriginalStateDict(src), folder, max_shard_size, progress)
+    state_dict = OriginalStateDict(src)
+    if model.config.tie_word_embeddings:
+        state_dict.find_tied_words()
+    _write_weights(model, state_dict, folder, max_shard_size, progress)
 
 
 def _write_weights(

@@ -92,6 +92,8 @@ def load_model(
     tokenizer = load_original_tokenizer(name_or_path, folder, **hub_options) if folder else None
     config = _config_to_load(model_class, name_or_path, original, config, tokenizer, hub_options, options)
     state_dict = OriginalStateDict(name_or_path, hub_options)
+    if config.tie_word_embeddings:
+        state_dict.find_tied_words()
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices.
         config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)

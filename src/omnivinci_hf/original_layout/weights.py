@@ -69,6 +69,14 @@ class OriginalStateDict(dict):
                     place = f"{component}/{name}" if component else name.replace(".", "/", 1)
                     self[new_name(place)] = opened.get_slice(name)
 
+    def find_tied_words(self) -> None:
+        """Takes the head for the embeddings of words, where the file has one tensor for both under the head's name.
+
+        safetensors' `save_model` leaves out all but the first name of a tensor.
+        """
+        if "lm_head.weight" in self:
+            self.setdefault("model.language_model.embed_tokens.weight", self["lm_head.weight"])
+
     def keep_base_model(self, ignored: Iterable[str] = ()) -> None:
         """Leaves the head out, and what fits one of the `ignored` patterns; names the rest as without a head."""
         kept = {name.removeprefix("model."): value for name, value in self.items() if name.startswith("model.")}
