@@ -161,6 +161,32 @@ class OmniVinciDataCollator:
             error.place = error.place or (f"Row {row['id']!r}" if row.get("id") is not None else "")
             raise
 
+    def encode_prompt(self, messages: list[dict], num_new: int = 0, asked_by: str = "max_new_tokens") -> EncodedRow:
+        """Encodes messages with their media up to where the assistant will answer; nothing is learned from them.
+
+        Args:
+            num_new: so many tokens of an answer must have room in the context, as `asked_by` says.
+
+        Raises:
+            RowError: when the context has no room.
+            MediaError: when a medium cannot be read.
+        """
+        inputs = self.processor.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+            processor_kwargs=self.processor_options,
+        )
+        ids = inputs["input_ids"][0]
+        try:
+            check_context(len(ids), self.context_length or len(ids) + num_new, num_new, asked_by)
+        except ValueError as error:
+            raise RowError(str(error)) from None
+        media = {name: inputs[name] for name in MEDIA_TENSORS if name in inputs}
+        return join_branches([(ids, torch.zeros_like(ids, dtype=torch.bool), 0)], media)
+
     def _encode(self, conversations: list[list[dict]]) -> EncodedRow:
         first, *others = conversations
         inputs = self.processor.apply_chat_template(

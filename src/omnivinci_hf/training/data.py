@@ -15,7 +15,7 @@ takes them: a medium under `path`, `url` or the name of its type, and options of
 
 - `conversations` instead of `messages`: a list of conversations that begin with the same media, and the same words
   before the last medium. They are trained together, with the media encoded once.
-- `prompt` and `completion`, two lists of messages, which are joined.
+- `prompt` and `completion`, two lists of messages, which are joined; or `prompt` and `answer`, a string.
 - lists `images`, `videos` and `audios` beside the messages: the n-th part of a type that has no medium of its own takes
   the n-th entry of the list. Entries are what a part may hold (paths, PIL images, arrays) or what `datasets` stores
   (`{"bytes", "path"}`, `{"array", "sampling_rate"}`). In `conversations`, each one takes the list from its start.
@@ -29,7 +29,8 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,21 @@ def normalize_row(row: Mapping, media_root: str | os.PathLike | None = None) -> 
 
 def read_row(row: Mapping, media_root: str | os.PathLike | None = None) -> tuple[dict[str, Any], list[str]]:
     """Brings a row into the form of [`normalize_row`] as far as it can, and tells all that is wrong with it."""
-    reader = _RowReader(media_root)
+    reader = RowReader(media_root)
     return reader.read(row), reader.problems
 
 
-class _RowReader:
+class RowReader:
     """The reader of one row notes what is wrong and goes on, so that one look tells all of it."""
+
+    needs_answer = True  # whether every conversation must have a turn of the assistant, to be learned
 
     def __init__(self, media_root: str | os.PathLike | None):
         self.media_root = media_root
         self.problems: list[str] = []
 
     def read(self, row: Mapping) -> dict[str, Any]:
+        """Reads a row as [`normalize_row`] returns it."""
         if not isinstance(row, Mapping):
             self.problems.append(f"A row must be an object with `messages`, got {shown(row)}.")
             return {"id": None, "conversations": []}
@@ -128,17 +132,27 @@ class _RowReader:
         if forms == ["messages"]:
             return [("messages", row["messages"])]
         if forms == ["prompt"]:
-            return self._prompt_and_completion(row["prompt"], row.get("completion"))
+            return self._prompt_and_completion(row["prompt"], self._completion(row))
         return self._several_conversations(row["conversations"])
+
+    def _completion(self, row: dict) -> Any:
+        """Returns the messages that follow the prompt of a row: its `completion`, or else its `answer`."""
+        if "completion" in row:
+            return row["completion"]
+        answer = row.get("answer")
+        if isinstance(answer, str) and self.needs_answer:
+            return [{"role": "assistant", "content": answer}]
+        return None if self.needs_answer else []
 
     def _prompt_and_completion(self, prompt: Any, completion: Any) -> list[tuple[str, Any]]:
         if not all(isinstance(part, (list, tuple)) for part in (prompt, completion)):
+            what = "`prompt` and `completion` must both be lists" if self.needs_answer else "`prompt` must be a list"
+            also = f" and {shown(completion)}" if self.needs_answer else ""
             self.problems.append(
-                f"`prompt` and `completion` must both be lists of messages, got {shown(prompt)} and "
-                f'{shown(completion)}; write the words as [{{"role": ..., "content": ...}}].'
+                f'{what} of messages, got {shown(prompt)}{also}; write the words as [{{"role": ..., "content": ...}}].'
             )
             return []
-        return [("prompt + completion", [*prompt, *completion])]
+        return [("prompt + completion" if completion else "prompt", [*prompt, *completion])]
 
     def _several_conversations(self, conversations: Any) -> list[tuple[str, Any]]:
         if not isinstance(conversations, (list, tuple)) or not conversations:
@@ -160,7 +174,7 @@ class _RowReader:
         read = [
             self._message(f"{place}[{number}]", message, columns, num_used) for number, message in enumerate(messages)
         ]
-        if not any(message.get("role") == "assistant" for message in read):
+        if self.needs_answer and not any(message.get("role") == "assistant" for message in read):
             self.problems.append(f"`{place}` has no assistant turn: there is nothing to learn; add the answer.")
         for modality, entries in columns.items():
             if num_used[modality] != len(entries):
@@ -305,12 +319,18 @@ class RowDataset(Dataset):
         media_root: where relative paths of media begin.
         on_bad_row: "raise" the [`RowError`] of a row that cannot be used, or "return" it as `{"error": RowError}` in
             the row's place, which [`normalize_row`] raises: then whoever collates rows decides whether to skip it.
+        normalize: what brings a row into its form: [`normalize_row`], or another function of a row and the media root.
     """
 
-    def __init__(self, media_root: str | os.PathLike | None = None, on_bad_row: str = "raise"):
+    def __init__(
+        self,
+        media_root: str | os.PathLike | None = None,
+        on_bad_row: str = "raise",
+        normalize: Callable[..., dict[str, Any]] = normalize_row,
+    ):
         if on_bad_row not in ("raise", "return"):
             raise ValueError(f'`on_bad_row` must be "raise" or "return", got {on_bad_row!r}.')
-        self.media_root, self.on_bad_row = media_root, on_bad_row
+        self.media_root, self.on_bad_row, self.normalize = media_root, on_bad_row, normalize
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -330,7 +350,7 @@ class RowDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]  # also from the end; IndexError outside
         try:
-            return normalize_row(self.raw(index), self.media_root)
+            return self.normalize(self.raw(index), self.media_root)
         except RowError as error:
             error.place = error.place or self.place(index)
             if self.on_bad_row == "return":
@@ -349,8 +369,14 @@ class JsonlDataset(RowDataset):
         RowError: for a file without rows; from a row that is no JSON, with file and line number.
     """
 
-    def __init__(self, path: str | os.PathLike, media_root: str | os.PathLike | None = None, on_bad_row: str = "raise"):
-        super().__init__(media_root, on_bad_row)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        media_root: str | os.PathLike | None = None,
+        on_bad_row: str = "raise",
+        normalize: Callable[..., dict[str, Any]] = normalize_row,
+    ):
+        super().__init__(media_root, on_bad_row, normalize)
         self.path = os.fspath(path)
         self._offsets, self._line_numbers = array("Q"), array("Q")
         offset = 0
@@ -394,8 +420,8 @@ class JsonlDataset(RowDataset):
 class _StoredDataset(RowDataset):
     """The dataset gives rows of a `datasets.Dataset`, with media left undecoded: the processor reads them."""
 
-    def __init__(self, dataset, name: str, media_root=None, on_bad_row: str = "raise"):
-        super().__init__(media_root, on_bad_row)
+    def __init__(self, dataset, name: str, media_root=None, on_bad_row: str = "raise", normalize=normalize_row):
+        super().__init__(media_root, on_bad_row, normalize)
         self.name = name
         self.features = _undecoded(dataset.features)
         self.table = dataset.with_format("arrow")
@@ -416,6 +442,7 @@ def load_rows(
     media_root: str | os.PathLike | None = None,
     streaming: bool = False,
     on_bad_row: str = "raise",
+    normalize: Callable[..., dict[str, Any]] = normalize_row,
 ):
     """Makes a dataset of rows in the form of [`normalize_row`].
 
@@ -426,7 +453,7 @@ def load_rows(
         media_root: where relative paths of media begin.
         streaming: read parquet files, folders and the Hub from front to back, as a `datasets.IterableDataset`. A
             JSON-lines file is never held in memory, so it stays as it is, and cannot be joined with streams.
-        on_bad_row: as in [`RowDataset`].
+        on_bad_row, normalize: as in [`RowDataset`].
 
     Raises:
         ValueError: for files that are of no known kind or cannot be joined, or a missing split.
@@ -437,21 +464,21 @@ def load_rows(
     if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
         if not data:
             raise ValueError("`data` is an empty list; name at least one file, folder or dataset.")
-        return _joined([load_rows(one, split, media_root, streaming, on_bad_row) for one in data])
+        return _joined([load_rows(one, split, media_root, streaming, on_bad_row, normalize) for one in data])
     name = os.fspath(data)
     if Path(name).suffix in JSON_LINES:
-        return JsonlDataset(name, media_root, on_bad_row)
+        return JsonlDataset(name, media_root, on_bad_row, normalize)
     is_local = os.path.isabs(name) or name.startswith(".") or name.count("/") > 1 or name.endswith(".parquet")
     if is_local and not os.path.exists(name):
         raise FileNotFoundError(f"{name} does not exist; give a file, a folder or the name of a dataset on the Hub.")
     dataset = _load_stored(name, split, streaming)
     if not streaming:
-        return _StoredDataset(dataset, name, media_root, on_bad_row)
+        return _StoredDataset(dataset, name, media_root, on_bad_row, normalize)
     columns = dataset.column_names or list(next(iter(dataset.take(1)), {}))
     if dataset.features is not None:
         dataset = dataset.cast(_undecoded(dataset.features))
     return dataset.map(
-        partial(_usable, media_root=media_root, on_bad_row=on_bad_row, place=f"A row of {name}"),
+        partial(_usable, media_root=media_root, on_bad_row=on_bad_row, place=f"A row of {name}", normalize=normalize),
         remove_columns=columns,
     )
 
@@ -476,6 +503,14 @@ def _load_stored(name: str, split: str, streaming: bool):
     return datasets.load_dataset(name, split=split, streaming=streaming)
 
 
+def place_of(rows, index: int) -> str:
+    """Tells where a row of a dataset of [`load_rows`], or of a list, stands."""
+    if isinstance(rows, ConcatDataset):
+        number = bisect_right(rows.cumulative_sizes, index)
+        return place_of(rows.datasets[number], index - (rows.cumulative_sizes[number - 1] if number else 0))
+    return rows.place(index) if isinstance(rows, RowDataset) else f"row {index + 1}"
+
+
 def _joined(parts: list):
     streams = [part for part in parts if not isinstance(part, RowDataset)]
     if not streams:
@@ -486,9 +521,11 @@ def _joined(parts: list):
     return ChainDataset(streams) if len(streams) > 1 else streams[0]
 
 
-def _usable(row: Mapping, media_root=None, on_bad_row: str = "raise", place: str = "") -> dict[str, Any]:
+def _usable(
+    row: Mapping, media_root=None, on_bad_row: str = "raise", place: str = "", normalize=normalize_row
+) -> dict[str, Any]:
     try:
-        return normalize_row(row, media_root)
+        return normalize(row, media_root)
     except RowError as error:
         error.place = error.place or place
         if on_bad_row == "return":

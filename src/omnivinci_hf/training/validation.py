@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import MediaPart, load_medium, parse_part
@@ -44,26 +45,33 @@ class Validation:
 
 
 def validate_rows(
-    rows: RowDataset, counts: Validation, read_media: bool = True, collator: OmniVinciDataCollator | None = None
+    rows: RowDataset,
+    counts: Validation,
+    read_media: bool = True,
+    collator: OmniVinciDataCollator | None = None,
+    read: Callable[..., tuple[dict[str, Any], list[str]]] = read_row,
+    encode: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Iterator[BadRow | None]:
     """Checks all rows, and yields for each a [`BadRow`], or None if it is good. `counts` is kept up to date.
 
     Rows are read as training reads them. Media are really read, each distinct one once: images and audio to their end,
     of videos all packets and two frames. With the `collator` of a training, rows are also encoded as it does, so that
-    what is good here is trained there: this tells rows that are too long for the model.
+    what is good here is trained there: this tells rows that are too long for the model. `read` and `encode` read rows
+    of another form, such as those with rewards.
     """
+    encode = collator.encode if encode is None and collator is not None else encode
     media = _MediaCheck(counts.media, read_media)
     for index in range(len(rows)):
         name: str | None = None
         problems: list[str] = []
         try:
-            normalized, problems = read_row(rows.raw(index), rows.media_root)
+            normalized, problems = read(rows.raw(index), rows.media_root)
             name = normalized["id"]
             messages = [message for messages in normalized["conversations"] for message in messages]
             bad_media = [problem for message in messages for problem in media.check(message)]
             problems += dict.fromkeys(bad_media)  # the conversations of a row share their media
-            if collator is not None and not problems:
-                collator.encode(normalized)
+            if encode is not None and not problems:
+                encode(normalized)
         except RowError as error:
             problems = error.problems
         except ROW_ERRORS as error:
