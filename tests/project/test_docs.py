@@ -19,6 +19,7 @@ from omnivinci_hf.cli import main
 from omnivinci_hf.cli.arguments import parse_arguments
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.training import load_recipe
+from omnivinci_hf.training.rewards import load_rewards
 from tests.support import goldens
 from tests.support.documentation import (
     DOCS,
@@ -40,6 +41,7 @@ from tests.support.world_scenes import write_plain_clip
 MODEL = "nvidia/omnivinci"
 SUCCESSOR = "nvidia/nemotron-labs-audio-visual-flamingo-hf"
 ROW = json.loads(snippets("training.md", "json")[0])
+PROMPT = json.loads(snippets("grpo.md", "json")[0])
 # the Python of `serving.md` runs in tests/serving, where vLLM is
 WITH_CODE = [page for page in PAGES if snippets(page, "python") and page != "serving.md"]
 WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "training.md"]
@@ -56,6 +58,7 @@ def workplace(tmp_path, monkeypatch):
     for name in ("7.mp4", "51.mp4"):
         write_plain_clip(Path("clips") / name, duration=2)
     Path("train.jsonl").write_text(f"{json.dumps(ROW)}\n" * 2, encoding="utf-8")
+    Path("prompts.jsonl").write_text(f"{json.dumps(PROMPT)}\n" * 2, encoding="utf-8")
     return tmp_path
 
 
@@ -79,13 +82,14 @@ def run_snippets(page: str, checkpoint: Path) -> dict:
 def test_the_snippets_of_a_page_run(page, original_folder, workplace):
     pytest.importorskip("bitsandbytes")
     pytest.importorskip("peft")
+    pytest.importorskip("trl")
     namespace = run_snippets(page, original_folder)
     if page == "quicktour.md":
         assert len(namespace["answers"]) == 3 and namespace["loss"].requires_grad
     elif page == "generation.md":
         asked = {"video": "clip.mp4", "question": "What happens?", "max_new_tokens": 4, "num_frames": 32}
         assert namespace["answer"] == namespace["pipe"](**asked)[0]["answer"]
-    elif page == "training.md":
+    elif page in ("training.md", "grpo.md"):
         assert namespace["trainer"].state.global_step == 1
     elif page == "omni_align.md":
         assert namespace["embeds"].vision_embeds.norm() > 0
@@ -163,6 +167,14 @@ def test_the_recipe_of_one_s_own_can_be_loaded(workplace):
     Path("mine.yaml").write_text(text, encoding="utf-8")
     recipe = load_recipe("mine.yaml")
     assert recipe.name == "mine" and recipe.learning_rates == {"vision_projector": 1e-3, "audio_projector": 1e-3}
+
+
+def test_the_recipe_with_rewards_can_be_loaded(workplace, monkeypatch):
+    (text,) = snippets("grpo.md", "yaml")
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    rewards, weights = load_rewards(load_recipe("mine.yaml").rewards)
+    assert [reward.name for reward in rewards] == ["numeric", "judge"] and weights == [1.0, 0.5]
 
 
 def test_the_table_of_contents_has_every_page_once():

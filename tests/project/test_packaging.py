@@ -44,6 +44,7 @@ RUNTIME = [
     *requirements(setup["options"]["install_requires"]),
     *EXTRAS["quant"],
     *EXTRAS["train"],
+    *EXTRAS["grpo"],
     *EXTRAS["demo"],
     *EXTRAS["heic"],
 ]

@@ -27,6 +27,8 @@ LEARNS = {
     "omni-explicit": {"vision_projector", "audio_projector", "language_model", "omni_align_net"},
     "lora": {"lora", "vision_projector", "audio_projector"},
     "qlora": {"lora", "vision_projector", "audio_projector"},
+    "grpo": {"vision_projector", "audio_projector", "language_model"},
+    "grpo-lora": {"lora", "vision_projector", "audio_projector"},
 }
 
 

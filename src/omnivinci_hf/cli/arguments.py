@@ -159,7 +159,8 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
         help="train a stage by a recipe",
         description="Train one stage by a recipe. Every option of `transformers.TrainingArguments` can be given too: "
         "--output_dir, --num_train_epochs, --per_device_train_batch_size, --bf16, --gradient_checkpointing, "
-        "--eval_steps, --save_total_limit, --resume_from_checkpoint, --push_to_hub, ... For several processes, put "
+        "--eval_steps, --save_total_limit, --resume_from_checkpoint, --push_to_hub, ...; for a recipe with rewards "
+        "those of `trl.GRPOConfig`: --num_generations, --temperature, --beta, ... For several processes, put "
         "`accelerate launch -m omnivinci_hf` in place of `omnivinci-hf`.",
         allow_abbrev=False,
     )
@@ -183,6 +184,13 @@ def _add_train(subparsers) -> argparse.ArgumentParser:
         "--dtype", choices=DTYPES, help="of the weights; default: float32, below an adapter the checkpoint's own"
     )
     parser.add_argument("--merge", action="store_true", help="also write the checkpoint with the adapter merged in")
+    parser.add_argument(
+        "--reward",
+        action="append",
+        metavar="NAME[=WEIGHT]",
+        help="in place of the rewards of the recipe (grpo, grpo-lora): exact, letter, numeric, format, judge, or a "
+        "function of your own as file.py:function; can be given several times",
+    )
     _add_processor_options(parser, *SAMPLING)
     estimate = parser.add_argument_group(
         "memory", "With --estimate nothing is trained; without --model, the original checkpoint's sizes are taken."
@@ -215,7 +223,9 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
         help="also encode the rows as `train` with this checkpoint does, which tells those beyond its context",
     )
     parser.add_argument(
-        "--recipe", metavar="NAME", help="the recipe of that training, for its options of the processor"
+        "--recipe",
+        metavar="NAME",
+        help="the recipe of that training, for its options of the processor, and for the form of rows with rewards",
     )
     parser.add_argument("--max-length", type=_count, metavar="N", help="as that training cuts rows off")
     _add_processor_options(parser, *SAMPLING)

@@ -1,7 +1,7 @@
 """This module is the command `train`: a recipe, data, and every option of Transformers' trainer."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..training.estimate import estimate_memory, format_estimate
-from ..training.recipe import load_recipe, recipe_names
+from ..training.recipe import Recipe, load_recipe, recipe_names
 from ..training.run import StageOptions, train_stage
 from .commands import processor_options
 
@@ -42,7 +42,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     missing = [name for name in ("recipe", "model", "data") if not getattr(arguments, name)]
     if missing:
         raise ValueError(f"train needs --{missing[0]} (see omnivinci-hf train --help)")
-    recipe = load_recipe(arguments.recipe)
+    recipe = with_rewards(load_recipe(arguments.recipe), arguments.reward)
     training = parse_training_arguments(recipe, arguments.rest)
     if any(option.split("=")[0] in ("--learning_rate", "--learning-rate") for option in arguments.rest):
         # one rate for all that learns
@@ -56,8 +56,14 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def print_estimate(arguments: argparse.Namespace) -> None:
-    """Prints the memory that a run would need, from the configuration alone."""
+    """Prints the memory that a run would need, from the configuration alone.
+
+    Raises:
+        ValueError: for a recipe with rewards.
+    """
     recipe = load_recipe(arguments.recipe)
+    if recipe.rewards is not None:
+        raise ValueError(f"--estimate does not know the rollouts of recipe {recipe.name!r}: leave it out.")
     # the machine of the estimate needs no accelerator
     training = parse_training_arguments(recipe, [*arguments.rest, "--use_cpu", "true"])
     model = arguments.model
@@ -90,17 +96,57 @@ def print_estimate(arguments: argparse.Namespace) -> None:
     print(format_estimate(estimate))
 
 
-def parse_training_arguments(recipe, words: list[str]) -> TrainingArguments:
-    """Reads [`TrainingArguments`] from the words of the command line, and the recipe's where they are silent.
+def with_rewards(recipe: Recipe, words: list[str] | None) -> Recipe:
+    """Gives a recipe the rewards of the command line, `NAME` or `NAME=WEIGHT` each, with the options that it has.
+
+    Raises:
+        ValueError: for a recipe without rewards, or a weight that is no number.
+    """
+    if not words:
+        return recipe
+    if recipe.rewards is None:
+        raise ValueError(f"--reward is for recipes with rewards, such as grpo, and {recipe.name!r} has none.")
+    rewards: dict[str, Any] = {}
+    for word in words:
+        name, mark, weight = word.rpartition("=") if "=" in word else (word, "", "")
+        options = recipe.rewards.get(name)
+        rewards[name] = dict(options) if isinstance(options, dict) else {"weight": 1.0 if options is None else options}
+        if mark:
+            try:
+                rewards[name]["weight"] = float(weight)
+            except ValueError:
+                raise ValueError(f"--reward {word}: the weight must be a number, got {weight!r}.") from None
+    return replace(recipe, rewards=rewards)
+
+
+def arguments_class(recipe: Recipe) -> type[TrainingArguments]:
+    """Returns the class of a run's arguments: `trl.GRPOConfig` for a recipe with rewards.
+
+    Raises:
+        ValueError: when that needs a package which is not there.
+    """
+    if recipe.rewards is None:
+        return TrainingArguments
+    try:
+        from trl import GRPOConfig
+    except ImportError as error:
+        raise ValueError(f"Recipe {recipe.name!r} needs the package trl (pip install '.[grpo]'): {error}") from error
+    return GRPOConfig
+
+
+def parse_training_arguments(recipe: Recipe, words: list[str]) -> TrainingArguments:
+    """Reads a run's arguments from the words of the command line, and the recipe's where they are silent.
 
     Raises:
         ValueError: for an option that there is not, or a value that does not fit.
     """
+    kind = arguments_class(recipe)
     # Transformers has a name for any dataclass, which type checkers take for one class
-    parser = _TrainerOptions(cast(Any, TrainingArguments), prog="omnivinci-hf train", add_help=False)
-    known = {entry.name for entry in fields(TrainingArguments)}
+    parser = _TrainerOptions(cast(Any, kind), prog="omnivinci-hf train", add_help=False)
+    known = {entry.name for entry in fields(kind)}
     if unknown := sorted(set(recipe.arguments) - known):
-        raise ValueError(f"Recipe {recipe.name!r}: `arguments` has no {unknown}; see `transformers.TrainingArguments`.")
+        where = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        raise ValueError(f"Recipe {recipe.name!r}: `arguments` has no {unknown}; see `{where}`.")
     parser.set_defaults(**recipe.arguments)
     (training,) = parser.parse_args_into_dataclasses(args=words)
     return training

@@ -4,12 +4,15 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 from tqdm import tqdm
 
 from ..training.collator import OmniVinciDataCollator
-from ..training.data import load_rows
-from ..training.recipe import load_recipe
+from ..training.data import load_rows, read_row
+from ..training.prompts import read_prompt
+from ..training.recipe import Recipe, load_recipe
+from ..training.rewards import load_rewards
 from ..training.run import make_collator
 from ..training.validation import BadRow, Validation, validate_rows
 from .commands import check_model, processor_options
@@ -26,7 +29,14 @@ def validate_data(arguments: argparse.Namespace) -> bool:
     except ImportError as error:  # the optional package; said in one line
         raise ValueError(str(error)) from error
     counts = Validation()
-    checks = validate_rows(rows, counts, read_media=not arguments.no_media, collator=_collator(arguments))
+    recipe = None if arguments.recipe is None else load_recipe(arguments.recipe)
+    collator = _collator(arguments, recipe)
+    encode = None if collator is None else collator.encode
+    read = read_row
+    if recipe is not None and recipe.rewards is not None:
+        read = partial(read_prompt, rewards=load_rewards(recipe.rewards)[0])
+        encode = None if collator is None else lambda row: collator.encode_prompt(row["conversations"][0])
+    checks = validate_rows(rows, counts, read_media=not arguments.no_media, read=read, encode=encode)
     try:
         with tqdm(checks, total=len(rows), unit="row", leave=False, disable=not sys.stderr.isatty()) as bar:
             for bad in bar:
@@ -42,20 +52,20 @@ def validate_data(arguments: argparse.Namespace) -> bool:
     return counts.num_bad == 0
 
 
-def _collator(arguments: argparse.Namespace) -> OmniVinciDataCollator | None:
+def _collator(arguments: argparse.Namespace, recipe: Recipe | None) -> OmniVinciDataCollator | None:
     """The collator of the training of `--model`, with the options that training would have."""
-    options = {} if arguments.recipe is None else load_recipe(arguments.recipe).processor_options
-    options = {**options, **processor_options(arguments)}
+    options = processor_options(arguments)
     if arguments.max_length is not None:
         options["max_length"] = arguments.max_length
     if arguments.model is None:
-        if options or arguments.recipe:
+        # a recipe with rewards says what form the rows have
+        if options or (recipe is not None and recipe.rewards is None):
             raise ValueError("Options of a training need --model, the checkpoint that will be trained.")
         return None
     if arguments.no_media:
         raise ValueError("--model and --no-media cannot be combined: rows are as long as their media make them.")
     check_model(arguments.model)
-    return make_collator(arguments.model, **options)
+    return make_collator(arguments.model, **{**(recipe.processor_options if recipe else {}), **options})
 
 
 def _format(data: str, bad: BadRow) -> str:

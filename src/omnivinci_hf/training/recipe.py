@@ -50,6 +50,8 @@ class Recipe:
         quantization (`"int8"` or `"nf4"`, *optional*): of the weights below an adapter.
         processor_options (`dict`): options of a call of the processor, but for those of the text and of the result.
         arguments (`dict`): [`TrainingArguments`] that differ from the defaults; the command line has the last word.
+        rewards (`dict`, *optional*): makes the stage one of reinforcement by GRPO: names of rewards with their weights
+            or options, see [`training.rewards.load_rewards`]. `arguments` are those of `trl.GRPOConfig` then.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Recipe:
     quantization: str | None = None
     processor_options: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
+    rewards: dict[str, Any] | None = None
 
     def __post_init__(self):
         if not self.learning_rates:
@@ -80,7 +83,7 @@ class Recipe:
         for name in ("processor_options", "arguments"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
-        for name in ("lora", "omni_align_config"):
+        for name in ("lora", "omni_align_config", "rewards"):
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
         self._check_processor_options()
@@ -90,6 +93,8 @@ class Recipe:
             raise ValueError(f"Recipe {self.name!r}: `quantization` must be one of {QUANTIZATIONS}.")
         if self.quantization and (self.lora is None or "language_model" in self.learning_rates):
             raise ValueError(f"Recipe {self.name!r}: quantized weights cannot learn; use `lora`.")
+        if self.rewards is not None and ("omni_align_net" in self.learning_rates or self.omni_align_config is not None):
+            raise ValueError(f"Recipe {self.name!r}: rewards do not train an OmniAlignNet; leave it out.")
 
     def _check_processor_options(self) -> None:
         """Raises ValueError for an option of the processor that is unknown, wrong, or not a recipe's to set."""

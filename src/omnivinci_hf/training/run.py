@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from ..omnivinci.modeling_omnivinci import OmniVinciForConditionalGeneration
 from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 from .collator import OmniVinciDataCollator
 from .data import load_rows
+from .grpo_options import check_grpo_options
+from .prompts import load_prompts
 from .recipe import Recipe, apply_recipe, load_recipe, merge_saved_adapter
+from .rewards import Reward, load_rewards
+from .run_plot import plot_run
 from .trainer import OmniVinciTrainer
 
 
@@ -75,9 +80,12 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     adapted = find_adapter(options.model, {})
     _check_stage(recipe, options, adapted)
     set_seed(arguments.seed)
+    rewards, weights = ([], []) if recipe.rewards is None else load_rewards(recipe.rewards)
     # the data first: a wrong path should not cost the loading of the weights
-    train_rows = _load_rows(options, options.data, options.split)
-    eval_rows = None if options.eval_data is None else _load_rows(options, options.eval_data, options.eval_split)
+    train_rows = _load_rows(options, options.data, options.split, rewards)
+    eval_rows = None
+    if options.eval_data is not None:
+        eval_rows = _load_rows(options, options.eval_data, options.eval_split, rewards)
     base = options.model if adapted is None else str(adapted.base)
     processor = OmniVinciProcessor.from_pretrained(options.model)
     collator = make_collator(
@@ -88,20 +96,31 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
         on_error=options.on_error,
         **{**recipe.processor_options, **options.processor_options},
     )
-    trainer = OmniVinciTrainer(
-        _trainable_model(recipe, replace(options, model=base), adapted),
-        arguments,
-        recipe=recipe,
-        data_collator=collator,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        processing_class=processor,
-    )
+    common: dict[str, Any] = {
+        "recipe": recipe,
+        "data_collator": collator,
+        "train_dataset": train_rows,
+        "eval_dataset": eval_rows,
+        "processing_class": processor,
+    }
+    if rewards:
+        check_grpo_options(arguments, OmniVinciConfig.from_pretrained(options.model).text_config)
+    model = _trainable_model(recipe, replace(options, model=base), adapted)
+    trainer: OmniVinciTrainer
+    if rewards:
+        from .grpo import OmniVinciGRPOTrainer  # it needs the package trl
+
+        arguments.reward_weights = weights  # type: ignore[attr-defined]
+        trainer = OmniVinciGRPOTrainer(model, rewards, arguments, **common)  # type: ignore[assignment, arg-type]
+    else:
+        trainer = OmniVinciTrainer(model, arguments, **common)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     if collator.num_skipped and not collator.num_used:
         raise ValueError(f"None of the {collator.num_skipped} rows could be used; `omnivinci-hf validate` tells why.")
     trainer.save_model()
     trainer.save_state()
+    if rewards and trainer.is_world_process_zero():
+        plot_run(trainer.state.log_history, Path(str(arguments.output_dir)) / "rewards.png")
     if collator.num_skipped:
         logger.warning("%d bad rows were left out.", collator.num_skipped)
     if options.merge and trainer.is_world_process_zero():
@@ -114,6 +133,8 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
 
 def _check_stage(recipe: Recipe, options: StageOptions, adapted: Adapted | None) -> None:
     """Refuses a stage that cannot be trained, before any of its data or weights are read."""
+    if recipe.rewards is not None:
+        _check_reinforcement(recipe, options)
     if options.merge and recipe.lora is None:
         raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
     if adapted is not None and adapted.base == options.model:
@@ -124,12 +145,28 @@ def _check_stage(recipe: Recipe, options: StageOptions, adapted: Adapted | None)
     for package, is_there, is_needed in (
         ("peft", is_peft_available(), recipe.lora is not None or adapted is not None),
         ("bitsandbytes", is_bitsandbytes_available(), recipe.quantization is not None),
+        ("trl", find_spec("trl") is not None, recipe.rewards is not None),
     ):
         if is_needed and not is_there:
             raise ImportError(f"Recipe {recipe.name!r} needs the package {package}: pip install {package}")
 
 
-def _load_rows(options: StageOptions, data: str | Sequence[str], split: str):
+def _check_reinforcement(recipe: Recipe, options: StageOptions) -> None:
+    """Refuses what a stage of reinforcement cannot do."""
+    refused = {
+        "streaming": options.streaming and "rows are drawn by their number",
+        "packing": options.packing and "the completions of a prompt share one sequence already",
+        "max_length": options.max_length is not None and "`max_completion_length` is that of an answer",
+        "on_error": options.on_error == "skip" and "groups need every row; `omnivinci-hf validate` tells the bad ones",
+    }
+    for name, reason in refused.items():
+        if reason:
+            raise ValueError(f"`{name}` is not for recipe {recipe.name!r}: {reason}. Leave it out.")
+
+
+def _load_rows(options: StageOptions, data: str | Sequence[str], split: str, rewards: Sequence[Reward]):
+    if rewards:
+        return load_prompts(data, rewards, split, options.media_root)
     return load_rows(data, split, options.media_root, options.streaming, on_bad_row="return")
 
 

@@ -23,26 +23,10 @@ class _LossSums:
         self.totals = {name: self.totals.get(name, 0.0) + loss for name, loss in losses.items()}
 
 
-class OmniVinciTrainer(HubTrainerMixin, Trainer):
-    """
-    This trainer is a [`~transformers.Trainer`], which trains these models as it is, and adds to it:
+class RecipeTrainerMixin(HubTrainerMixin):
+    """A trainer with this mixin has `recipe` (a [`Recipe`] or None), by which every part of the model learns."""
 
-    - `recipe` ([`Recipe`], *optional*) gives every part of the model its own learning rate;
-    - the log also has `language_loss` and `omni_align_loss` where the model has an OmniAlignNet (`eval_...` when
-      evaluating), and `skipped_rows` once the collator has left out a bad row;
-    - columns of the dataset are kept, since the collator reads them;
-    - a push has a model card and no pickle files, see [`HubTrainerMixin`].
-    """
-
-    def __init__(self, model=None, args=None, *, recipe: Recipe | None = None, **kwargs):
-        if args is not None:
-            _check_arguments(args)
-            args.remove_unused_columns = False
-            # each process reads its own rows of a stream: media of a batch cannot be dealt out row by row
-            args.accelerator_config.dispatch_batches = False
-        super().__init__(model, args, **kwargs)
-        self.recipe = recipe
-        self._losses: dict[str, _LossSums | None] = {"train": None, "eval": None}
+    recipe: Recipe | None = None
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Makes the optimizer, with the learning rates of the recipe if there is one."""
@@ -82,6 +66,33 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
             }
             for (part, decays), parameters in groups.items()
         ]
+
+    def _describe_rate(self) -> str:
+        if self.recipe is None:
+            return super()._describe_rate()
+        return ", ".join(f"{part} {rate:g}" for part, rate in self.recipe.learning_rates.items())
+
+
+class OmniVinciTrainer(RecipeTrainerMixin, Trainer):
+    """
+    This trainer is a [`~transformers.Trainer`], which trains these models as it is, and adds to it:
+
+    - `recipe` ([`Recipe`], *optional*) gives every part of the model its own learning rate;
+    - the log also has `language_loss` and `omni_align_loss` where the model has an OmniAlignNet (`eval_...` when
+      evaluating), and `skipped_rows` once the collator has left out a bad row;
+    - columns of the dataset are kept, since the collator reads them;
+    - a push has a model card and no pickle files, see [`HubTrainerMixin`].
+    """
+
+    def __init__(self, model=None, args=None, *, recipe: Recipe | None = None, **kwargs):
+        if args is not None:
+            _check_arguments(args)
+            args.remove_unused_columns = False
+            # each process reads its own rows of a stream: media of a batch cannot be dealt out row by row
+            args.accelerator_config.dispatch_batches = False
+        super().__init__(model, args, **kwargs)
+        self.recipe = recipe
+        self._losses: dict[str, _LossSums | None] = {"train": None, "eval": None}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Computes the loss as usual, and notes its two parts for the log."""
@@ -133,11 +144,6 @@ class OmniVinciTrainer(HubTrainerMixin, Trainer):
         """The means over all processes, by the names that the log has for them."""
         gathered = {name: self.accelerator.gather(total.reshape(1)).mean() for name, total in sums.totals.items()}
         return {prefix + name: round(total.item() / max(count, 1), 6) for name, total in gathered.items()}
-
-    def _describe_rate(self) -> str:
-        if self.recipe is None:
-            return super()._describe_rate()
-        return ", ".join(f"{part} {rate:g}" for part, rate in self.recipe.learning_rates.items())
 
 
 def _check_arguments(args) -> None:

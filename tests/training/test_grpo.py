@@ -1,0 +1,337 @@
+"""GRPO about media: what the update sees, what it costs, what it refuses; on a very small model with random weights."""
+
+import copy
+
+import pytest
+import torch
+
+from omnivinci_hf.omnivinci.generation_omnivinci import bare_model
+from omnivinci_hf.training import OmniVinciDataCollator, RowError
+from omnivinci_hf.training.rewards import load_reward
+from tests.support.training_data import load
+
+
+trl = pytest.importorskip("trl")
+pytest.importorskip("datasets")
+from omnivinci_hf.training import grpo  # noqa: E402
+from omnivinci_hf.training.grpo import OmniVinciGRPOTrainer  # noqa: E402
+from tests.support.grpo_data import LORA, ROWS, length_reward, make, prompt_row  # noqa: E402
+
+
+def weights(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], **{"rtol": 0, "atol": 0, **tolerance}, msg=name)
+
+
+# -- log-probabilities and gradients ----------------------------------------------------------------------------------
+
+
+def rolled_out(trainer, numbers):
+    """A generation of these rows: TRL's tensors, and the encoded prompts."""
+    trainer.model.train()
+    return trainer._generate_and_score_completions([{"row": number} for number in numbers])
+
+
+def repeated_rows(trainer, generated):
+    """Log-probabilities of completions, each row a sequence of its own with media of its own."""
+    model, processor = bare_model(trainer.model), trainer.processing_class
+    rows = []
+    for prompt, ids, mask in zip(
+        generated["row_prompts"], generated["completion_ids"], generated["completion_mask"], strict=True
+    ):
+        inputs = {
+            name: value for name, value in prompt.media.items() if not name.startswith(("video_has", "audio_from"))
+        }
+        whole = torch.cat((prompt.ids, ids[mask.bool()]))[None]
+        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole), **inputs).logits[0, :-1]
+        log_probs = (logits / trainer.temperature).log_softmax(-1)
+        scored = log_probs[len(prompt.ids) - 1 :]
+        rows.append(scored.gather(1, whole[0, len(prompt.ids) :, None])[:, 0])
+    del processor
+    return rows
+
+
+def shared_rows(trainer, generated, **options):
+    ids = torch.cat((generated["prompt_ids"], generated["completion_ids"]), dim=1)
+    mask = torch.cat((generated["prompt_mask"], generated["completion_mask"]), dim=1)
+    trainer._row_prompts = generated["row_prompts"]
+    width = generated["completion_ids"].shape[1]
+    return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, compute_entropy=True, **options)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_and_gradients_are_those_of_repeated_rows(tmp_path, temperature):
+    trainer = make(tmp_path, temperature=temperature)
+    generated = rolled_out(trainer, [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 0, 0])
+    expected = torch.cat(repeated_rows(trainer, generated))
+    log_probs, entropies, _ = shared_rows(trainer, generated)
+    mask = generated["completion_mask"].bool()
+    torch.testing.assert_close(log_probs[mask], expected, rtol=0, atol=1e-5)
+    assert not log_probs[~mask].any() and entropies[mask].min() > 0
+    in_chunks = shared_rows(trainer, generated, batch_size=3)[0]
+    torch.testing.assert_close(in_chunks, log_probs, rtol=0, atol=1e-5)
+    factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    learned = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+    ours = torch.autograd.grad((log_probs[mask] * factors).mean(), learned.values())
+    theirs = torch.autograd.grad((expected * factors).mean(), learned.values())
+    for name, one, other in zip(learned, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_update_sees_and_hears_the_clip(tmp_path):
+    """It fails if the update ever runs without media: then the clip of another row would change nothing."""
+    trainer = make(tmp_path)
+    generated = rolled_out(trainer, [0, 0, 1, 1])
+    before = shared_rows(trainer, generated)[0]
+    calls = []
+    forward = trainer.model.model.forward
+    trainer.model.model.forward = lambda **inputs: calls.append(inputs) or forward(**inputs)
+    for name, rows in (("pixel_values_videos", [0, 1]), ("input_features", [0, 1, 2, 3])):
+        prompts = copy.deepcopy(generated["row_prompts"])
+        for row in rows:
+            if name in prompts[row].media:
+                prompts[row].media[name].add_(1.0)
+        changed = shared_rows(trainer, {**generated, "row_prompts": prompts})[0]
+        assert all((changed[row] - before[row]).abs().max() > 1e-4 for row in rows), name
+    assert all({"pixel_values_videos", "input_features"} <= inputs.keys() for inputs in calls)
+    lost = [copy.copy(prompt) for prompt in generated["row_prompts"]]
+    lost = [type(one)(one.ids, one.labels, one.positions, one.branches, {}) for one in lost]
+    trainer.prompt_collator = OmniVinciDataCollator(trainer.processing_class, dummy_media=False)
+    with pytest.raises(ValueError, match="placeholders of .* but no media were given"):
+        shared_rows(trainer, {**generated, "row_prompts": lost})
+
+
+def test_each_clip_is_encoded_once_for_its_group(tmp_path):
+    trainer = make(tmp_path, max_steps=1, gradient_accumulation_steps=2)
+    frames, rollouts, steps = len(ROWS[0]["prompt"][0]["content"][0]["video"]), [], []
+    tower = trainer.model.model.vision_tower
+    tower.register_forward_hook(
+        lambda module, inputs, output: (steps if trainer.model.training else rollouts).append(len(output[0]))
+    )
+    trainer.train()
+    # of the four prompts one is a video and one an image; dummies of one frame stand in for what a batch lacks
+    assert sum(rollouts) == frames + 1
+    assert sum(steps) <= frames + 1 + 2
+
+
+def test_a_generation_is_dealt_out_prompt_by_prompt(tmp_path):
+    trainer = make(tmp_path, gradient_accumulation_steps=2, max_steps=1)
+    seen = []
+    loss_of = trainer._compute_loss
+    trainer._compute_loss = lambda model, inputs: seen.append(inputs) or loss_of(model, inputs)
+    trainer.train()
+    assert [len({id(prompt) for prompt in inputs["row_prompts"]}) for inputs in seen] == [2, 2]
+    for inputs in seen:
+        for prompt, ids, mask in zip(inputs["row_prompts"], inputs["prompt_ids"], inputs["prompt_mask"], strict=True):
+            assert torch.equal(ids[mask.bool()], prompt.ids)
+
+
+def test_rollouts_are_drawn_from_what_the_model_says(tmp_path):
+    """Nearly without chance, they are the likeliest words, as `generate` gives them for the prompt alone."""
+    trainer = make(tmp_path, temperature=1e-4)
+    generated = rolled_out(trainer, [0, 0, 1, 1, 2, 2, 3, 3])
+    for row in (0, 2, 4, 6):
+        prompt = generated["row_prompts"][row]
+        media = {
+            name: value for name, value in prompt.media.items() if not name.startswith(("video_has", "audio_from"))
+        }
+        alone = trainer.model.eval().generate(
+            input_ids=prompt.ids[None], max_new_tokens=6, do_sample=False, pad_token_id=0,
+            suppress_tokens=trainer.generation_config.suppress_tokens, **media,
+        )  # fmt: skip
+        said = generated["completion_ids"][row][generated["completion_mask"][row].bool()]
+        assert said.tolist() == alone[0, len(prompt.ids) :][: len(said)].tolist()
+        assert torch.equal(generated["completion_ids"][row], generated["completion_ids"][row + 1])
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beta": 0.1},
+        {"beta": 0.1, "recipe": LORA},
+        {"recipe": LORA, "gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "bf16": True},
+        {"num_iterations": 2, "max_steps": 4, "loss_type": "dr_grpo"},
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "max_steps": 4},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+        {"scale_rewards": "none", "top_p": 0.9, "mask_truncated_completions": True},
+    ],
+    ids=lambda options: " ".join(f"{name}={getattr(value, 'name', value)}" for name, value in options.items()),
+)
+def test_it_runs_and_learns(tmp_path, options):
+    trainer = make(tmp_path, **options)
+    before = weights(trainer)
+    trainer.train()
+    after = weights(trainer)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed and not any("vision_tower" in name or "audio_tower" in name for name in changed)
+    logs = [log for log in trainer.state.log_history if "reward" in log]
+    names = {"reward", "rewards/length_reward/mean", "reward_std_in_groups", "entropy", "completions/mean_length"}
+    assert all(names | ({"kl"} if "beta" in options else set()) <= log.keys() for log in logs)
+    if "beta" in options:
+        assert logs[0]["kl"] == pytest.approx(0, abs=1e-6) and logs[-1]["kl"] > 0
+
+
+def test_the_reference_is_the_model_as_it_was_given(tmp_path):
+    """A saved adapter included; what does not learn is shared with it, and not copied."""
+    trainer = make(tmp_path, recipe=LORA, beta=0.1)
+    with torch.no_grad():
+        before = {name: value.clone() for name, value in trainer.ref_model.state_dict().items()}
+        generated = rolled_out(trainer, [0, 0, 1, 1])
+    torch.testing.assert_close(
+        generated["ref_per_token_logps"], shared_rows(trainer, generated)[0].detach(), rtol=0, atol=1e-6
+    )
+    trainer.train()
+    assert_same(dict(trainer.ref_model.state_dict()), before)
+    ours, theirs = dict(trainer.model.named_parameters()), dict(trainer.ref_model.named_parameters())
+    for name, value in ours.items():
+        assert (value is theirs[name]) == (not value.requires_grad), name
+
+
+def test_it_learns_what_is_rewarded(tmp_path):
+    rows = [prompt_row(kind, seed) for seed, kind in enumerate(("video", "audio"))]
+
+    def says_red(completions, **columns):
+        return [one[0]["content"].split()[:1] == ["red"] for one in completions]
+
+    trainer = make(tmp_path, rows, rewards=says_red, max_steps=40, num_generations=8, per_device_train_batch_size=16)
+    trainer.train()
+    rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 2
+
+
+def test_an_evaluation_between_buffered_steps_changes_nothing(tmp_path):
+    options = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6, "beta": 0.05}
+    plain = make(tmp_path / "a", **options)
+    plain.train()
+    evaluated = make(
+        tmp_path / "b", eval_rows=ROWS[:2], eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=8,
+        num_generations_eval=2, **options,
+    )  # fmt: skip
+    evaluated.train()
+    evaluations = [log for log in evaluated.state.log_history if "eval_reward" in log]
+    assert len(evaluations) == 6 and "eval_reward_std_in_groups" in evaluations[0]
+    assert_same(weights(plain), weights(evaluated))
+
+
+def test_a_run_goes_on_from_a_checkpoint(tmp_path):
+    """Also in a later epoch, and with batches that were generated together."""
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
+    options["per_device_train_batch_size"] = 4
+    whole = make(tmp_path, **options)
+    whole.train()
+    resumed = make(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 6
+    assert_same(weights(whole), weights(resumed), atol=1e-6)
+    rewards = [[log["reward"] for log in one.state.log_history if "reward" in log] for one in (whole, resumed)]
+    assert rewards[0] == pytest.approx(rewards[1])
+
+
+# -- rewards and rows -------------------------------------------------------------------------------------------------
+
+
+def test_rewards_see_the_columns_of_their_rows(tmp_path):
+    seen = {}
+
+    def note(prompts, completions, answer, hint, id, **columns):
+        seen.update(prompts=prompts, answer=answer, hint=hint, id=id, more=columns)
+        return [0.0] * len(completions)
+
+    rows = [prompt_row("audio", 0, hint="loud", id="a"), prompt_row("video", 1, id="b", rewards=["note"])]
+    make(tmp_path, rows, rewards=[note, load_reward("exact")], max_steps=1).train()
+    assert sorted(set(zip(seen["id"], seen["hint"], strict=True))) == [("a", "loud"), ("b", None)]
+    assert seen["answer"] == ["bell"] * len(seen["id"]) and "trainer_state" in seen["more"]
+    kinds = {part["type"] for prompt in seen["prompts"] for part in prompt[0]["content"]}
+    assert kinds == {"audio", "video", "text"}
+
+
+def test_a_row_is_rewarded_by_those_that_it_names(tmp_path):
+    rows = [prompt_row("audio", 0, rewards=["format"]), prompt_row("audio", 1, rewards=["exact"])]
+    rewards = [load_reward("exact"), load_reward("format")]
+    trainer = make(tmp_path, rows, rewards=rewards, max_steps=1, num_generations=2, per_device_train_batch_size=4)
+    found = []
+    scored = trainer._calculate_rewards
+    trainer._calculate_rewards = lambda *arguments: found.append(scored(*arguments)) or found[-1]
+    trainer.train()
+    assert sorted(found[0].isnan().tolist()) == [[False, True]] * 2 + [[True, False]] * 2
+
+
+def test_bad_rows_are_told_before_anything_is_trained(tmp_path):
+    with pytest.raises(RowError, match="It has no `answer`, which the reward 'exact' compares with"):
+        make(tmp_path, [{**ROWS[0], "answer": None}], rewards=[load_reward("exact")])
+    with pytest.raises(RowError, match="names \\['exat'\\], which this training does not have; it has exact"):
+        make(tmp_path, [{**ROWS[0], "rewards": ["exat"]}], rewards=[load_reward("exact")])
+
+
+def test_a_medium_that_is_missing_is_told_with_its_row(tmp_path):
+    content = [{"type": "video", "path": str(tmp_path / "none.mp4")}, {"type": "text", "text": "What?"}]
+    row = {"id": "seven", "prompt": [{"role": "user", "content": content}], "answer": "x"}
+    with pytest.raises(RowError, match=r"Row 'seven' \(row 1\): .*none.mp4"):
+        make(tmp_path, [row], num_generations=2, per_device_train_batch_size=2).train()
+
+
+def test_a_prompt_without_room_for_the_completion_is_told(tmp_path):
+    with pytest.raises(RowError, match=r"Row 'video-0' \(row 1\): .* lower `max_completion_length`"):
+        make(tmp_path, ROWS[:1], max_completion_length=2000, per_device_train_batch_size=4).train()
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"use_vllm": True}, "`use_vllm` is not supported by this GRPO"),
+        ({"cache_implementation": "static"}, "`cache_implementation` is not supported"),
+        ({"generation_kwargs": {"num_beams": 2}}, r"`generation_kwargs` cannot have \['num_beams'\]"),
+        ({"sync_ref_model": True, "beta": 0.1}, "`sync_ref_model` is not supported"),
+        ({"chat_template_kwargs": {"a": 1}}, "`chat_template_kwargs` is not supported"),
+        ({"remove_unused_columns": True}, "`remove_unused_columns` would take"),
+        ({"num_generations": 3}, "must be divisible by num_generations"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_by_name(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        make(tmp_path, **options)
+
+
+def test_sliding_attention_is_refused(tmp_path):
+    model, processor = load()
+    model.config.text_config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="layers of sliding attention"):
+        OmniVinciGRPOTrainer(model, length_reward, trl.GRPOConfig(str(tmp_path), use_cpu=True), ROWS,
+                             processing_class=processor)  # fmt: skip
+
+
+def test_arguments_of_trl_that_cannot_be_obeyed_are_refused(tmp_path):
+    model, processor = load()
+    with pytest.raises(TypeError, match=r"cannot obey \['tools'\]"):
+        OmniVinciGRPOTrainer(model, length_reward, trl.GRPOConfig(str(tmp_path), use_cpu=True), ROWS,
+                             processing_class=processor, tools=[print])  # fmt: skip
+
+
+def test_too_few_rows_for_a_generation_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="A generation takes 8 prompts .*, but there are 4 rows"):
+        make(tmp_path, gradient_accumulation_steps=4)
+
+
+def test_a_stream_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="not from a generator"):
+        make(tmp_path, (row for row in ROWS))
+
+
+def test_another_version_of_trl_is_refused(monkeypatch):
+    import importlib
+
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.17.0")
+    with pytest.raises(ImportError, match=r"tested with TRL 1.16 alone, but 1.17.0 is installed"):
+        importlib.reload(grpo)

@@ -1,0 +1,141 @@
+"""The command `train --recipe grpo`, as users run it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from omnivinci_hf import OmniVinciForConditionalGeneration
+from omnivinci_hf.cli import main
+from omnivinci_hf.training.run_plot import plot_run
+from tests.support.paths import ROOT
+from tests.support.training_data import load
+from tests.support.world_scenes import write_plain_clip
+
+
+pytest.importorskip("trl")
+pytest.importorskip("datasets")
+OPTIONS = ["--use_cpu", "true", "--max_steps", "2", "--num_generations", "4", "--max_completion_length", "4",
+           "--per_device_train_batch_size", "8", "--logging_steps", "1", "--report_to", "none",
+           "--disable_tqdm", "true", "--gradient_checkpointing", "false"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grpo")
+    model, processor = load()
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    rows = []
+    for number in range(4):
+        write_plain_clip(folder / f"{number}.mp4", duration=2)
+        content = [{"type": "video", "path": f"{number}.mp4"}, {"type": "text", "text": "What is heard?"}]
+        rows.append({"id": str(number), "prompt": [{"role": "user", "content": content}], "answer": "bell"})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "mine.py").write_text(
+        "def brief(completions, **columns):\n    return [-len(one[0]['content']) for one in completions]\n"
+    )
+    return folder
+
+
+def command(workplace, output, *more, recipe="grpo"):
+    return ["train", "--recipe", recipe, "--model", str(workplace / "model"), "--data", str(workplace / "rows.jsonl"),
+            "--media-root", str(workplace), "--output_dir", str(workplace / output),
+            "--reward", f"{workplace}/mine.py:brief", "--reward", "exact=0.5", *OPTIONS, *more]  # fmt: skip
+
+
+def logs_of(folder):
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [log for log in state["log_history"] if "reward" in log]
+
+
+def test_the_command_trains_saves_and_plots(workplace):
+    assert main(command(workplace, "full", "--learning_rate", "0.001", "--beta", "0.1")) == 0
+    before, after = (
+        OmniVinciForConditionalGeneration.from_pretrained(workplace / name).state_dict() for name in ("model", "full")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("tower" in name for name in changed)
+    logs = logs_of(workplace / "full")
+    assert len(logs) == 2 and {"rewards/brief/mean", "rewards/exact/mean", "kl", "entropy"} <= logs[0].keys()
+    assert (workplace / "full" / "rewards.png").stat().st_size > 10_000
+    assert logs[0]["reward"] == pytest.approx(logs[0]["rewards/brief/mean"] + 0.5 * logs[0]["rewards/exact/mean"])
+
+
+def test_a_run_of_an_adapter_goes_on(workplace):
+    pytest.importorskip("peft")
+    words = command(workplace, "adapter", "--save_steps", "1", recipe="grpo-lora")
+    assert main(words) == 0
+    first = logs_of(workplace / "adapter")
+    assert main([*words, "--resume_from_checkpoint", str(workplace / "adapter" / "checkpoint-1")]) == 0
+    second = logs_of(workplace / "adapter")
+    assert [log["reward"] for log in first] == pytest.approx([log["reward"] for log in second])
+    assert (workplace / "adapter" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--reward", "exat"], "There is no reward 'exat'"),
+        (["--reward", "exact=much"], "--reward exact=much: the weight must be a number"),
+        (["--num_generations", "3"], "must be divisible by num_generations"),
+        (["--use_vllm", "true"], "`use_vllm` is not supported by this GRPO"),
+        (["--on-error", "skip"], "--on-error is not for recipe 'grpo': groups need every row"),
+        (["--streaming"], "--streaming is not for recipe 'grpo'"),
+        (["--packing"], "--packing is not for recipe 'grpo'"),
+        (["--max-length", "9"], "--max-length is not for recipe 'grpo'"),
+        (["--estimate"], "--estimate does not know the rollouts of recipe 'grpo'"),
+        (["--no_such_option", "1"], "no_such_option"),
+        (["--recipe", "lora"], "--reward is for recipes with rewards, such as grpo, and 'lora' has none"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(workplace, capsys, more, words):
+    assert main(command(workplace, "refused", *more)) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not (workplace / "refused" / "trainer_state.json").exists()
+
+
+def test_a_recipe_with_rewards_needs_trl(workplace, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    assert main(command(workplace, "refused")) == 2
+    assert "needs the package trl" in capsys.readouterr().err
+
+
+def test_rows_are_validated_as_they_are_trained(workplace, capsys):
+    rows = [json.loads(line) for line in (workplace / "rows.jsonl").read_text().splitlines()]
+    del rows[1]["answer"]
+    rows[2]["rewards"] = ["exat"]
+    (workplace / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["validate", str(workplace / "bad.jsonl"), "--media-root", str(workplace), "--recipe", "grpo"]
+    for more in ([], ["--model", str(workplace / "model")]):
+        with pytest.raises(SystemExit) as leaving:
+            main([*words, *more])
+        assert leaving.value.code == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2 and "no `answer`" in lines[0] and "['exat']" in lines[1]
+    good = str(workplace / "rows.jsonl")
+    assert main(["validate", good, "--media-root", str(workplace), "--recipe", "grpo"]) == 0
+    assert main(["validate", good, "--media-root", str(workplace)]) == 0
+
+
+def test_a_run_without_a_log_is_not_plotted(tmp_path):
+    plot_run([{"step": 1, "loss": 0.0}], tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_equal_weights(tmp_path):
+    """One of three groups lies on both, and each process has media that the other lacks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(ROOT / "tests" / "support" / "grpo_process.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, script, str(tmp_path)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other, before = (torch.load(tmp_path / f"{name}.pt") for name in ("0", "1", "before"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], before[name]) for name in one)
