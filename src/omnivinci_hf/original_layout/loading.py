@@ -106,8 +106,12 @@ def load_model(
     expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     check_tensors(expected, state_dict, tied, ignore_shapes=bool(options.get("ignore_mismatched_sizes")))
+    tensors: Mapping[str, Any] = state_dict
+    if str(options.get("device_map")) == "meta":
+        # Slices would map pages of every file into memory, only to be dropped.
+        tensors = {name: _without_data(lazy_slice) for name, lazy_slice in state_dict.items()}
     model, info = model_class.from_pretrained(
-        None, config=config, state_dict=state_dict, output_loading_info=True, **options
+        None, config=config, state_dict=tensors, output_loading_info=True, **options
     )
     file = component_file(name_or_path, folder, GENERATION_CONFIG_NAME, hub_options) if model.can_generate() else None
     if model.can_generate() and tokenizer is not None:
@@ -116,6 +120,11 @@ def load_model(
         model.generation_config = GenerationConfig.from_pretrained(*os.path.split(file))
     model.config._name_or_path = model.name_or_path = name_or_path
     return (model, info) if output_loading_info else model
+
+
+def _without_data(lazy_slice: Any) -> torch.Tensor:
+    dtype = TORCH_DTYPES.get(lazy_slice.get_dtype(), torch.float32)  # others become the model's in any case
+    return torch.empty(lazy_slice.get_shape(), dtype=dtype, device="meta")
 
 
 def _config_to_load(
