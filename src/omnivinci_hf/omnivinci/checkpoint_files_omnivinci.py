@@ -51,12 +51,30 @@ def component_file(
 
 
 def read_config(name_or_path: str | os.PathLike, hub_options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns what `config.json` of a checkpoint holds, or None if it has no such file."""
+    """Returns what `config.json` of a checkpoint holds, or None if it has no such file.
+
+    Raises:
+        ValueError: when it is damaged.
+    """
     file = component_file(name_or_path, "", CONFIG_NAME, hub_options)
-    if file is None:
-        return None
-    with open(file, encoding="utf-8") as stream:
-        return json.load(stream)
+    return None if file is None else read_json_object(file)
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        ValueError: when it does not; the file is named.
+    """
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); get it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, but is {type(content).__name__}; get it again.")
+    return content
 
 
 def is_original_config(config: Mapping[str, Any] | None) -> bool:
@@ -75,13 +93,8 @@ def read_weight_index(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: when it is damaged, or names anything but safetensors files beside it.
     """
-    with open(path, "rb") as file:
-        text = file.read()
-    try:
-        index = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); get it again.") from error
-    files = index.get("weight_map") if isinstance(index, dict) else None
+    index = read_json_object(path)
+    files = index.get("weight_map")
     if not isinstance(files, dict) or not files:
         raise ValueError(f"{path} is no index of weights: it needs an object `weight_map`, the file of each tensor.")
     if not isinstance(index.get("metadata", {}), dict):

@@ -417,16 +417,27 @@ class OmniVinciConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`PreTrainedConfig.from_pretrained`]; also takes the original layouts, and adapters."""
+        """As [`PreTrainedConfig.from_pretrained`]; also takes the original layouts, and adapters.
+
+        Raises:
+            OSError: when there is no config.
+            ValueError: when it is one of another kind of model.
+        """
         # This does not call the base class, which would warn of the other `model_type` of original files.
         config_dict, options = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config_dict:  # there is no such file
             base, base_options = place_of(str(pretrained_model_name_or_path), CONFIG_NAME, kwargs)
             if base != str(pretrained_model_name_or_path):
                 return cls.from_pretrained(base, **base_options)
+            raise OSError(f"{pretrained_model_name_or_path} holds no checkpoint (no {CONFIG_NAME}).")
         if is_original_config(config_dict):
             layout, name_or_path = original_layout(pretrained_model_name_or_path), str(pretrained_model_name_or_path)
             config_dict = layout.config_arguments(config_dict, name_or_path, hub_options_of(kwargs))
+        if (given := config_dict.get("model_type")) not in (None, cls.model_type, OmniVinciConfig.model_type):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a checkpoint of `model_type` {given!r}, not of OmniVinci: load it "
+                "with the Auto classes."
+            )
         return cls.from_dict(config_dict, **options)
 
     def save_pretrained(self, save_directory, **kwargs):

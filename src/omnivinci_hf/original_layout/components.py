@@ -1,7 +1,6 @@
 """This module reads the configurations of the five components, and gives each key the type that its class declares."""
 
 import dataclasses
-import json
 import typing
 from collections.abc import Mapping
 from types import NoneType
@@ -9,7 +8,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from ..omnivinci.checkpoint_files_omnivinci import component_file
+from ..omnivinci.checkpoint_files_omnivinci import component_file, read_json_object
 from ..omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 from .findings import Findings
 from .keys import IDLE_COMPONENT_KEYS, TRAINING_KEYS, TRANSFORMERS_KEYS, changes_numbers, is_off
@@ -47,8 +46,7 @@ def read_component(
         ValueError: when neither describes it.
     """
     if name_or_path and (file := component_file(name_or_path, name, "config.json", hub_options)):
-        with open(file, encoding="utf-8") as stream:
-            return json.load(stream), f"{name}/config.json"
+        return read_json_object(file), f"{name}/config.json"
     if not is_described(original, name):
         raise ValueError(
             f"{name_or_path or 'The original config'} does not describe {name}: there is no {name}/config.json, and "

@@ -5,7 +5,6 @@ Transformers' pull request 45586 (`model_type` "audiovisualflamingo"). The optio
 words of the original `config.json`, so that one translation, [`map_original_config`], serves both.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config
 from transformers.utils import PROCESSOR_NAME
 
 from ..hub.cards import SUCCESSOR_NAME
-from ..omnivinci.checkpoint_files_omnivinci import SUCCESSOR_MODEL_TYPE, component_file
+from ..omnivinci.checkpoint_files_omnivinci import SUCCESSOR_MODEL_TYPE, component_file, read_json_object
 from .config import map_original_config, present
 from .findings import Findings
 from .keys import ENCODER_KEYS
@@ -164,10 +163,7 @@ def to_original_words(
 def read_json(name_or_path: str, file_name: str, hub_options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a JSON file of a checkpoint's main folder holds; nothing if it has no such file."""
     file = component_file(name_or_path, "", file_name, hub_options)
-    if file is None:
-        return {}
-    with open(file, encoding="utf-8") as stream:
-        return json.load(stream)
+    return {} if file is None else read_json_object(file)
 
 
 def _refuse_contradictions(config: Mapping[str, Any], options: Mapping[str, Any], findings: Findings) -> None:
