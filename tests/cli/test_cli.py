@@ -88,6 +88,7 @@ def test_version_and_help(capsys):
         ["inspect", __file__, "missing.mp4"],
         ["ask", "What?", "--model", "./nowhere"],
         ["convert", "./nowhere", "out"],
+        ["doctor", "./nowhere"],
         ["sing"],
     ],
 )

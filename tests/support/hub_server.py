@@ -6,6 +6,7 @@ and every request is kept in `HubServer.requests`.
 
 import base64
 import fnmatch
+import functools
 import hashlib
 import json
 import re
@@ -28,6 +29,7 @@ class Request:
     path: str
     status: int
     token: str | None
+    num_bytes: int = 0
 
     @property
     def file(self) -> str | None:
@@ -39,6 +41,7 @@ class Request:
 @dataclass
 class Repo:
     private: bool = False
+    gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit -> path -> content
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -93,11 +96,19 @@ class HubServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def add(self, repo_id: str, files: dict[str, bytes], *, private: bool = False, revision: str = "main") -> str:
-        """Put files there without a request; returns the commit."""
+    def add(
+        self,
+        repo_id: str,
+        files: dict[str, bytes],
+        *,
+        private: bool = False,
+        gated: bool = False,
+        revision: str = "main",
+    ) -> str:
+        """Put files there without a request; returns the commit. Files of a gated repository are for nobody."""
         with self.lock:
             repo = self.repos.setdefault(repo_id, Repo())
-            repo.private = private
+            repo.private, repo.gated = private, gated
             return repo.commit(revision, files)
 
 
@@ -147,7 +158,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise HubError(404, "NotFound", f"This Hub has no {self.command} {url.path}")
         except HubError as error:
             status, headers, content = error.status, error.headers, json.dumps({"error": str(error)}).encode()
-        self.hub.requests.append(Request(self.command, self.path, status, self.token))
+        num_bytes = 0 if self.command == "HEAD" else len(content)
+        self.hub.requests.append(Request(self.command, self.path, status, self.token, num_bytes))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -279,6 +291,8 @@ class Handler(BaseHTTPRequestHandler):
         found = self.find_repo(repo)
         sha = found.find(revision)
         content = found.commits[sha].get(path)
+        if found.gated:
+            raise HubError(403, "GatedRepo", f"Access to model {repo} is restricted: ask for access first.")
         if content is None:
             raise HubError(404, "EntryNotFound", "Entry not found", **{"X-Repo-Commit": sha})
         headers, entry = {"X-Repo-Commit": sha}, file_entry(path, content)
@@ -344,6 +358,7 @@ def as_json(content, status: int = 200):
     return status, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
 
+@functools.lru_cache(maxsize=256)  # hashing large files takes longer than all else
 def file_entry(path: str, content: bytes) -> dict:
     """A file as the tree shows it; its id is git's, of the content or of the pointer to it."""
     entry = {"type": "file", "path": path, "size": len(content)}

@@ -67,6 +67,7 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         "convert": _add_convert,
         "train": _add_train,
         "validate": _add_validate,
+        "doctor": _add_doctor,
         "demo": _add_demo,
         "serve": _add_serve,
     }
@@ -230,6 +231,23 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=_count, metavar="N", help="as that training cuts rows off")
     _add_processor_options(parser, *SAMPLING)
     parser.add_argument("--json", action="store_true", help="print one JSON object per bad row")
+    return parser
+
+
+def _add_doctor(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "doctor",
+        help="tell what a checkpoint is and whether it will load",
+        description="Tell what a checkpoint or an adapter is, what is unusual about it, and whether it will load, from "
+        "its JSON files, its tokenizer and the headers of its weights: a few megabytes, also of a repository on the "
+        "Hub. The page holds neither paths of this machine nor tokens. The exit code is 0 if it will load, 1 if not, 2 "
+        "if that cannot be told.",
+    )
+    parser.add_argument("checkpoint", metavar="PATH_OR_ID", help="folder or Hub id")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with all configurations and the shapes of all tensors"
+    )
     return parser
 
 

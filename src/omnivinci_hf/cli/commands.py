@@ -15,6 +15,8 @@ from tqdm import tqdm
 from transformers import TextStreamer, set_seed
 from transformers.utils import CONFIG_NAME, is_peft_available, logging
 
+from ..inspection.diagnosis_page import format_diagnosis
+from ..inspection.doctor import diagnose
 from ..inspection.report import ORIGINAL_LAYOUT, format_report, inspect_media, modality_of, original_layout, report
 from ..omnivinci.checkpoint_files_omnivinci import Adapted, component_file, find_adapter
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
@@ -26,7 +28,8 @@ from ..original_layout.convert import Progress, convert_checkpoint, push_checkpo
 from .files import check_folder
 
 
-EXIT_BAD_ROWS = 1
+EXIT_BAD_ROWS = EXIT_DOES_NOT_LOAD = 1
+EXIT_UNKNOWN = 2
 
 
 def note(text: str) -> None:
@@ -94,8 +97,7 @@ def check_model(name: str) -> Adapted | None:
         ValueError: when it is an adapter, and peft is not installed.
     """
     check_folder(name)
-    if "HF_HUB_VERBOSITY" not in os.environ:
-        hub_logging.set_verbosity_error()  # it reports every attempt to connect; the error at the end says it all
+    _quiet_hub()
     if component_file(name, "", CONFIG_NAME, {}) is not None:
         return None
     if (adapted := find_adapter(name, {})) is None:
@@ -186,6 +188,15 @@ def run_serve(arguments: argparse.Namespace) -> None:
     serve(arguments.model, arguments.rest)
 
 
+def run_doctor(arguments: argparse.Namespace) -> None:
+    """Tells what a checkpoint is and whether it will load: `omnivinci-hf doctor`."""
+    _quiet_hub()
+    diagnosis = diagnose(arguments.checkpoint, revision=arguments.revision)
+    print(json.dumps(diagnosis.as_dict(), indent=2) if arguments.json else format_diagnosis(diagnosis))
+    if not diagnosis.loads:
+        raise SystemExit(EXIT_UNKNOWN if diagnosis.loads is None else EXIT_DOES_NOT_LOAD)
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     """Asks the small checkpoint about a made-up clip: `omnivinci-hf demo`."""
     from ..world.demo import show_demo
@@ -208,6 +219,11 @@ def processor_options(arguments: argparse.Namespace) -> dict:
     if options["media_limits"]:
         options["media_limits"] = dict(options["media_limits"])
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _quiet_hub() -> None:
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub_logging.set_verbosity_error()  # it reports every attempt to connect; the error at the end says it all
 
 
 def _quiet_off_terminal() -> None:

@@ -32,6 +32,8 @@ def check_files(arguments: argparse.Namespace) -> None:
         raise NotADirectoryError(f"--media-root {media_root} is not a folder.")
     if arguments.command == "convert":
         check_folder(arguments.src)
+    if arguments.command == "doctor":
+        check_name(arguments.checkpoint)
 
 
 def check_folder(model: str) -> None:
@@ -40,7 +42,19 @@ def check_folder(model: str) -> None:
     Raises:
         FileNotFoundError: when there is no such folder, or neither in it.
     """
-    if not os.path.isdir(model) and (os.path.isabs(model) or model.startswith(".") or model.count("/") > 1):
-        raise FileNotFoundError(f"{model} does not exist; give the folder of a checkpoint, or a Hub id.")
+    check_name(model)
     if os.path.isdir(model) and not {"config.json", "adapter_config.json"} & set(os.listdir(model)):
         raise FileNotFoundError(f"{model} holds no checkpoint (no config.json).")
+
+
+def check_name(model: str) -> None:
+    """Looks up a folder; what may be a name on the Hub passes.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+        NotADirectoryError: when it is a file.
+    """
+    if os.path.isfile(model):
+        raise NotADirectoryError(f"{model} is a file; give the folder of a checkpoint, or a Hub id.")
+    if not os.path.isdir(model) and (os.path.isabs(model) or model.startswith(".") or model.count("/") > 1):
+        raise FileNotFoundError(f"{model} does not exist; give the folder of a checkpoint, or a Hub id.")

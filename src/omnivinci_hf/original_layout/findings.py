@@ -1,5 +1,8 @@
 """This module collects what the reading of an original checkpoint comes across and does not take as it stands."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +44,9 @@ class Findings(list[Finding]):
     def add(self, level: str, component: str, key: str, value: Any, sentence: str) -> None:
         """Appends a finding unless it is there already."""
         finding = Finding(level, component, key, value, sentence)
-        if finding not in self:
-            self.append(finding)
+        for findings in (self, _collected.get()):
+            if findings is not None and finding not in findings:
+                findings.append(finding)
 
     def settle(self) -> None:
         """Warns of what is unusual, once each, and refuses what cannot be loaded.
@@ -55,3 +59,17 @@ class Findings(list[Finding]):
                 logger.warning_once(finding.sentence)
         if refused := [finding.sentence for finding in self if finding.level == "refused"]:
             raise ValueError("\n".join(refused))
+
+
+_collected: ContextVar[Findings | None] = ContextVar("collected findings", default=None)
+
+
+@contextmanager
+def collect_findings() -> Iterator[Findings]:
+    """Gives a list of all findings of the loading that happens inside, also of one that ends in an error."""
+    findings = Findings()
+    token = _collected.set(findings)
+    try:
+        yield findings
+    finally:
+        _collected.reset(token)
