@@ -13,6 +13,7 @@ from .scene import (
     SHAPES,
     SOUNDS,
     SPOKEN,
+    STATEMENTS,
     Distractor,
     Motion,
     Scene,
@@ -21,6 +22,7 @@ from .scene import (
     SoundTrack,
     VisionTrack,
 )
+from .statements import is_true, with_statements
 
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "SHAPES",
     "SOUNDS",
     "SPOKEN",
+    "STATEMENTS",
     "Scene",
     "ShapeEvent",
     "SoundEvent",
@@ -41,6 +44,7 @@ __all__ = [
     "VisionTrack",
     "WORDINGS",
     "frames",
+    "is_true",
     "list_questions",
     "questions",
     "reencode",
@@ -50,5 +54,6 @@ __all__ = [
     "vision_frames_at",
     "vocabulary",
     "waveform",
+    "with_statements",
     "write_clip",
 ]

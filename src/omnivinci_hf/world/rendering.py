@@ -60,7 +60,7 @@ def waveform(track: SoundTrack, rate: int | None = None, duration_sec: float | N
     samples = track.noise * rng.standard_normal((track.channels, length), dtype=np.float32)
     if track.hum and track.place is not None:
         samples += track.hum * hum(track.place, length, rate)
-    for event in track.events:
+    for event in (*track.events, *track.statements):
         start = round(event.onset_sec * rate)
         sound = event.level * synthesize(event.kind, event.length_sec, event.pitch, event.seed, rate)
         # in stereo from the left, the right or anywhere between

@@ -14,6 +14,9 @@ SHAPES = ("circle", "square", "triangle", "cross", "star")
 SOUNDS = ("bell", "whistle", "drum", "buzzer", "chirp", "noise")
 SPOKEN = ("one", "two", "three", "four", "five", "six")  # sounds that need a speech synthesizer
 
+# what a voice may say of a shape
+STATEMENTS = {f"the {shape} is {colour}": (colour, shape) for shape in SHAPES for colour in COLOURS}
+
 Point = tuple[float, float]  # x and y as fractions of the picture's width and height
 Colour = tuple[int, int, int]
 
@@ -120,8 +123,11 @@ class SoundEvent:
     seed: int = 0  # of the noise in it
 
     def __post_init__(self):
-        if self.kind not in (*SOUNDS, *SPOKEN):
-            raise ValueError(f"Unknown sound {self.kind!r}: known are {', '.join((*SOUNDS, *SPOKEN))}.")
+        if self.kind not in (*SOUNDS, *SPOKEN, *STATEMENTS):
+            raise ValueError(
+                f"Unknown sound {self.kind!r}: known are {', '.join((*SOUNDS, *SPOKEN))}, and statements such as "
+                f"{next(iter(STATEMENTS))!r}."
+            )
         if not (self.onset_sec >= 0 and self.length_sec > 0 and 0 < self.level <= 1 and 0 <= self.pitch <= 1):
             raise ValueError(
                 f"A sound needs an onset >= 0, a length > 0, a level in (0, 1] and a pitch in [0, 1], got {self}."
@@ -155,6 +161,7 @@ class SoundTrack:
     seed: int = 0  # of the background
     place: int | None = None  # whose hum is heard
     hum: float = 0.0  # its highest sample
+    statements: tuple[SoundEvent, ...] = ()  # about shapes, which no question is about
 
     def __post_init__(self):
         if self.channels not in (1, 2) or self.sampling_rate < 8000:
@@ -162,6 +169,10 @@ class SoundTrack:
                 f"A sound track needs 1 or 2 channels and 8000 Hz or more, got {self.channels} at {self.sampling_rate}."
             )
         _check_events(self)
+        if wrong := [one.kind for one in self.statements if one.kind not in STATEMENTS]:
+            raise ValueError(f"A statement is one of STATEMENTS, got {wrong[0]!r}.")
+        if max((one.end_sec for one in self.statements), default=0.0) > self.duration_sec:
+            raise ValueError(f"Statements must be over by the end of the track ({self.duration_sec} s).")
 
 
 @dataclass(frozen=True)

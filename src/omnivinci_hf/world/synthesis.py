@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .scene import SPOKEN
+from .scene import SPOKEN, STATEMENTS
 from .speech import speak
 
 
@@ -15,7 +15,7 @@ def synthesize(kind: str, length_sec: float, pitch: float, seed: int, rate: int)
     `pitch` runs from 0 to 1 over the range of its kind.
     """
     time = np.arange(round(length_sec * rate)) / rate
-    if kind in SPOKEN:
+    if kind in SPOKEN or kind in STATEMENTS:
         samples = speak(kind, length_sec, pitch, rate)
     else:
         samples = VOICES[kind](time, pitch, np.random.default_rng(seed))
