@@ -21,6 +21,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 SAMPLING: tuple[OptionGroup, ...] = ("frames", "audio")
 READING: tuple[OptionGroup, ...] = (*SAMPLING, "positions", "range", "images", "sequence", "reading")
 URL_OPTIONS = ("allow_urls", "allow_redirects", "allow_private_addresses")  # the command line reads files alone
+ENGINE_ACTIONS = ("run", "report", "prompts")
+ENGINE_STAGES = ("segments", "vision", "audio", "omni", "qa", "filtered", "train")  # as in `engine.config`
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -41,6 +43,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         for action in commands[arguments.command]._actions
         if action.option_strings
     }
+    if arguments.command == "engine":
+        _check_engine(commands["engine"], arguments)
     if arguments.command == "ask" and not arguments.media and Path(arguments.question).is_file():
         commands["ask"].error(
             f"the last argument is the question, but {arguments.question!r} is a file; add a question in quotes"
@@ -68,6 +72,7 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         "train": _add_train,
         "validate": _add_validate,
         "doctor": _add_doctor,
+        "engine": _add_engine,
         "demo": _add_demo,
         "serve": _add_serve,
     }
@@ -251,6 +256,39 @@ def _add_doctor(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_engine(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "engine",
+        help="make captions and questions about videos for training",
+        description="The data engine: picture and audio are captioned apart, the captions corrected and joined, "
+        "questions asked and filtered. `run` goes through the stages (" + ", ".join(ENGINE_STAGES) + "); after any end "
+        "it goes on where it was, and sends no request again whose reply came. `report` tells what there is. `prompts` "
+        "writes the templates of the prompts to a folder, to be edited.",
+    )
+    parser.add_argument("action", choices=ENGINE_ACTIONS, metavar="ACTION", help=", ".join(ENGINE_ACTIONS))
+    parser.add_argument("file", type=Path, metavar="FILE", help="configuration (YAML); for `prompts` a folder")
+    run = parser.add_argument_group("run")
+    run.add_argument("--stage", choices=ENGINE_STAGES, help="the last stage to run; default: train")
+    run.add_argument("--limit", type=_count, metavar="N", help="take the first N segments only")
+    run.add_argument("--dry-run", action="store_true", help="send and write nothing, estimate requests and cost")
+    run.add_argument(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="take part I of N of the media, from 0/N to N-1/N, and write to a folder of its own (needs datasets)",
+    )
+    parser.add_argument("--json", action="store_true", help="of `report`: print JSON")
+    return parser
+
+
+def _check_engine(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuses options that the action does not have."""
+    actions = {"stage": "run", "limit": "run", "dry_run": "run", "shard": "run", "json": "report"}
+    for name, action in actions.items():
+        if getattr(arguments, name) not in (None, False) and arguments.action != action:
+            parser.error(f"--{name.replace('_', '-')} belongs to `{action}`, not to `{arguments.action}`")
+
+
 def _add_demo(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "demo",
@@ -352,6 +390,13 @@ def _not_negative(text: str) -> float:
 def _limit(text: str) -> tuple[str, float]:
     name, _, number = text.partition("=")
     return name, float(number)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"must be 0/N to N-1/N, got {text}")
+    return int(index), int(count)
 
 
 def _clip_number(text: str) -> int:

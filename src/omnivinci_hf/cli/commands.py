@@ -197,6 +197,13 @@ def run_doctor(arguments: argparse.Namespace) -> None:
         raise SystemExit(EXIT_UNKNOWN if diagnosis.loads is None else EXIT_DOES_NOT_LOAD)
 
 
+def run_engine(arguments: argparse.Namespace) -> None:
+    """Makes training data of videos: `omnivinci-hf engine`."""
+    from .engine import run_engine
+
+    run_engine(arguments)
+
+
 def run_demo(arguments: argparse.Namespace) -> None:
     """Asks the small checkpoint about a made-up clip: `omnivinci-hf demo`."""
     from ..world.demo import show_demo

@@ -30,6 +30,8 @@ def check_files(arguments: argparse.Namespace) -> None:
     media_root = getattr(arguments, "media_root", None)
     if media_root is not None and not os.path.isdir(media_root):
         raise NotADirectoryError(f"--media-root {media_root} is not a folder.")
+    if arguments.command == "engine" and arguments.action != "prompts" and not arguments.file.is_file():
+        raise FileNotFoundError(f"{arguments.file} is no file; give the configuration of the engine.")
     if arguments.command == "convert":
         check_folder(arguments.src)
     if arguments.command == "doctor":
