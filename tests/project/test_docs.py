@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from chat_server import ChatServer
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import omnivinci_hf
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.arguments import parse_arguments
+from omnivinci_hf.engine import load_config
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.training import load_recipe
 from omnivinci_hf.training.rewards import load_rewards
-from tests.support import goldens
+from tests.support import engine_files, goldens
 from tests.support.documentation import (
     DOCS,
     PAGES,
@@ -44,7 +46,7 @@ ROW = json.loads(snippets("training.md", "json")[0])
 PROMPT = json.loads(snippets("grpo.md", "json")[0])
 # the Python of `serving.md` runs in tests/serving, where vLLM is
 WITH_CODE = [page for page in PAGES if snippets(page, "python") and page != "serving.md"]
-WITH_COMMANDS = [page for page in PAGES if commands(page) and page != "training.md"]
+WITH_COMMANDS = [page for page in PAGES if commands(page) and page not in ("training.md", "data_engine.md")]
 
 
 @pytest.fixture
@@ -160,6 +162,21 @@ def test_the_commands_about_training_run_in_order(original_folder, workplace, ca
     losses = [float(loss) for loss in re.findall(r"'loss': '?([0-9.]+)", outputs[1])]
     assert len(losses) == 6 and losses[-1] < losses[0]
     assert outputs[2].splitlines()[-1].strip()
+
+
+def test_the_commands_about_the_engine_run_in_order(original_folder, workplace, capsys):
+    example, local = (yaml.safe_load(text) for text in snippets("data_engine.md", "yaml"))
+    with ChatServer(engine_files.rule) as server:
+        for backend in example["backends"].values():
+            backend.update(urls=server.url, num_frames=2)
+        Path("engine.yaml").write_text(yaml.safe_dump(example), encoding="utf-8")
+        for words in commands("data_engine.md"):
+            run_command(words, original_folder)
+            if words[-1] == "--dry-run":
+                assert not server.requests
+    assert "kept: 2" in capsys.readouterr().out
+    Path("local.yaml").write_text(yaml.safe_dump({**example, "backends": {**example["backends"], **local}}))
+    assert load_config("local.yaml").backends["local"].options["num_frames"] == 64
 
 
 def test_the_recipe_of_one_s_own_can_be_loaded(workplace):
