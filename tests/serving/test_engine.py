@@ -1,12 +1,26 @@
 """vLLM gives the numbers of Transformers: ids, log-probabilities, embeddings of media."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from omnivinci_hf.original_layout.convert import convert_checkpoint
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.testing import write_tiny_checkpoint
-from tests.support.vllm_engine import IMAGE, REQUESTS, Answer, Reference, largest_difference, run_engine
+from tests.support.documentation import snippets
+from tests.support.vllm_engine import (
+    IMAGE,
+    REQUESTS,
+    SETTINGS,
+    VIDEO,
+    Answer,
+    Reference,
+    largest_difference,
+    run_engine,
+)
 
 
 pytest.importorskip("vllm", reason="needs vLLM, which `make test-vllm` installs")
@@ -101,3 +115,16 @@ def test_lora_changes_the_language_model_as_with_peft(converted, tmp_path):
         assert largest_difference(expected, got[name]) < 1e-4, name
         assert_equal_embeds(name, expected, got[name])
     assert any(largest_difference(plain[name], got[name]) > 1e-2 for name in requests)
+
+
+def test_the_snippet_of_the_documentation_runs(tmp_path):
+    (code,) = [code for code in snippets("serving.md", "python") if "from vllm" in code]
+    code = code.replace('"nvidia/omnivinci"', repr(str(small_checkpoint())))
+    code = code.replace('tokenizer_mode="omnivinci"', f"**{SETTINGS}")
+    shutil.copyfile(VIDEO, tmp_path / "clip.mp4")
+    before = "content = [{'type': 'text', 'text': 'Say something.'}]\n"  # is that of the snippet before
+    after = "\nassert outputs[0].outputs[0].token_ids"
+    process = subprocess.run(
+        [sys.executable, "-c", before + code + after], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-5000:]
