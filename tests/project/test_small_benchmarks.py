@@ -155,3 +155,49 @@ def test_the_report_is_of_the_runs_that_are_kept(monkeypatch, tmp_path):
 def test_a_report_of_nothing(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="holds no finished runs"):
         run(monkeypatch, "small_ablation.py", "--output", tmp_path, "--report-only")
+
+
+@pytest.mark.slow
+def test_grpo_trains_reports_and_repeats_nothing(monkeypatch, tmp_path):
+    pytest.importorskip("trl")
+    options = [
+        *("--output", tmp_path, "--cards", tmp_path, "--seeds", 1, "--tracks", 12, "--clips", 4, "--prompts", 2),
+        *("--steps", 4, "--half-steps", 4, "--half-training", 1, 1),
+    ]
+    (tmp_path / "grpo.md").write_text("# What comes out\n")
+    arms = ["audio-visual", "video only", "half-trained"]
+    run(monkeypatch, "small_grpo.py", *options, "--arms", *arms)
+    results = sorted(tmp_path.glob("*.json"))
+    assert [path.stem for path in results] == [
+        "audio-visual 0",
+        "cost",
+        "foreign sound 0",
+        "half-trained 0",
+        "video only 0",
+    ]
+    times = [path.stat().st_mtime for path in results]
+    result = json.loads(results[0].read_text())
+    assert list(result["scores"]) == ["0", "1", "2", "4"] and list(result["scores"]["4"]) == list(FAMILIES)
+    assert len(result["log"]["reward"]) == 4 and result["settings"]["prompts"] == 2
+    run(monkeypatch, "small_grpo.py", *options, "--arms", *arms)
+    assert [path.stat().st_mtime for path in results] == times
+    report = (tmp_path / "grpo.md").read_text()
+    assert report.startswith("# What comes out\n") and "the lowest seed of audio-visual" in report
+    assert "| video only | 1 | " in report and "Repeated prompts cost " in report and "half-trained start" in report
+    assert (tmp_path / "grpo.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="holds runs of other settings"):
+        run(monkeypatch, "small_grpo.py", *options, "--noise", 0.5)
+    results[0].write_text(json.dumps({**result, "settings": {}}))
+    with pytest.raises(ValueError, match="holds runs of different settings"):
+        run(monkeypatch, "small_grpo.py", *options, "--report-only")
+    for path in results:
+        path.unlink()
+    with pytest.raises(ValueError, match="holds no finished runs"):
+        run(monkeypatch, "small_grpo.py", *options, "--report-only")
+
+
+def test_grpo_needs_a_few_steps(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("trl")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "small_grpo.py", "--output", tmp_path, "--steps", 3)
+    assert "--steps and --half-steps must be at least 4" in capsys.readouterr().err
