@@ -16,6 +16,7 @@ from omnivinci_hf.inspection.diagnosis_page import format_diagnosis
 from omnivinci_hf.inspection.doctor import diagnose
 from omnivinci_hf.small import small_checkpoint
 from tests.support import damaged_checkpoints
+from tests.support.original_variants import without_words
 from tests.support.sparse_checkpoint import write_sparse_checkpoint
 from tests.support.successor_checkpoints import write_five_folders, write_one_folder
 
@@ -86,6 +87,12 @@ def test_absent_and_unknown_entries_are_told(folder):
     assert "tune_vision_tower" in diagnosis.ignored["config.json"]
     page = format_diagnosis(diagnosis)
     assert "Assumed" in page and "Unusual" in page and "Ignored" in page
+
+
+def test_words_that_the_tokenizer_lacks_are_told(folder):
+    without_words("<sound>")(folder)
+    diagnosis = assert_as_loading_does(folder)
+    assert diagnosis.assumed == ["The tokenizer lacks <sound>; as in the original code, they are added to it."]
 
 
 @pytest.mark.parametrize("damage", damaged_checkpoints.DAMAGES, ids=lambda damage: damage.__name__)

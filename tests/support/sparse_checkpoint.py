@@ -42,10 +42,11 @@ def write_sparse_checkpoint(checkpoint: Path, folder: Path) -> int:
     for name, part in SIZES.items():
         path = folder / name / "config.json"
         sizes = getattr(config, part).to_dict()
+        sizes.setdefault("num_hidden_layers", sizes.get("encoder_layers"))
         known = json.loads(path.read_text())
         path.write_text(json.dumps({key: sizes.get(key, value) for key, value in known.items()}))
     side = config.vision_config.image_size
-    main.update(s2_scales=f"{side},{2 * side},{3 * side}", torch_dtype="bfloat16")
+    main.update(s2_scales=f"{side},{2 * side},{3 * side}", torch_dtype="bfloat16", model_dtype="torch.bfloat16")
     for encoder in ("video_encoder", "sound_encoder"):
         main[encoder]["trope_dim"] = 128
     (folder / "config.json").write_text(json.dumps(main))

@@ -80,7 +80,11 @@ def load_original_tokenizer(name_or_path: str, folder: str = "llm", **hub_option
             f"{name_or_path} has no usable tokenizer in its folder {folder or '.'}, only {len(known)} tokens. Are "
             "tokenizer.json, or vocab.json and merges.txt, missing?"
         )
-    tokenizer.add_tokens([token for token in ADDED_TOKENS if token not in known], special_tokens=True)
+    added = [token for token in ADDED_TOKENS if token not in known]
+    tokenizer.add_tokens(added, special_tokens=True)
+    if added:
+        sentence = f"The tokenizer lacks {', '.join(added)}; as in the original code, they are added to it."
+        Findings().add("assumed", folder, "tokenizer", added, sentence)  # for whoever collects findings
     return tokenizer
 
 
