@@ -89,6 +89,14 @@ def test_a_checkpoint_sees_or_hears(tmp_path):
     assert "whistle" in model.ask(sounds).text
 
 
+def test_a_checkpoint_is_looked_for_beside_the_configuration(tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert make_model("local", TransformersBackend("mine"), tmp_path).backend.model == str(tmp_path / "mine")
+    assert make_model("local", TransformersBackend("me/mine"), tmp_path).backend.model == "me/mine"
+    with pytest.raises(FileNotFoundError, match="`backends.local.model`: .*nowhere is no folder; give a checkpoint"):
+        make_model("local", TransformersBackend("./nowhere"), tmp_path)
+
+
 def test_a_function_gets_the_request(tmp_path):
     (tmp_path / "mine.py").write_text(
         "def good(request): return f'<think>Hm.</think>{request.stage}: {request.prompt}'\ndef bad(request): return 3\n"

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,11 +47,18 @@ class Model(Protocol):
 
 
 def make_model(name: str, backend: Backend, folder: Path) -> Model:
-    """Makes the model of a backend. `folder` is where the modules of functions are looked for, too."""
+    """Makes the model of a backend.
+
+    Args:
+        folder: where relative paths of checkpoints begin, and where modules are looked for, too.
+
+    Raises:
+        ValueError, OSError: for a function or a folder that is not there.
+    """
     if isinstance(backend, OpenAIBackend):
         return _Server(name, backend)
     if isinstance(backend, TransformersBackend):
-        return _Checkpoint(backend)
+        return _Checkpoint(name, backend, folder)
     return _Function(name, backend, folder)
 
 
@@ -163,8 +171,11 @@ def _reply(answer: Any) -> Reply:
 class _Checkpoint:
     """Asks a checkpoint through `pipeline("omni-qa")`, one request at a time."""
 
-    def __init__(self, backend: TransformersBackend):
-        self.backend = backend
+    def __init__(self, name: str, backend: TransformersBackend, folder: Path):
+        path = folder / os.path.expanduser(backend.model)
+        if not path.is_dir() and backend.model.startswith((".", "/", "~")):
+            raise FileNotFoundError(f"`backends.{name}.model`: {path} is no folder; give a checkpoint, or a Hub id.")
+        self.backend = replace(backend, model=str(path)) if path.is_dir() else backend
         self._lock = threading.Lock()
         self._pipe: Any = None  # it is loaded for the first request
 
