@@ -312,6 +312,14 @@ def test_sliding_attention_is_refused(tmp_path):
                              processing_class=processor)  # fmt: skip
 
 
+def test_quantized_weights_are_refused(tmp_path):
+    model, processor = load()
+    model.is_quantized = True
+    with pytest.raises(ValueError, match="does not train above quantized weights"):
+        OmniVinciGRPOTrainer(model, length_reward, trl.GRPOConfig(str(tmp_path), use_cpu=True), ROWS,
+                             processing_class=processor)  # fmt: skip
+
+
 def test_arguments_of_trl_that_cannot_be_obeyed_are_refused(tmp_path):
     model, processor = load()
     with pytest.raises(TypeError, match=r"cannot obey \['tools'\]"):

@@ -255,3 +255,16 @@ def test_options_of_the_processor_are_checked_when_a_recipe_is_loaded(tmp_path, 
     (tmp_path / "mine.yaml").write_text(f"learning_rates: {{language_model: 1.0e-4}}\nprocessor_options: {options}")
     with pytest.raises(ValueError, match=message):
         load_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"learning_rates": {"omni_align_net": 1e-3}}, "rewards do not train an OmniAlignNet"),
+        ({"learning_rates": {"lora": 1e-3}, "lora": {}, "quantization": "nf4"}, "do not train above quantized weights"),
+        ({"learning_rates": {"language_model": 1e-3}, "rewards": ["exact"]}, "`rewards` must be a mapping"),
+    ],
+)
+def test_what_rewards_cannot_train_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Recipe("mine", **{"rewards": {"exact": 1.0}, **options})

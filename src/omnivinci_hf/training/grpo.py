@@ -95,6 +95,8 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         check_parts(model, processing_class)
         text_config = bare_model(model).config.get_text_config()
         check_grpo_options(args, text_config)
+        if getattr(bare_model(model), "is_quantized", False):
+            raise ValueError("GRPO does not train above quantized weights: load the model without quantization.")
         self.recipe = recipe
         self.prompt_collator = data_collator or OmniVinciDataCollator(
             processing_class, context_length=context_length(text_config)

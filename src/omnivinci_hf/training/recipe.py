@@ -95,6 +95,8 @@ class Recipe:
             raise ValueError(f"Recipe {self.name!r}: quantized weights cannot learn; use `lora`.")
         if self.rewards is not None and ("omni_align_net" in self.learning_rates or self.omni_align_config is not None):
             raise ValueError(f"Recipe {self.name!r}: rewards do not train an OmniAlignNet; leave it out.")
+        if self.rewards is not None and self.quantization is not None:
+            raise ValueError(f"Recipe {self.name!r}: `rewards` do not train above quantized weights; leave one out.")
 
     def _check_processor_options(self) -> None:
         """Raises ValueError for an option of the processor that is unknown, wrong, or not a recipe's to set."""
