@@ -28,6 +28,7 @@ from .tokenizer import (
     original_chat_template,
     original_generation_config,
     placeholder_ids,
+    stated_chat_template,
 )
 from .weights import SAFETENSORS_NAMES, OriginalStateDict, check_tensors
 
@@ -195,7 +196,7 @@ def _generation_config(
     hub_options: Mapping[str, Any],
 ) -> GenerationConfig:
     findings = Findings()
-    template = original_chat_template(original, name_or_path, tokenizer, hub_options, findings)
+    template = stated_chat_template(original, name_or_path, tokenizer, hub_options)
     values: dict[str, Any] = {}
     if file is not None:
         with open(file, encoding="utf-8") as stream:

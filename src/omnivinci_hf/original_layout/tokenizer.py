@@ -104,11 +104,7 @@ def original_chat_template(
         ValueError: when the file is not there.
     """
     name = none(original.get("chat_template"))
-    template: Any = tokenizer.chat_template
-    if name is not None:
-        template = _template_file(str(name), name_or_path, hub_options)
-    elif isinstance(template, dict):
-        template = template.get("default")
+    template = stated_chat_template(original, name_or_path, tokenizer, hub_options)
     if not template:
         sentence = "Neither config.json nor the tokenizer has a chat template; that of the original code is assumed."
         findings.add("assumed", "llm", "chat_template", None, sentence)
@@ -121,8 +117,23 @@ def original_chat_template(
     return JOIN_PARTS + template
 
 
+def stated_chat_template(
+    original: Mapping[str, Any], name_or_path: str, tokenizer: PreTrainedTokenizerBase, hub_options: Mapping[str, Any]
+) -> str | None:
+    """Returns the template of the file that the main file names, or that of the tokenizer, as it stands there.
+
+    Raises:
+        ValueError: when the file is not there.
+    """
+    name = none(original.get("chat_template"))
+    if name is not None:
+        return _template_file(str(name), name_or_path, hub_options)
+    template: Any = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
 def original_generation_config(
-    values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, template: str, findings: Findings
+    values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, template: str | None, findings: Findings
 ) -> GenerationConfig:
     """Returns what the original code generates with: greedily, up to the stop tokens that it infers.
 
@@ -130,10 +141,10 @@ def original_generation_config(
         values: what llm/generation_config.json holds. Its tokens are taken, the stop tokens where they include those
             that are inferred: the tokenizer's end of text and the template's end of turn. The original code does not
             read the rest.
-        template: of the chat, see [`original_chat_template`].
+        template: of the chat, see [`stated_chat_template`]; None is that of the original code.
     """
     values = {key: clean_nested(value) for key, value in values.items() if clean_nested(value) is not None}
-    inferred = list(dict.fromkeys([tokenizer.eos_token_id, *_ends_of_turn(template, tokenizer)]))
+    inferred = list(dict.fromkeys([tokenizer.eos_token_id, *_ends_of_turn(template or CHAT_TEMPLATE, tokenizer)]))
     inferred = [token for token in inferred if token is not None]
     given = values.get("eos_token_id", [])
     if not set(inferred) <= {*(given if isinstance(given, list) else [given])}:
