@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME, is_peft_available
+from transformers.utils import PROCESSOR_NAME, is_peft_available
 from transformers.utils import logging as transformers_logging
 
 from .._version import __version__
@@ -100,7 +100,7 @@ def diagnose(name_or_path: str | os.PathLike, *, revision: str | None = None) ->
             loaded = _load_adapter(diagnosis, outline.folder, adapted, known, stack, messages)
         _fill(diagnosis, outline, loaded)
         told = {*diagnosis.unusual, *(diagnosis.base.unusual if diagnosis.base is not None else ())}
-        diagnosis.messages = [text for text in dict.fromkeys(messages.texts) if text not in told]
+        diagnosis.messages = [text for text in dict.fromkeys(messages.texts) if not text.endswith(tuple(told))]
         return _without_private(diagnosis, known)
 
 
@@ -216,7 +216,7 @@ def _add_findings(diagnosis: Diagnosis, findings: Findings) -> None:
     diagnosis.unusual += [one.sentence for one in findings if one.level == "unusual"]
     for finding in findings:
         if finding.level == "ignored" and finding.key not in TRANSFORMERS_KEYS:  # these are in every file
-            diagnosis.ignored.setdefault(f"{finding.component}/{CONFIG_NAME}".lstrip("/"), []).append(finding.key)
+            diagnosis.ignored.setdefault(f"{finding.component}/{finding.file}".lstrip("/"), []).append(finding.key)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 
 logger = logging.get_logger(__name__)
@@ -29,6 +29,7 @@ class Finding:
         key: in that file; a nested one is joined by dots.
         value: what the file holds, or what is assumed.
         sentence: what it means, in plain English.
+        file: of that folder, which has the key.
     """
 
     level: str
@@ -36,27 +37,34 @@ class Finding:
     key: str
     value: Any
     sentence: str
+    file: str = CONFIG_NAME
 
 
 class Findings(list[Finding]):
-    """This is a list of findings that grows while files are read; [`settle`] ends the reading."""
+    """This is a list of findings that grows while files are read; [`settle`] ends the reading.
 
-    def add(self, level: str, component: str, key: str, value: Any, sentence: str) -> None:
+    Attributes:
+        checkpoint: folder or Hub id of the checkpoint, with which warnings begin, if it is known.
+    """
+
+    checkpoint: str | None = None
+
+    def add(self, level: str, component: str, key: str, value: Any, sentence: str, file: str = CONFIG_NAME) -> None:
         """Appends a finding unless it is there already."""
-        finding = Finding(level, component, key, value, sentence)
+        finding = Finding(level, component, key, value, sentence, file)
         for findings in (self, _collected.get()):
             if findings is not None and finding not in findings:
                 findings.append(finding)
 
     def settle(self) -> None:
-        """Warns of what is unusual, once each, and refuses what cannot be loaded.
+        """Warns of what is unusual, once for each checkpoint, and refuses what cannot be loaded.
 
         Raises:
             ValueError: with the sentences of all that is refused.
         """
         for finding in self:
             if finding.level == "unusual":
-                logger.warning_once(finding.sentence)
+                logger.warning_once(f"{self.checkpoint}: {finding.sentence}" if self.checkpoint else finding.sentence)
         if refused := [finding.sentence for finding in self if finding.level == "refused"]:
             raise ValueError("\n".join(refused))
 

@@ -5,7 +5,6 @@ It is what `registration` puts into the hook `original_layout` of `package_hooks
 
 import copy
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from ..omnivinci.checkpoint_files_omnivinci import HUB_OPTIONS, component_file, hub_options_of, read_config
+from ..omnivinci.checkpoint_files_omnivinci import (
+    HUB_OPTIONS,
+    component_file,
+    hub_options_of,
+    read_config,
+    read_json_object,
+)
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
 from ..omnivinci.conversation_omnivinci import CHAT_TEMPLATE
 from ..omnivinci.options_omnivinci import ORIGINAL_OPTIONS
@@ -177,11 +182,17 @@ def _five_folder_processor_options(
 ) -> dict[str, Any]:
     """Returns the options of the processor that the files of five folders say."""
     findings = Findings()
+    findings.checkpoint = name_or_path
     options = map_original_processor_options(original, findings)
     options.update(image_options(name_or_path, hub_options, findings))
     template = original_chat_template(original, name_or_path, tokenizer, hub_options, findings)
     if template != CHAT_TEMPLATE:
         options["chat_template"] = template
+    if "num_frames" not in options:
+        frames = ORIGINAL_OPTIONS["num_frames"]
+        findings.add(
+            "assumed", "", "num_video_frames", frames, f"config.json has no num_video_frames; {frames} is assumed."
+        )
     if not tiles_images(original):
         options.update(s2_scales=config.s2_scales[:1], s2_output_scale_index=0)
     findings.settle()
@@ -196,11 +207,9 @@ def _generation_config(
     hub_options: Mapping[str, Any],
 ) -> GenerationConfig:
     findings = Findings()
+    findings.checkpoint = name_or_path
     template = stated_chat_template(original, name_or_path, tokenizer, hub_options)
-    values: dict[str, Any] = {}
-    if file is not None:
-        with open(file, encoding="utf-8") as stream:
-            values = json.load(stream)
+    values = {} if file is None else read_json_object(file)
     config = original_generation_config(values, tokenizer, template, findings)
     findings.settle()
     return config

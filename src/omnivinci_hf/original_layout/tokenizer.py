@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen2Config
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..omnivinci.checkpoint_files_omnivinci import component_file
@@ -153,7 +154,7 @@ def original_generation_config(
                 f"llm/generation_config.json has eos_token_id={given}, without the stop tokens {inferred} of the "
                 "tokenizer and the chat template; as in the original code, the latter are used."
             )
-            findings.add("unusual", "llm", "generation_config.eos_token_id", given, sentence)
+            findings.add("unusual", "llm", "generation_config.eos_token_id", given, sentence, GENERATION_CONFIG_NAME)
         values["eos_token_id"] = inferred
     for key, value in (("pad_token_id", tokenizer.pad_token_id), ("bos_token_id", tokenizer.bos_token_id)):
         if key not in values and (token := value if value is not None else tokenizer.eos_token_id) is not None:
@@ -165,7 +166,7 @@ def original_generation_config(
             f"llm/generation_config.json has {others}, which the original code does not read: it generates greedily. "
             "Give them to `generate` if you want them."
         )
-        findings.add("unusual", "llm", "generation_config", others, sentence)
+        findings.add("unusual", "llm", "generation_config", others, sentence, GENERATION_CONFIG_NAME)
     return GenerationConfig(**{key: value for key, value in values.items() if key in TOKEN_IDS})
 
 
