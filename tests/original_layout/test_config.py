@@ -13,6 +13,8 @@ from omnivinci_hf.original_layout.config import (
     map_original_config,
     map_original_processor_options,
 )
+from omnivinci_hf.original_layout.findings import Findings
+from omnivinci_hf.original_layout.keys import FLAGS
 from omnivinci_hf.testing.tiny import SPECIAL_TOKENS, TOKENIZER_VOCAB_SIZE, write_tiny_checkpoint
 
 
@@ -91,7 +93,7 @@ class TestPlainOptions:
             ({"s2_resize_output_to_scale_idx": -1}, "s2_output_scale_index", -1),
             ({}, "max_tiles", 12),
             ({"max_tiles": 16}, "max_tiles", 16),
-            ({"max_tiles": 4}, "max_tiles", 9),
+            ({"max_tiles": 4, "image_aspect_ratio": "resize"}, "max_tiles", 9),
             ({}, "use_modality_boundary_tokens", False),
             ({"mm_use_bos_eos_tokens": True}, "use_modality_boundary_tokens", True),
             ({}, "s2_scales", [56, 112, 168]),
@@ -152,7 +154,7 @@ class TestBoundaryTokens:
     @pytest.mark.parametrize("nothing", ["None", None, ""])
     @pytest.mark.parametrize(
         ("encoder", "name"),
-        [("image_encoder", "image_end"), ("video_encoder", "video_end"), ("sound_encoder", "audio_end")],
+        [("video_encoder", "video_end"), ("sound_encoder", "audio_end")],
     )
     def test_every_spelling_of_none(self, original, encoder, name, nothing):
         assert mapped(original, **{encoder: {"end_tokens": nothing}}).boundary_tokens[name] is None
@@ -160,13 +162,26 @@ class TestBoundaryTokens:
     def test_texts_are_taken_as_they_are(self, original):
         tokens = mapped(
             original,
-            image_encoder={"start_tokens": "i", "end_tokens": "j"},
             video_encoder={"start_tokens": "<|video_bos|>", "sep_tokens": "theend."},
             sound_encoder={"start_tokens": "<|sound_bos|>", "end_tokens": "None"},
         ).boundary_tokens
-        assert (tokens["image_start"], tokens["image_end"]) == ("i", "j")
         assert (tokens["video_start"], tokens["video_sep"]) == ("<|video_bos|>", "theend.")
         assert (tokens["audio_start"], tokens["audio_end"]) == ("<|sound_bos|>", None)
+
+    def test_options_of_images_are_those_of_one_folder_alone(self, original):
+        original["image_encoder"] = {"start_tokens": "i", "end_tokens": "j", "new": 1}
+        findings = Findings()
+        tokens = map_original_config(original, findings=findings)["boundary_tokens"]
+        assert (tokens["image_start"], tokens["image_end"]) == (None, "\n")
+        levels = {one.key: one.level for one in findings if one.key.startswith("image_encoder.")}
+        assert levels == {
+            "image_encoder.start_tokens": "unusual",
+            "image_encoder.end_tokens": "unusual",
+            "image_encoder.new": "ignored",
+        }
+        del original["image_encoder"]["new"]
+        tokens = map_original_config(original, reads_image_encoder=True)["boundary_tokens"]
+        assert (tokens["image_start"], tokens["image_end"]) == ("i", "j")
 
     @pytest.mark.parametrize("end_tokens", ["\n", DELETED])
     def test_frame_end_tokens_need_interleaving_off(self, original, end_tokens):
@@ -256,7 +271,7 @@ class TestTimeEmbedding:
         config = mapped(original, video_encoder=lang, sound_encoder=lang)
         assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (50000, 10000)
         config = mapped(original, video_encoder={**lang, "trope_theta": 7}, sound_encoder={**lang, "trope_theta": 8})
-        assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (7, 8)
+        assert (config.video_time_embedding.theta, config.audio_time_embedding.theta) == (7, 10000)
 
     @pytest.mark.parametrize("value", [False, "False"])
     def test_flags_may_be_strings(self, original, value):
@@ -264,7 +279,9 @@ class TestTimeEmbedding:
         assert config.use_modality_boundary_tokens is False and config.group_duration_sec is None
 
     def test_a_flag_that_is_none_is_refused(self, original):
-        with pytest.raises(ValueError, match="Expected a boolean in the original config, got 'maybe'"):
+        with pytest.raises(
+            ValueError, match="mm_use_bos_eos_tokens of config.json cannot be read. Expected a boolean, got 'maybe'"
+        ):
             mapped(original, mm_use_bos_eos_tokens="maybe")
 
     @pytest.mark.parametrize(("encoder", "modality"), [("video_encoder", "video"), ("sound_encoder", "audio")])
@@ -292,7 +309,7 @@ class TestRefusals:
                 r"mm_projector_cfg.mm_projector_type='mlp_downsample_3x3_fix' is not supported; known are \('mlp_dow",
             ),
             (
-                {"sound_mm_projector_cfg": {"sound_mm_projector_type": "mlp2x"}},
+                {"sound_mm_projector_cfg": {"sound_mm_projector_type": "mlp2x"}, "sound_mm_projector": DELETED},
                 r"sound_mm_projector_cfg.sound_mm_projector_type='mlp2x' is not supported; known are \('mlp',\)",
             ),
             ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad' is not supported"),
@@ -322,12 +339,15 @@ class TestProcessorOptions:
             "max_audio_sec": 3600,
         }
 
-    def test_frame_rate_is_set_when_it_is_not_zero(self, original):
-        assert map_original_processor_options({**original, "fps": 2})["fps"] == 2.0
+    def test_frame_rate_is_not_read(self, original):
+        findings = Findings()
+        assert "fps" not in map_original_processor_options({**original, "fps": 2}, findings)
+        assert [(one.level, one.key) for one in findings] == [("unusual", "fps")]
 
     @pytest.mark.parametrize("fps", [0, "0", "0.0", None, "None"])
     def test_frame_rate_of_zero_is_none(self, original, fps):
-        assert "fps" not in map_original_processor_options({**original, "fps": fps})
+        findings = Findings()
+        assert "fps" not in map_original_processor_options({**original, "fps": fps}, findings) and not findings
 
     def test_numbers_may_be_strings(self, original):
         strings = {"fps": "2", "num_video_frames": "8", "audio_sampling_rate": "16000", "audio_hop_length": "160"}
@@ -345,8 +365,58 @@ class TestProcessorOptions:
 
     @pytest.mark.parametrize("nothing", [None, "None"])
     def test_a_null_stands_for_an_absent_option(self, nothing):
-        names = ("load_audio_in_video", "num_video_frames", "audio_chunk_length", "audio_hop_length")
+        names = ("num_video_frames", "audio_chunk_length", "audio_hop_length")
         assert map_original_processor_options(dict.fromkeys(names, nothing)) == map_original_processor_options({})
+
+    @pytest.mark.parametrize("nothing", [None, "None"])
+    def test_a_flag_that_is_null_is_false(self, original, nothing):
+        original.update(load_audio_in_video=nothing, interleaved_vis_aud_in_video=nothing)
+        findings = Findings()
+        assert map_original_processor_options(original, findings)["load_audio_from_video"] is False
+        assert map_original_config(original)["group_duration_sec"] is None
+        assert {one.key for one in findings if one.level == "unusual"} == set(FLAGS)
+
+
+class TestValuesThatCannotBeRead:
+    @pytest.mark.parametrize(
+        ("patch", "message"),
+        [
+            ({"load_audio_in_video": "yes"}, "load_audio_in_video of config.json cannot be read. Expected a boolean"),
+            (
+                {"num_video_frames": "many"},
+                "num_video_frames of config.json cannot be read. Expected a number, got 'ma",
+            ),
+            ({"num_video_frames": "7.9"}, "num_video_frames of config.json cannot be read. Expected a whole number, g"),
+            ({"audio_hop_length": True}, "audio_hop_length of config.json cannot be read. Expected a number, got True"),
+        ],
+    )
+    def test_of_the_processor(self, original, patch, message):
+        findings = Findings()
+        with pytest.raises(ValueError, match=message):
+            map_original_processor_options({**original, **patch}, findings)
+        assert [one.key for one in findings if one.level == "refused"] == list(patch)
+
+    @pytest.mark.parametrize(
+        ("patch", "message"),
+        [
+            ({"s2_scales": "small"}, "s2_scales of config.json cannot be read. Expected a number, got 'small'"),
+            ({"s2_scales": 448}, "s2_scales of config.json cannot be read. Expected the sides of the scales in pixels"),
+            ({"max_tiles": 4}, r"max_tiles=4, but the largest of s2_scales='56,112,168' needs 9 tiles"),
+            ({"torch_dtype": "bf17"}, "torch_dtype of config.json cannot be read. Expected the name of a dtype"),
+            (
+                {"video_encoder": {"trope_dim": "wide", "embed_time": "True"}},
+                "video_encoder.trope_dim of config.json cannot be read. Expected a number, got 'wide'",
+            ),
+            ({"interleaved_video_segment_duration": "1/2"}, "interleaved_video_segment_duration of config.json cannot"),
+        ],
+    )
+    def test_of_the_model(self, original, patch, message):
+        with pytest.raises(ValueError, match=message):
+            mapped(original, **patch)
+
+    def test_all_are_named_at_once(self, original):
+        with pytest.raises(ValueError, match="max_tiles(.|\n)*s2_scales(.|\n)*trope_dim"):
+            mapped(original, max_tiles="few", s2_scales="small", video_encoder={"trope_dim": "wide"})
 
 
 class TestComponents:

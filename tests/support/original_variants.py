@@ -356,9 +356,28 @@ SAME = (
     Variant("hop_is_null", main(audio_hop_length=None), like=main(audio_hop_length=60)),
     Variant("hop_is_none", main(audio_hop_length="None"), like=main(audio_hop_length=60)),
     Variant("defaults_are_null", main(
-        audio_sampling_rate=None, interleaved_vis_aud_in_video=None, interleaved_video_segment_duration=None,
-        load_audio_in_video=None, audio_chunk_length=None,
+        audio_sampling_rate=None, interleaved_video_segment_duration=None, audio_chunk_length=None,
     )),
+    Variant("flags_are_null", main(load_audio_in_video=None, interleaved_vis_aud_in_video=None), like=main(
+        load_audio_in_video=False, interleaved_vis_aud_in_video=False,
+    )),
+    Variant("options_of_training_are_absent", main(**dict.fromkeys(
+        ("mm_vision_select_layer", "mm_vision_select_feature", "mm_use_bos_eos_tokens", "max_tiles",
+         "s2_resize_output_to_scale_idx", "fps", "s2"), DELETED,
+    )), touches="absent"),
+    # options that the original code does not read
+    Variant("frame_rate", main(fps=2.0), touches="fps"),
+    Variant("base_of_audio_times", main(sound_encoder={
+        "time_embed_type": "lang", "max_time": None, "trope_theta": 7,
+    }), like=main(sound_encoder={"time_embed_type": "lang", "max_time": None})),
+    Variant("tokens_around_images", main(image_encoder={
+        "start_tokens": "a", "end_tokens": "None", "new_token_mode": 1,
+    }), touches="image_encoder"),
+    Variant("stale_audio_projector", component("sound_mm_projector", sound_mm_projector_type="mlp2x"), touches="stale"),
+    Variant("empty_speech_tower", main(speech_tower_cfg={}, speech_mm_projector_cfg={}), touches="off"),
+    Variant("names_of_parts", main(
+        unfreeze_mm_vision_tower=True, tokenizer_name="llm", image_token_index=7, vision_tower_loss_weight=1.0,
+    ), touches="names"),
     Variant("others_are_null", main(**dict.fromkeys(ABSENT_AS_NULL)), touches="null"),
     Variant("no_dtype", main(torch_dtype=DELETED), touches="dtype"),
     Variant("no_encoder_of_images", main(image_encoder=DELETED), touches="image_encoder"),
@@ -490,7 +509,7 @@ REFUSED = (
     Variant("ps3", main(ps3=True), "ps3=True is not supported.*the PS3 vision tower"),
     Variant("plain_s2", main(dynamic_s2=False, s2=True), "s2=True is not supported without dynamic_s2"),
     Variant("tiles_of_videos", main(video_max_tiles=4), "video_max_tiles=4 is not supported.*in tiles are not here"),
-    Variant("tokens_around_images", main(mm_use_im_start_end=True), "tokens around each image are not here"),
+    Variant("tokens_for_each_image", main(mm_use_im_start_end=True), "tokens around each image are not here"),
     Variant("padded_images", main(image_aspect_ratio="pad"), "image_aspect_ratio='pad' is not supported"),
     Variant("dynamic_images", main(image_aspect_ratio="dynamic"), "image_aspect_ratio='dynamic' is not supported"),
     Variant("patches_left_out", main(mm_vision_select_feature="patch"), "mm_vision_select_feature='patch' is not"),
@@ -500,8 +519,9 @@ REFUSED = (
         Variant(f"projector_{kind}", component("mm_projector", mm_projector_type=kind), f"'{kind}' is not supported")
         for kind in ("mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix", "mlp_downsample_3x3_s2", "mlp2x_gelu")
     ),
-    Variant("audio_projector", component("sound_mm_projector", sound_mm_projector_type="mlp_downsample"),
-            "sound_mm_projector_type='mlp_downsample' is not supported"),
+    Variant("audio_projector", both(
+        main(sound_mm_projector=DELETED), component("sound_mm_projector", sound_mm_projector_type="mlp_downsample"),
+    ), "sound_mm_projector_type='mlp_downsample' is not supported"),
     Variant("audio_projector_in_main_file", main(sound_mm_projector="mlp_downsample_pool"),
             "option sound_mm_projector='mlp_downsample_pool' is not supported"),
     *(
@@ -530,12 +550,19 @@ REFUSED = (
     Variant("fixed_audio", main(audio_chunk_length="fix_30"), "audio_chunk_length='fix_30' is not supported"),
     Variant("other_resampling", patch("vision_tower/preprocessor_config.json", {"resample": 2}), "has resample=2"),
     Variant("other_rescaling", patch("vision_tower/preprocessor_config.json", {"rescale_factor": 1}), "known is 1/255"),
+    Variant("ratio", main(token_keep_ratio=0.5), f"token_keep_ratio=0.5, {UNKNOWN_NUMBERS}"),
+    Variant("ratio_of_videos", main(video_downsample_ratio=2), f"video_downsample_ratio=2, {UNKNOWN_NUMBERS}"),
     # values that are none
+    Variant("few_tiles", main(max_tiles=4), "max_tiles=4, but the largest of s2_scales='56,112,168' needs 9 tiles"),
+    Variant("no_whole_number", main(num_video_frames="7.9"), "num_video_frames of config.json.*a whole number, got '7"),
+    Variant("a_word_for_a_number", main(num_video_frames="many"), "num_video_frames of config.json.*a number, got 'm"),
+    Variant("no_sides", main(s2_scales="small"), "s2_scales of config.json cannot be read"),
     Variant("no_such_dtype", main(torch_dtype="bf17"), "Expected the name of a dtype.*got 'bf17'"),
     Variant("no_number", component("llm", num_hidden_layers="two"), "num_hidden_layers='two', which is no value"),
     Variant("no_scales", main(s2_scales=None), "dynamic_s2=true but no s2_scales"),
     Variant("no_json", main(video_encoder="TSPVideoEncoder"), "video_encoder='TSPVideoEncoder' is no JSON"),
-    Variant("no_flag", main(load_audio_in_video="maybe"), "Expected a boolean in the original config, got 'maybe'"),
+    Variant("no_flag", main(load_audio_in_video="maybe"),
+            "load_audio_in_video of config.json cannot be read. Expected a boolean, got 'maybe'"),
     # files
     Variant("no_template_file", main(chat_template="omni"), "chat template 'omni', but there is no omni.jinja"),
     Variant("template_elsewhere", main(chat_template="../omni"), r"names the chat template '../omni', but there is no"),

@@ -7,11 +7,12 @@ from types import NoneType
 from typing import Any
 
 from transformers import CONFIG_MAPPING
+from transformers.utils import CONFIG_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import component_file, read_json_object
 from ..omnivinci.configuration_omnivinci import AUDIO_ENCODERS
 from .findings import Findings
-from .keys import IDLE_COMPONENT_KEYS, TRAINING_KEYS, TRANSFORMERS_KEYS, changes_numbers, is_off
+from .keys import IDLE_KEYS, TRANSFORMERS_KEYS, changes_numbers, is_off, is_training
 from .values import ABSENT, clean_nested, typed
 
 
@@ -102,20 +103,20 @@ def sub_config(name: str, values: Mapping[str, Any], place: str, findings: Findi
     return arguments
 
 
-def judge_key(name: str, key: str, value: Any, place: str, findings: Findings) -> None:
+def judge_key(name: str, key: str, value: Any, place: str, findings: Findings, file: str = CONFIG_NAME) -> None:
     """Adds the finding that fits a key which nothing here reads: ignored, refused or unusual."""
-    if key in TRANSFORMERS_KEYS or key in IDLE_COMPONENT_KEYS.get(name, ()):
-        findings.add("ignored", name, key, value, f"{place} has {key}, which no model here reads.")
-    elif key in TRAINING_KEYS:
-        findings.add("ignored", name, key, value, f"{place} has {key}, an option of training.")
+    level, text = "ignored", f"{place} has {key}, which no model here reads."
+    if key in TRANSFORMERS_KEYS or key in IDLE_KEYS.get(name, ()):
+        pass
+    elif is_training(key):
+        text = f"{place} has {key}, an option of training."
     elif is_off(value):
-        findings.add("ignored", name, key, value, f"{place} has {key}, which is not known here, but off.")
+        text = f"{place} has {key}, which is not known here, but off."
     elif changes_numbers(key):
-        sentence = f"{place} has {key}={value!r:.100}, which is not known here and could change numbers."
-        findings.add("refused", name, key, value, sentence)
+        level, text = "refused", f"{place} has {key}={value!r:.100}, which is not known here and could change numbers."
     else:
-        sentence = f"{place} has {key}={value!r:.100}, which is not known here; it is ignored."
-        findings.add("unusual", name, key, value, sentence)
+        level, text = "unusual", f"{place} has {key}={value!r:.100}, which is not known here; it is ignored."
+    findings.add(level, name, key, value, text, file)
 
 
 def _part_of_whole(name: str, values: Mapping[str, Any], place: str, findings: Findings) -> dict[str, Any]:

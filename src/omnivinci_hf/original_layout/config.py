@@ -16,19 +16,18 @@ from .components import COMPONENTS as COMPONENTS
 from .components import is_described, judge_key, read_component, sub_config
 from .findings import Findings
 from .keys import (
+    ASSUMED_VALUES,
     ENCODER_CLASSES,
     ENCODER_KEYS,
-    IDLE_MAIN_KEYS,
+    FLAGS,
     MAIN_KEYS,
+    ORIGINAL_DEFAULTS,
     SWITCHES,
-    TRAINING,
-    TRAINING_KEYS,
-    TRANSFORMERS_KEYS,
     is_off,
 )
 from .tokenizer import load_original_tokenizer as load_original_tokenizer
 from .tokenizer import media_token_ids, placeholder_ids
-from .values import clean_nested, dtype_name, flag, none, number, parsed, whole, with_dtype_names
+from .values import clean_nested, dtype_name, flag, none, number, parsed, scales, whole, with_dtype_names
 
 
 # original name -> name in OmniVinciConfig, and what mends the type of the value
@@ -44,15 +43,6 @@ PROCESSOR_NAMES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "num_video_frames": ("num_frames", whole),
     "audio_sampling_rate": ("sampling_rate", whole),
     "audio_hop_length": ("hop_length", whole),
-}
-# The original code takes these values where the file lacks the key.
-ORIGINAL_DEFAULTS = {
-    "interleaved_vis_aud_in_video": True,
-    "interleaved_video_segment_duration": 30,
-    "load_audio_in_video": True,
-    "audio_sampling_rate": 16000,
-    "audio_hop_length": 60,
-    "audio_chunk_length": 120,
 }
 # (encoder description, its key) -> key of `boundary_tokens`, and what the original code takes when the key is absent
 BOUNDARY_NAMES = {
@@ -79,6 +69,7 @@ def map_original_config(
     *,
     findings: Findings | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    reads_image_encoder: bool = False,
     **hub_options,
 ) -> dict[str, Any]:
     """Translate an original `config.json` into arguments of `OmniVinciConfig`; the input is left as it is.
@@ -91,40 +82,44 @@ def map_original_config(
         findings: a list that grows by what the files assume, leave unused or hold that is unusual; also by all that is
             refused, before the error is raised.
         tokenizer: of the checkpoint, where it is at hand; it is loaded otherwise.
+        reads_image_encoder: whether the code of the checkpoint reads the options of its `image_encoder`. OmniVinci's
+            does not: each image ends in a line break.
 
     Raises:
         ValueError: for another VILA checkpoint, or a mode that this package does not have.
     """
     findings = Findings() if findings is None else findings
-    original = present(original)
+    findings.checkpoint = findings.checkpoint or name_or_path
+    original = with_defaults(original, findings)
     _check_components(original, name_or_path, hub_options, findings)
-    assume_defaults(original, findings)
     check_main_keys(original, findings)
-    config = _renamed(original, CONFIG_NAMES)
+    config = _renamed(original, CONFIG_NAMES, findings)
     for name, part in (("vision_tower", "vision_config"), ("sound_tower", "audio_config"), ("llm", "text_config")):
         values, place = read_component(original, name, name_or_path, hub_options)
         config[part] = sub_config(name, values, place, findings)
     for name in PROJECTOR_TYPES:
         values, place = read_component(original, name, name_or_path, hub_options)
         _check_projector(name, values, place, original, findings)
-    findings.settle()
-
-    side = config["vision_config"].get("image_size", 224)
-    config["s2_scales"] = _scales(original, side)
-    config["max_tiles"] = max(config.get("max_tiles", 12), (config["s2_scales"][-1] // side) ** 2)
-    encoders = {name: encoder_description(original, name, findings) for name in ENCODER_KEYS}
-    findings.settle()
+    _take_scales(config, original, findings)
+    encoders = {name: encoder_description(original, name, findings) for name in ("video_encoder", "sound_encoder")}
+    encoders["image_encoder"] = {}
+    if reads_image_encoder:
+        encoders["image_encoder"] = encoder_description(original, "image_encoder", findings)
+    else:
+        _ignore_image_encoder(original, findings)
     hidden_size = config["text_config"].get("hidden_size", 4096)
-    config["video_time_embedding"] = _time_embedding(encoders["video_encoder"], "video", hidden_size)
-    config["audio_time_embedding"] = _time_embedding(encoders["sound_encoder"], "audio", hidden_size)
+    config["video_time_embedding"] = _time_embedding(encoders["video_encoder"], "video", hidden_size, findings)
+    config["audio_time_embedding"] = _time_embedding(encoders["sound_encoder"], "audio", hidden_size, findings)
     config["video_pool_sizes"] = clean_nested(encoders["video_encoder"].get("pool_sizes")) or [[1, 1, 1]]
     config["boundary_tokens"] = {
         new: none(encoders[encoder].get(key, default)) for (encoder, key), (new, default) in BOUNDARY_NAMES.items()
     }
-    interleaved = flag(original["interleaved_vis_aud_in_video"])
-    config["group_duration_sec"] = number(original["interleaved_video_segment_duration"]) if interleaved else None
+    seconds = _read(number, original, "interleaved_video_segment_duration", findings)
+    interleaved = _read(flag, original, "interleaved_vis_aud_in_video", findings)
+    config["group_duration_sec"] = seconds if interleaved else None
     config["architectures"] = ["OmniVinciForConditionalGeneration"]
     config.update(_loading_entries(original, findings))
+    findings.settle()
     if tokenizer is not None:
         config.update(placeholder_ids(tokenizer))
     elif name_or_path:
@@ -135,18 +130,21 @@ def map_original_config(
 def map_original_processor_options(original: dict[str, Any], findings: Findings | None = None) -> dict[str, Any]:
     """Translates those options of an original `config.json` that are options of the processor here.
 
-    Returns `load_audio_from_video`, `num_frames`, `fps`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no
-    limit), as far as they are set.
+    Returns `load_audio_from_video`, `num_frames`, `sampling_rate`, `hop_length` and `max_audio_sec` (None: no limit),
+    as far as they are set.
 
     Raises:
         ValueError: for a limit of audio that this package does not have.
     """
     findings = Findings() if findings is None else findings
-    original = present(original)
-    assume_defaults(original, findings)
-    options = _renamed(original, PROCESSOR_NAMES)
-    if fps := number(original.get("fps")):
-        options["fps"] = float(fps)
+    original = with_defaults(original, findings)
+    options = _renamed(original, PROCESSOR_NAMES, findings)
+    if _read(number, original, "fps", findings):
+        sentence = (
+            f"config.json has fps={original['fps']!r}, which the original code does not read: it takes "
+            "`num_video_frames` frames of each video. Give `fps=` to the processor for frames by their rate."
+        )
+        findings.add("unusual", "", "fps", original["fps"], sentence)
     # "max" keeps the whole audio; "max_N" and a bare number keep its first N seconds
     given = str(original["audio_chunk_length"])
     limit = given.removeprefix("max").removeprefix("_")
@@ -197,17 +195,27 @@ def map_bare_config(
 
 
 def present(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries of a main file that say something: a null stands for an absent key."""
-    return {key: value for key, value in original.items() if value is not None and value != "None"}
+    """Returns the entries of a main file that say something: a null stands for an absent key, or for a false flag."""
+    values = {key: False if key in FLAGS and is_off(value) else value for key, value in original.items()}
+    return {key: value for key, value in values.items() if value is not None and value != "None"}
 
 
-def assume_defaults(original: dict[str, Any], findings: Findings) -> None:
-    """Adds the values that the original code takes where a main file lacks the key."""
-    for key, value in ORIGINAL_DEFAULTS.items():
-        if key not in original:
-            original[key] = value
-            sentence = f"config.json has no {key}; as in the original code it is {value!r}."
-            findings.add("assumed", "", key, value, sentence)
+def with_defaults(original: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """Returns what [`present`] does, with the values that the original code takes where a main file lacks the key."""
+    for key in FLAGS:
+        if key in original and original[key] in (None, "None"):
+            sentence = (
+                f"config.json has {key}={original[key]!r}; as in the original code that is false, not the default."
+            )
+            findings.add("unusual", "", key, original[key], sentence)
+    values = present(original)
+    for key, value in {**ORIGINAL_DEFAULTS, **ASSUMED_VALUES}.items():
+        if key not in values:
+            values[key] = value
+            lack = f"has {key}={original[key]!r}" if key in original else f"has no {key}"
+            taken = "as in the original code it is" if key in ORIGINAL_DEFAULTS else "it is assumed to be"
+            findings.add("assumed", "", key, value, f"config.json {lack}; {taken} {value!r}.")
+    return values
 
 
 def check_main_keys(original: Mapping[str, Any], findings: Findings) -> None:
@@ -215,22 +223,16 @@ def check_main_keys(original: Mapping[str, Any], findings: Findings) -> None:
     for key, value in original.items():
         if key in SWITCHES:
             known, sentence = SWITCHES[key]
-            if clean_nested(value) not in known:
+            if not is_off(value) and clean_nested(value) not in known:
                 text = f"The original option {key}={value!r:.100} is not supported; known are {known}: {sentence}."
                 findings.add("refused", "", key, value, text)
-        elif key in TRANSFORMERS_KEYS or key in IDLE_MAIN_KEYS:
-            findings.add("ignored", "", key, value, f"config.json has {key}, which the original code does not read.")
-        elif key in TRAINING_KEYS or TRAINING.fullmatch(key):
-            findings.add("ignored", "", key, value, f"config.json has {key}, an option of training.")
         elif key not in MAIN_KEYS:
             judge_key("", key, value, "config.json", findings)
-    for key, value in (("image_aspect_ratio", "None"), ("mm_vision_select_feature", "'cls_patch'")):
-        if key not in original:
-            findings.add("assumed", "", key, value, f"config.json has no {key}; {value} is assumed.")
-    if _flag_of(original, "s2") and not _flag_of(original, "dynamic_s2"):
+    dynamic = _read(flag, original, "dynamic_s2", findings)
+    if _read(flag, original, "s2", findings) and not dynamic:
         text = "The original option s2=True is not supported without dynamic_s2: plain S2 scales are not here."
         findings.add("refused", "", "s2", original["s2"], text)
-    if tiles_images(original) and not _flag_of(original, "dynamic_s2"):
+    if tiles_images(original) and not dynamic:
         text = "config.json has image_aspect_ratio='dynamic_s2' but not dynamic_s2=true; images are squashed to a tile."
         findings.add("unusual", "", "dynamic_s2", original.get("dynamic_s2"), text)
 
@@ -241,7 +243,7 @@ def encoder_description(original: Mapping[str, Any], name: str, findings: Findin
     Args:
         name: "image_encoder", "video_encoder" or "sound_encoder".
     """
-    description = parsed(original.get(name), name)
+    description = _parsed(original, name, findings)
     for key, value in description.items():
         if key in ENCODER_KEYS[name] or is_off(value):
             continue
@@ -279,30 +281,68 @@ def _check_components(
     findings.settle()
 
 
+def _parsed(original: Mapping[str, Any], name: str, findings: Findings) -> dict[str, Any]:
+    try:
+        return parsed(original.get(name), name)
+    except ValueError as error:
+        findings.add("refused", "", name, original[name], str(error))
+        return {}
+
+
+def _ignore_image_encoder(original: Mapping[str, Any], findings: Findings) -> None:
+    """Adds findings on the options of images, which OmniVinci's code does not read."""
+    defaults = {"start_tokens": None, "end_tokens": "\n"}
+    for key, value in _parsed(original, "image_encoder", findings).items():
+        level = "unusual" if key in defaults and none(value) != defaults[key] else "ignored"
+        text = f"config.json has image_encoder.{key}={value!r:.100}, which OmniVinci's code does not read: "
+        findings.add(level, "", f"image_encoder.{key}", value, text + "each image ends in a line break.")
+
+
 def _check_projector(
     name: str, values: Mapping[str, Any], place: str, original: Mapping[str, Any], findings: Findings
 ) -> None:
     key, known = PROJECTOR_TYPES[name]
-    kinds = {f"{name}_cfg.{key}": none(values.get(key))}
-    if name == "sound_mm_projector":
-        kinds[name] = none(original.get(name))  # where the main file has it, the original code takes this one
-    for option, kind in kinds.items():
-        if kind not in (known, None):
-            text = f"The original option {option}={kind!r} is not supported; known are {(known,)}: "
-            findings.add("refused", name, key, kind, text + "projectors of other shapes are not here.")
-    if not any(kinds.values()):
+    in_folder = none(values.get(key))
+    # Where the main file has the type of the audio projector, the original code takes that one.
+    in_main_file = none(original.get(name)) if name == "sound_mm_projector" else None
+    component, option, kind = ("", name, in_main_file) if in_main_file else (name, f"{name}_cfg.{key}", in_folder)
+    if kind not in (known, None):
+        text = f"The original option {option}={kind!r:.100} is not supported; known are {(known,)}: "
+        findings.add(
+            "refused", component, key if component else name, kind, text + "projectors of other shapes are not here."
+        )
+    elif in_folder not in (kind, None):
+        text = (
+            f"{place} has {key}={in_folder!r:.100}; as in the original code, {name}={kind!r} of config.json is taken."
+        )
+        findings.add("unusual", name, key, in_folder, text)
+    if kind is None:
         findings.add("assumed", name, key, known, f"{place} has no {key}; {known!r} is assumed.")
     for other, value in values.items():
         if other != key:
             judge_key(name, other, value, place, findings)
 
 
-def _flag_of(original: Mapping[str, Any], key: str) -> bool:
-    return flag(original.get(key) or False)
+def _read(kind: Callable[[Any], Any], values: Mapping[str, Any], key: str, findings: Findings, name: str = "") -> Any:
+    """Returns the value of a key as another type; None if it has none, or one that is refused.
+
+    Args:
+        kind: a function of `values`.
+        name: of the entry of the main file that holds `values`, if they are not those of the main file.
+    """
+    value = values.get(key)
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError as error:
+        path = f"{name}.{key}" if name else key
+        findings.add("refused", "", path, value, f"The option {path} of config.json cannot be read. {error}")
+        return None
 
 
-def _renamed(original: dict[str, Any], names: Mapping[str, tuple[str, Callable]]) -> dict[str, Any]:
-    values = {new: kind(original[old]) for old, (new, kind) in names.items() if original.get(old) is not None}
+def _renamed(original: dict[str, Any], names: Mapping[str, tuple[str, Callable]], findings: Findings) -> dict[str, Any]:
+    values = {new: _read(kind, original, old, findings) for old, (new, kind) in names.items()}
     return {new: value for new, value in values.items() if value is not None}
 
 
@@ -313,8 +353,8 @@ def _loading_entries(original: Mapping[str, Any], findings: Findings) -> dict[st
         for name in ("name_or_path", "attn_implementation", "output_attentions", "experts_implementation")
         if name in original
     }
-    dtypes = {key: dtype_name(original[key]) for key in ("dtype", "torch_dtype", "model_dtype") if key in original}
-    if dtypes:
+    dtypes = {key: _read(dtype_name, original, key, findings) for key in ("dtype", "torch_dtype", "model_dtype")}
+    if dtypes := {key: dtype for key, dtype in dtypes.items() if dtype is not None}:
         key, entries["dtype"] = next(iter(dtypes.items()))
         if dtypes.get("model_dtype", entries["dtype"]) != entries["dtype"]:
             sentence = (
@@ -322,42 +362,62 @@ def _loading_entries(original: Mapping[str, Any], findings: Findings) -> dict[st
                 f"original code computes; {key} is taken. Give `dtype=` to choose."
             )
             findings.add("unusual", "", "model_dtype", original["model_dtype"], sentence)
-            findings.settle()
     if "quantization_config" in original:
         entries["quantization_config"] = with_dtype_names(original["quantization_config"])
     return entries
 
 
-def _scales(original: dict[str, Any], side: int) -> list[int]:
-    if not _flag_of(original, "dynamic_s2"):
-        return [side]
+def _take_scales(config: dict[str, Any], original: Mapping[str, Any], findings: Findings) -> None:
+    """Adds the scales of Dynamic-S2, and as many tiles as the largest needs."""
+    side = config["vision_config"].get("image_size", 224)
+    config["s2_scales"] = [side]
+    if not _read(flag, original, "dynamic_s2", findings):
+        return
     if is_off(original.get("s2_scales")):
-        raise ValueError("config.json has dynamic_s2=true but no s2_scales: the sides of the scales, in pixels.")
-    scales = original["s2_scales"]
-    return sorted(int(number(scale) or 0) for scale in (scales.split(",") if isinstance(scales, str) else scales))
+        sentence = "config.json has dynamic_s2=true but no s2_scales: the sides of the scales, in pixels."
+        findings.add("refused", "", "s2_scales", original.get("s2_scales"), sentence)
+        return
+    config["s2_scales"] = _read(scales, original, "s2_scales", findings) or [side]
+    needed, max_tiles = (config["s2_scales"][-1] // side) ** 2, config.get("max_tiles", ORIGINAL_DEFAULTS["max_tiles"])
+    if max_tiles < needed and tiles_images(original):
+        sentence = (
+            f"config.json has max_tiles={max_tiles}, but the largest of s2_scales={original['s2_scales']!r} needs "
+            f"{needed} tiles: make max_tiles larger or leave out scales, in a copy of the checkpoint."
+        )
+        findings.add("refused", "", "max_tiles", max_tiles, sentence)
+    config["max_tiles"] = max(max_tiles, needed)
 
 
-def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int) -> dict[str, Any]:
+def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int, findings: Findings) -> dict[str, Any]:
+    name = "video_encoder" if modality == "video" else "sound_encoder"
     embed_time = encoder.get("embed_time", "False" if modality == "video" else "True")
     # For videos only the string switches it off; a boolean False means on there.
     if embed_time == "False" or (modality == "audio" and embed_time is False):
         return {"type": "none"}
     kind, period_fix = encoder.get("time_embed_type", "pixel"), encoder.get("period_fix", False)
     if kind not in ("pixel", "lang"):
-        raise ValueError(
+        sentence = (
             f"The original {modality} option time_embed_type={kind!r} is not supported: the original code has no "
             "weights for it. Known are 'pixel' and 'lang'."
         )
+        findings.add("refused", "", f"{name}.time_embed_type", kind, sentence)
+        return {"type": "none"}
     if period_fix in ("MTCT", "shortest", "longest"):
         kind = "mtct_longest" if period_fix == "longest" else "mtct_shortest"
     else:
         # In the original code only the string "True" is true.
         kind += "_periodic" if period_fix == "True" else "_seconds"
-    dim = whole(encoder.get("trope_dim"))
+    dim = _read(whole, encoder, "trope_dim", findings, name)
     if dim is None:
         dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
-    config = {"type": kind, "dim": dim, "max_time": number(encoder.get("max_time"))}
-    if kind.startswith("lang") and config["max_time"] is None:
+    config = {"type": kind, "dim": dim, "max_time": _read(number, encoder, "max_time", findings, name)}
+    takes_theta = kind.startswith("lang") and config["max_time"] is None
+    theta = _read(number, encoder, "trope_theta", findings, name)
+    if modality == "audio" and theta not in (None, 10000):
+        # The original code passes it on for videos alone.
+        sentence = f"config.json has {name}.trope_theta={theta:g}, which the original code does not use: it is 10000."
+        findings.add("unusual" if takes_theta else "ignored", "", f"{name}.trope_theta", theta, sentence)
+    if takes_theta:
         # With `max_time` the original code takes the base from that.
-        config["theta"] = number(encoder.get("trope_theta", 50000 if modality == "video" else 10000))
+        config["theta"] = 10000 if modality == "audio" else 50000 if theta is None else theta
     return config

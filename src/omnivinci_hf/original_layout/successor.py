@@ -18,7 +18,7 @@ from .config import map_original_config, present
 from .findings import Findings
 from .keys import ENCODER_KEYS
 from .tokenizer import media_token_ids
-from .values import flag, parsed, whole
+from .values import flag, parsed, scales, whole
 
 
 # name of a part in one folder -> its name in the original `config.json`, which older files have, and its usual kind
@@ -95,7 +95,9 @@ def map_config(
             return arguments
     else:
         processor = read_json(name_or_path, PROCESSOR_NAME, hub_options) if name_or_path else {}
-        arguments = map_original_config(to_original_words(original, processor, findings), findings=findings)
+        arguments = map_original_config(
+            to_original_words(original, processor, findings), findings=findings, reads_image_encoder=True
+        )
         if ids := original.get("media_token_ids"):
             arguments.update({PLACEHOLDERS[name]: token_id for name, token_id in ids.items() if name in PLACEHOLDERS})
         elif name_or_path:
@@ -169,7 +171,7 @@ def read_json(name_or_path: str, file_name: str, hub_options: Mapping[str, Any])
 def _refuse_contradictions(config: Mapping[str, Any], options: Mapping[str, Any], findings: Findings) -> None:
     """Refuses options of the processor that contradict the model, which reads the other file."""
     same: dict[str, Callable[[Any], Any]] = {
-        "s2_scales": _scales,
+        "s2_scales": scales,
         "interleaved_vis_aud_in_video": flag,
         # A processor may leave out the audio that the model would interleave, but not the other way round.
         "load_audio_in_video": lambda value: flag(value) or not flag(options["load_audio_in_video"]),
@@ -183,10 +185,6 @@ def _refuse_contradictions(config: Mapping[str, Any], options: Mapping[str, Any]
             findings.add("refused", "", name, options[name], sentence)
 
 
-def _scales(value: Any) -> list[int]:
-    return sorted(int(scale) for scale in (value.split(",") if isinstance(value, str) else value))
-
-
 def _encoder(name: str, description: Any, findings: Findings) -> dict[str, Any]:
     """Returns the description of an encoder with the values that the successor's classes take for absent keys."""
     encoder = parsed(description, name)
@@ -198,9 +196,6 @@ def _encoder(name: str, description: Any, findings: Findings) -> dict[str, Any]:
     encoder["embed_time"] = "True" if encoder.get("embed_time") in ("True", True) else "False"
     if encoder.get("trope_dim") is None:
         encoder["trope_dim"] = 128
-    if name == "sound_encoder" and (theta := encoder.pop("trope_theta", None)) is not None:
-        sentence = f"{name}.trope_theta={theta} is that of the video encoder alone for the successor's classes."
-        findings.add("ignored", "", f"{name}.trope_theta", theta, sentence)
     return encoder
 
 

@@ -59,7 +59,7 @@ def one_folder_processor_options(
     findings = Findings() if findings is None else findings
     stored = read_json(name_or_path, PROCESSOR_NAME, hub_options)
     for key in sorted(stored.keys() - KNOWN_KEYS):
-        judge_key("", key, stored[key], PROCESSOR_NAME, findings)
+        judge_key("", key, stored[key], PROCESSOR_NAME, findings, PROCESSOR_NAME)
     words = to_original_words(config, stored, findings)
     options = map_original_processor_options(words, findings)
     options["num_frames"] = options.get("num_frames")  # None: all frames

@@ -15,25 +15,57 @@ NOTHING = ("None", "none", "null", "")
 
 
 def flag(value: Any) -> bool:
-    """Reads a boolean, or one of the strings that original files hold in its place."""
+    """Reads a boolean, or one of the strings that original files hold in its place.
+
+    Raises:
+        ValueError: when it is neither.
+    """
     if value in (True, False):
         return bool(value)
     if value in ("True", "true"):
         return True
     if value in ("False", "false", "None"):
         return False
-    raise ValueError(f"Expected a boolean in the original config, got {value!r}.")
+    raise ValueError(f"Expected a boolean, got {value!r:.100}.")
 
 
 def number(value: Any) -> float | None:
-    """Reads a number, or the string that an original file holds in its place; "None" gives None."""
-    return float(value) if isinstance(value, str) and value not in ("None", "") else none(value)
+    """Reads a number, or the string that an original file holds in its place; "None" gives None.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    read = plain(value.strip()) if isinstance(value, str) else value
+    if read is None or (isinstance(read, (int, float)) and not isinstance(read, bool)):
+        return read
+    raise ValueError(f"Expected a number, got {value!r:.100}.")
 
 
 def whole(value: Any) -> int | None:
-    """Reads a whole number, or the string that an original file holds in its place; "None" gives None."""
-    value = number(value)
-    return None if value is None else int(value)
+    """Reads a whole number, or the string that an original file holds in its place; "None" gives None.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    read = number(value)
+    if read is None:
+        return None
+    if not float(read).is_integer():
+        raise ValueError(f"Expected a whole number, got {value!r}.")
+    return int(read)
+
+
+def scales(value: Any) -> list[int]:
+    """Reads the sides of the scales of S2, in pixels: a list, or a string with commas; the smallest comes first.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    sides = [whole(part) or 0 for part in parts] if isinstance(parts, (list, tuple)) else []
+    if not sides or min(sides) < 1:
+        raise ValueError(f"Expected the sides of the scales in pixels, such as '448,896,1344', got {value!r:.100}.")
+    return sorted(sides)
 
 
 def none(value: Any) -> Any:
@@ -95,7 +127,7 @@ def dtype_name(value: Any) -> str:
     """
     name = str(value).removeprefix("torch.")
     if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise ValueError(f"Expected the name of a dtype in the original config, such as 'bfloat16', got {value!r}.")
+        raise ValueError(f"Expected the name of a dtype, such as 'bfloat16', got {value!r:.100}.")
     return name
 
 
