@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
-from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL_MODEL_TYPE, component_file
+from ..omnivinci.checkpoint_files_omnivinci import ORIGINAL_MODEL_TYPE, SUCCESSOR_MODEL_TYPE, component_file
 from .components import COMPONENTS as COMPONENTS
 from .components import is_described, judge_key, read_component, sub_config
 from .findings import Findings
@@ -186,7 +186,7 @@ def map_bare_config(
     if name_or_path and not os.path.isdir(name_or_path):
         hub_options["revision"] = commit
         elsewhere = commit and not isinstance(try_to_load_from_cache(name_or_path, "config.json", revision=commit), str)
-        if elsewhere and ("text_config" in original or all(is_described(original, name) for name in COMPONENTS)):
+        if elsewhere and (original.get("text_config") or all(is_described(original, name) for name in COMPONENTS)):
             return map_config(original)  # it lies in another cache, so nothing is put into this one
     try:
         return map_config(original, name_or_path, **hub_options)
@@ -273,10 +273,12 @@ def _check_components(
         else:
             missing.append(name)
     if missing:
-        sentence = (
-            f"This is a VILA checkpoint (`model_type`={ORIGINAL_MODEL_TYPE!r}) without {' and '.join(missing)}: "
-            "only the omni-modal one, nvidia/omnivinci, can be loaded. Use NVIDIA's VILA code for the others."
-        )
+        kind, model_type = "a VILA checkpoint", original.get("model_type", ORIGINAL_MODEL_TYPE)
+        remedy = "only the omni-modal one, nvidia/omnivinci, can be loaded. Use NVIDIA's VILA code for the others."
+        if model_type == SUCCESSOR_MODEL_TYPE:
+            kind = "a checkpoint of Audio-Visual Flamingo"
+            remedy = "each must have a folder with a config.json, or a description in the main one. Are files missing?"
+        sentence = f"This is {kind} (`model_type`={model_type!r}) without {' and '.join(missing)}: {remedy}"
         findings.add("refused", "", f"{missing[0]}_cfg", None, sentence)
     findings.settle()
 

@@ -15,6 +15,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..omnivinci.checkpoint_files_omnivinci import (
     HUB_OPTIONS,
+    SUCCESSOR_MODEL_TYPE,
     component_file,
     hub_options_of,
     read_config,
@@ -38,6 +39,7 @@ from .tokenizer import (
 from .weights import SAFETENSORS_NAMES, OriginalStateDict, check_tensors
 
 
+INCOMPLETE = "_from_main_file_alone"  # attribute of a config that was made without the other files of its checkpoint
 TORCH_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
@@ -47,8 +49,16 @@ def config_arguments(original: dict[str, Any], name_or_path: str, hub_options: M
 
 
 def config_arguments_of_dict(original: dict[str, Any], name_or_path: str | None, commit: str | None) -> dict[str, Any]:
-    """As [`config_arguments`], for `AutoConfig`, see [`map_bare_config`]."""
-    return map_bare_config(original, name_or_path, commit, map_config)
+    """As [`config_arguments`], for `AutoConfig`, see [`map_bare_config`].
+
+    What comes from the file of one folder alone is marked, since other files may say more.
+    """
+
+    def mapping(original: dict[str, Any], place: str | None = None, **hub_options: Any) -> dict[str, Any]:
+        mark = {INCOMPLETE: True} if place is None and original.get("model_type") == SUCCESSOR_MODEL_TYPE else {}
+        return {**map_config(original, place, **hub_options), **mark}
+
+    return map_bare_config(original, name_or_path, commit, mapping)
 
 
 def load_processor(
@@ -149,9 +159,9 @@ def _config_to_load(
         overrides = {name: options.pop(name) for name in fields & options.keys()}
         arguments = map_config(original, name_or_path, tokenizer=tokenizer, **hub_options)
         return config_class.from_dict(arguments, **overrides)
-    if tokenizer is None:
-        return _completed(config, original, name_or_path, hub_options)
-    if all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
+    if getattr(config, INCOMPLETE, False):
+        return _completed(config, original, map_config(original, name_or_path, tokenizer=tokenizer, **hub_options))
+    if tokenizer is not None and all(getattr(config, name) == getattr(config_class, name) for name in MEDIA_TOKENS):
         # The config may be from `AutoConfig`, which may have been unable to read the tokenizer.
         config = copy.deepcopy(config)
         for name, token_id in placeholder_ids(tokenizer).items():
@@ -159,17 +169,19 @@ def _config_to_load(
     return config
 
 
-def _completed(
-    config: PreTrainedConfig, original: dict[str, Any], name_or_path: str, hub_options: Mapping[str, Any]
-) -> PreTrainedConfig:
-    """Returns a config with what the processor's files say, where `AutoConfig` may have been unable to read these."""
-    alone = OmniVinciConfig(**map_config(original))
-    whole = OmniVinciConfig(**map_config(original, name_or_path, **hub_options))
-    names = (*MEDIA_TOKENS, "group_duration_sec", "max_tiles", "use_modality_boundary_tokens")
-    if all(getattr(config, name) == getattr(alone, name) for name in names):
-        config = copy.deepcopy(config)
-        for name in names:
-            setattr(config, name, getattr(whole, name))
+def _completed(config: PreTrainedConfig, original: dict[str, Any], arguments: dict[str, Any]) -> PreTrainedConfig:
+    """Returns a config that `AutoConfig` made of the main file alone, with what all files say.
+
+    Args:
+        arguments: what all files say. What the user changed in `config` stays.
+    """
+    before, after = OmniVinciConfig(**map_config(original)), OmniVinciConfig(**arguments)
+    config = copy.deepcopy(config)
+    delattr(config, INCOMPLETE)
+    for field in dataclasses.fields(OmniVinciConfig):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if old != new and getattr(config, field.name) == old:
+            setattr(config, field.name, new)
     return config
 
 

@@ -18,7 +18,7 @@ from .config import map_original_config, present
 from .findings import Findings
 from .keys import ENCODER_KEYS
 from .tokenizer import media_token_ids
-from .values import flag, parsed, scales, whole
+from .values import flag, parsed, plain, scales, whole
 
 
 # name of a part in one folder -> its name in the original `config.json`, which older files have, and its usual kind
@@ -31,6 +31,8 @@ PROJECTORS = {
     "mm_projector_cfg": {"mm_projector_type": "mlp_downsample"},
     "sound_mm_projector_cfg": {"sound_mm_projector_type": "mlp"},
 }
+# Only the classes of the one folder write these.
+ONE_FOLDER_KEYS = ("media_token_ids", "encoder_text_token_ids", "projector_bias", "multimodal_projector_bias")
 KEYS_OF_ENCODERS = frozenset().union(*ENCODER_KEYS.values())
 # These stand in `processor_config.json`, and in older files in `config.json`, too.
 PROCESSOR_KEYS = frozenset(
@@ -53,23 +55,36 @@ OWN_KEYS = ("media_token_ids", "encoder_text_token_ids", "model_max_length", "pa
 def is_successor(original: Mapping[str, Any], name_or_path: str | None = None) -> bool:
     """Says whether a `config.json` is one of Audio-Visual Flamingo.
 
-    Its five folders may have OmniVinci's `model_type` ("vila"); then the names of classes, of the model that the file
-    was written from, or of the folder or repository tell it.
+    Its five folders may have OmniVinci's `model_type` ("vila"); then the names of its classes tell it.
+
+    Args:
+        name_or_path: folder or repository. Where it is given, its name, and that of the model that the file was
+            written from, count too; anybody may rename a folder, so no number may depend on them.
     """
-    words = [original.get("model_type"), original.get("_name_or_path"), *(original.get("architectures") or ())]
-    words += [*(original.get("auto_map") or {}).values(), str(name_or_path or "").rstrip("/").rpartition("/")[2]]
+    words = [original.get("model_type"), *(original.get("architectures") or ())]
+    words += (original.get("auto_map") or {}).values()
+    if name_or_path:
+        words += [original.get("_name_or_path"), str(name_or_path).rstrip("/").rpartition("/")[2]]
     return any(SUCCESSOR_NAME.search(str(word)) for word in words)
 
 
 def language_model_folder(
     original: Mapping[str, Any], name_or_path: str | None = None, hub_options: Mapping[str, Any] | None = None
 ) -> str:
-    """Returns the folder of the language model and its tokenizer: "llm" of five, or "" where all lies in one folder."""
+    """Returns the folder of the language model and its tokenizer: "llm" of five, or "" where all lies in one folder.
+
+    The file itself tells it, or else the folders that there are. An old file of one folder tells it by neither where
+    `name_or_path` is missing; then it counts as one of five, as it describes the projectors like these.
+    """
     if original.get("model_type") != SUCCESSOR_MODEL_TYPE:
         return "llm"
-    if "text_config" in original or not name_or_path:
+    if isinstance(original.get("text_config"), Mapping) or any(
+        original.get(name) is not None for name in ONE_FOLDER_KEYS
+    ):
         return ""
-    return "llm" if component_file(name_or_path, "llm", "config.json", hub_options or {}) else ""
+    if name_or_path:
+        return "llm" if component_file(name_or_path, "llm", "config.json", hub_options or {}) else ""
+    return "llm" if any(original.get(name) for name in PROJECTORS) else ""
 
 
 def map_config(
@@ -90,7 +105,7 @@ def map_config(
     findings = Findings() if findings is None else findings
     if language_model_folder(original, name_or_path, hub_options):
         arguments = map_original_config(original, name_or_path, findings=findings, tokenizer=tokenizer, **hub_options)
-        if not is_successor(original, name_or_path):
+        if not is_successor(original):
             _note_context(arguments["text_config"], original.get("model_max_length"), findings)
             return arguments
     else:
@@ -98,12 +113,18 @@ def map_config(
         arguments = map_original_config(
             to_original_words(original, processor, findings), findings=findings, reads_image_encoder=True
         )
-        if ids := original.get("media_token_ids"):
-            arguments.update({PLACEHOLDERS[name]: token_id for name, token_id in ids.items() if name in PLACEHOLDERS})
-        elif name_or_path:
+        ids = {PLACEHOLDERS[name]: token_id for name, token_id in noted_media_ids(original).items()}
+        if name_or_path and ids.keys() < set(PLACEHOLDERS.values()):
             arguments.update(media_token_ids(name_or_path, folder="", **hub_options))
+        arguments.update(ids)
     arguments["text_config"] = scale_positions(arguments["text_config"], original.get("model_max_length"))
     return arguments
+
+
+def noted_media_ids(original: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the ids that a `config.json` notes for the placeholders "image", "video" and "sound"; some may lack."""
+    ids = original.get("media_token_ids") or {}
+    return {name: token_id for name in PLACEHOLDERS if (token_id := whole(ids.get(name))) is not None}
 
 
 def scale_positions(text_config: dict[str, Any], model_max_length: Any) -> dict[str, Any]:
@@ -139,7 +160,7 @@ def to_original_words(
     _refuse_contradictions(config, options, findings)
     words = {**config, **options}
     for name, value in FIXED.items():
-        if words.get(name, value) != value:
+        if plain(words.get(name, value)) != value:
             sentence = f"The option {name}={words[name]!r} is not supported; the successor's classes have {value!r}."
             findings.add("refused", "", name, words[name], sentence)
     if words.pop("quantization_config", None):
@@ -152,11 +173,20 @@ def to_original_words(
         findings.add(
             "unusual", "", "fps", fps, f"config.json has fps={fps}, which the successor's classes do not read."
         )
-    findings.settle()
     for name in OWN_KEYS:
         words.pop(name, None)
     for name, (older_name, kind) in PARTS.items():
-        words[older_name] = {"model_type": kind, **(words.pop(name, None) or words.get(older_name) or {})}
+        part = words.pop(name, None) or words.get(older_name) or {}
+        if not isinstance(part, Mapping):
+            key = name if config.get(name) else older_name
+            sentence = (
+                f"config.json has {key}={part!r:.100}, but a checkpoint in one folder describes each part there, as a "
+                "dictionary. If this is one in five folders, its folder llm has no config.json."
+            )
+            findings.add("refused", "", key, part, sentence)
+            part = {}
+        words[older_name] = {"model_type": kind, **part}
+    findings.settle()
     words.update({name: _encoder(name, words.get(name), findings) for name in ENCODER_KEYS})
     fixed = {"dynamic_s2": True, "image_aspect_ratio": "dynamic_s2"}
     return {**PROJECTORS, **words, **fixed, "model_type": SUCCESSOR_MODEL_TYPE}
@@ -194,6 +224,12 @@ def _encoder(name: str, description: Any, findings: Findings) -> dict[str, Any]:
     if name == "image_encoder":
         return encoder
     encoder["embed_time"] = "True" if encoder.get("embed_time") in ("True", True) else "False"
+    if encoder["embed_time"] == "True" and (mode := encoder.get("period_fix")) in ("MTCT", "shortest", "longest"):
+        sentence = (
+            f"config.json has {name}.period_fix={mode!r}, for which the successor's classes compute other angles of "
+            "time in some releases than in others; those of OmniVinci's code are taken."
+        )
+        findings.add("unusual", "", f"{name}.period_fix", mode, sentence)
     if encoder.get("trope_dim") is None:
         encoder["trope_dim"] = 128
     return encoder
