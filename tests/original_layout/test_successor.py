@@ -22,7 +22,7 @@ from omnivinci_hf.cli import main
 from omnivinci_hf.omnivinci.checkpoint_files_omnivinci import is_original_checkpoint
 from omnivinci_hf.original_layout import findings
 from omnivinci_hf.original_layout.convert import convert_checkpoint
-from omnivinci_hf.original_layout.successor import is_successor, map_config, scale_positions
+from omnivinci_hf.original_layout.successor import ONE_FOLDER_KEYS, is_successor, map_config, scale_positions
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support import goldens
 from tests.support.hub_server import TOKEN, HubServer
@@ -183,6 +183,32 @@ class TestDefaults:
         assert AutoConfig.from_pretrained(changed).audio_token_id == 461
         assert torch.equal(logits_of(changed), expected["h_video5"])
 
+    def test_some_ids_may_be_missing(self, changed, expected):
+        ids = read(changed / "config.json")["media_token_ids"]
+        change(changed / "config.json", media_token_ids={**ids, "sound": None, "video": str(ids["video"]), "smell": 3})
+        config = AutoConfig.from_pretrained(changed)
+        assert (config.audio_token_id, config.video_token_id) == (461, ids["video"])
+        assert torch.equal(logits_of(changed), expected["h_video5"])
+
+    def test_a_flag_may_be_a_string(self, one_folder):
+        config = read(one_folder / "config.json")
+        assert map_config({**config, "dynamic_s2": "True", "projector_bias": "True"}) == map_config(config)
+
+    def test_the_modes_of_several_periods_are_told_apart_from_later_ones(self, one_folder):
+        config = read(one_folder / "config.json")
+        config["video_encoder"]["period_fix"] = "MTCT"
+        found = findings.Findings()
+        map_config(config, findings=found)
+        (sentence,) = (one.sentence for one in found if one.level == "unusual")
+        assert "video_encoder.period_fix='MTCT', for which the successor's classes compute other angles" in sentence
+
+    def test_what_no_file_says_is_assumed_aloud(self, one_folder):
+        with findings.collect_findings() as found:
+            OmniVinciProcessor.from_pretrained(one_folder, align_audio_start=True)
+        sentences = {one.key: one.sentence for one in found if one.level == "assumed"}
+        assert "do not say video_audio_downmix; it is 'sum'" in sentences["video_audio_downmix"]
+        assert "align_audio_start" not in sentences
+
     def test_all_frames_are_taken_where_no_number_is_given(self, changed):
         change(changed / "processor_config.json", num_video_frames=None)
         assert OmniVinciProcessor.from_pretrained(changed).video_processor.num_frames is None
@@ -207,6 +233,15 @@ class TestDefaults:
         assert processor.chat_template == template
         prompt = processor.apply_chat_template([{"role": "user", "content": "Who?"}])
         assert prompt.startswith("<|im_start|>system\nYou are no assistant<|im_end|>\n<|im_start|>user\nWho?")
+
+    @pytest.mark.parametrize("place", ["raise_exception('No system turns.')", "messages[0]['content'] + 1"])
+    def test_a_template_that_refuses_a_usual_conversation_is_kept(self, changed, place):
+        template = "{% if messages[0]['role'] == 'system' %}{{ " + place + " }}{% endif %}"
+        template += "{{ messages[-1]['content'][0]['text'] }}"
+        (changed / "chat_template.jinja").write_text(template)
+        processor = OmniVinciProcessor.from_pretrained(changed)
+        assert processor.chat_template == template
+        assert processor.apply_chat_template([{"role": "user", "content": "Who?"}]) == "Who?"
 
     def test_options_of_the_caller_come_first(self, one_folder):
         processor = OmniVinciProcessor.from_pretrained(one_folder, num_frames=3, load_audio_from_video=False)
@@ -246,6 +281,12 @@ class TestScaledPositions:
         processor.save_pretrained(tmp_path / "saved")
         assert torch.equal(logits_of(tmp_path / "saved"), by_hand)
 
+    @pytest.mark.parametrize("origin", [None, "nvidia/audio-visual-flamingo"])
+    def test_names_of_folders_make_no_difference(self, expected, origin, tmp_path):
+        changes = {"model_type": "vila", "model_max_length": 90000, "_name_or_path": origin}
+        folder = write_five_folders(SOURCE, tmp_path / "audio-visual-flamingo", **changes)
+        assert torch.equal(logits_of(folder), expected["h_video5"])
+
     def test_omnivinci_takes_no_notice_and_says_so(self, expected, tmp_path, monkeypatch):
         warnings = []
         monkeypatch.setattr(findings.logger, "warning_once", warnings.append)
@@ -277,6 +318,74 @@ class TestScaledPositions:
 )
 def test_the_successor_is_told_by_its_names(config, name, expected):
     assert is_successor(config, name) is expected
+
+
+class TestLayout:
+    """Which of the two layouts a file belongs to is told by the file, or else by the folders beside it."""
+
+    @pytest.mark.parametrize("changes", [{}, {"text_config": None}, {"sound_encoder": {"embed_time": "True"}}])
+    def test_a_file_of_five_folders_is_read_alike_alone(self, changes, tmp_path):
+        folder = write_five_folders(SOURCE, tmp_path / "five")
+        config = {**read(folder / "config.json"), **changes}
+        alone, whole = map_config(config), map_config(config, str(folder))
+        for name in ("image_token_id", "video_token_id", "audio_token_id"):
+            del whole[name]
+        assert alone == whole
+        assert alone["audio_time_embedding"]["type"] != "none"
+
+    def test_five_folders_with_a_null(self, expected, tmp_path):
+        folder = write_five_folders(SOURCE, tmp_path / "five")
+        write(folder / "config.json", {**read(folder / "config.json"), "text_config": None})
+        assert torch.equal(logits_of(folder), expected["h_video5"])
+
+    def test_an_old_file_of_one_folder_without_ids(self, expected, tmp_path):
+        folder = write_one_folder(SOURCE, tmp_path / "one", older_config=True)
+        change(folder / "config.json", **dict.fromkeys(ONE_FOLDER_KEYS))
+        assert torch.equal(logits_of(folder), expected["h_video5"])
+        alone = OmniVinciConfig.from_dict(read(folder / "config.json"))
+        assert torch.equal(logits_of(folder, config=alone), expected["h_video5"])
+
+    def test_a_missing_component_of_five_folders(self, tmp_path):
+        config = read(write_five_folders(SOURCE, tmp_path / "five", sound_tower_cfg=None) / "config.json")
+        message = (
+            r"of Audio-Visual Flamingo \(`model_type`='audiovisualflamingo'\) without sound_tower: each must have a"
+        )
+        with pytest.raises(ValueError, match=message):
+            map_config(config)
+
+    def test_one_folder_that_names_a_folder(self, tmp_path):
+        folder = write_one_folder(SOURCE, tmp_path / "one", older_config=True)
+        change(folder / "config.json", llm_cfg="llm")
+        with pytest.raises(ValueError, match="config.json has llm_cfg='llm', but a checkpoint in one folder describes"):
+            OmniVinciConfig.from_pretrained(folder)
+
+
+class TestConfigFromAutoConfig:
+    def test_scales_may_stand_in_the_other_file_alone(self, changed, expected, model):
+        write(changed / "config.json", {**read(changed / "config.json"), "s2_scales": None})
+        write(
+            changed / "processor_config.json", {**read(changed / "processor_config.json"), "s2_scales": [56, 112, 168]}
+        )
+        loaded = AutoModel.from_pretrained(changed, dtype=torch.float32).eval()
+        with torch.inference_mode():
+            logits = loaded(**inputs_of(OmniVinciProcessor.from_pretrained(changed), "h_video5")).logits
+        assert torch.equal(logits, expected["h_video5"])
+
+    def test_what_the_user_sets_stays(self, changed):
+        change(changed / "processor_config.json", interleaved_video_segment_duration=10)
+        config = AutoConfig.from_pretrained(changed)
+        assert config.group_duration_sec == 10
+        config.group_duration_sec = 30.0  # what a file without the key has
+        assert AutoModel.from_pretrained(changed, config=config).config.group_duration_sec == 30
+
+    def test_what_the_main_file_does_not_say_is_completed(self, changed):
+        change(changed / "processor_config.json", interleaved_video_segment_duration=10)
+        change(changed / "config.json", media_token_ids=None)
+        config = OmniVinciConfig.from_dict(read(changed / "config.json"))
+        config.max_tiles = 20
+        loaded = OmniVinciForConditionalGeneration.from_pretrained(changed, config=config).config
+        assert (loaded.group_duration_sec, loaded.audio_token_id, loaded.max_tiles) == (10, 461, 20)
+        assert not [name for name in loaded.to_dict() if "alone" in name]
 
 
 class TestRefusals:
@@ -313,6 +422,11 @@ class TestRefusals:
             ("feature_extractor", {"dither": 0.5}, "dither=0.5, which is not supported; expected 0.0"),
             ("feature_extractor", {"feature_size": 80}, "feature_size=80, which is not supported; expected 128"),
             ("feature_extractor", {"hop_length": 60}, "has hop_length=60, but audio_hop_length is 160"),
+            (
+                "feature_extractor",
+                {"hop_length": 60},
+                "no choice gives exactly their numbers: with `hop_length=60` the",
+            ),
             ("feature_extractor", {"sampling_rate": 8000}, "has sampling_rate=8000, but audio_sampling_rate is"),
             ("image_processor", {"resample": 2}, "resample=2, which is not supported; expected 3"),
             ("image_processor", {"do_normalize": False}, "do_normalize=False, which is not supported"),

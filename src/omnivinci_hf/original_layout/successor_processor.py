@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import CHAT_TEMPLATE_FILE, FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -10,11 +11,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ..omnivinci.checkpoint_files_omnivinci import component_file
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
 from ..omnivinci.conversation_omnivinci import CHAT_TEMPLATE
-from ..omnivinci.options_omnivinci import FILE_ENTRIES
+from ..omnivinci.options_omnivinci import FILE_ENTRIES, ORIGINAL_OPTIONS
 from .components import judge_key
 from .config import map_original_processor_options, present
 from .findings import Findings
-from .successor import PROCESSOR_KEYS, read_json, to_original_words
+from .successor import PROCESSOR_KEYS, noted_media_ids, read_json, to_original_words
 from .values import number
 
 
@@ -47,6 +48,9 @@ def one_folder_processor_options(
 ) -> dict[str, Any]:
     """Returns the options of the processor that the files of a checkpoint in one folder say.
 
+    How audio is mixed down and where that of a video starts no file says; as for five folders, `load_processor` takes
+    what OmniVinci's code does, and a finding says so.
+
     Args:
         config: the parsed `config.json`.
         model_config: what it was translated to.
@@ -70,10 +74,18 @@ def one_folder_processor_options(
     for name, audio_name in AUDIO_KEYS.items():
         if name in part and name not in given and number(part[name]) != options[name]:
             sentence = (
-                f"The feature extractor has {name}={part[name]}, but {audio_name} is {options[name]}: the one is of "
-                f"the mel frames and the other of the time groups. Choose one with `{name}=`."
+                f"The feature extractor has {name}={part[name]}, but {audio_name} is {options[name]}: the successor's "
+                "classes make the mel frames with the one and cut the time groups by the other. Here one value serves "
+                f"both, so no choice gives exactly their numbers: with `{name}={part[name]}` the mel frames are "
+                f"theirs, and each group has the audio of its time; with `{name}={options[name]}` both are the latter."
             )
             findings.add("refused", "", name, part[name], sentence)
+    for name, value in ORIGINAL_OPTIONS.items():
+        if name not in given:
+            sentence = (
+                f"The files do not say {name}; it is {value!r}, as in OmniVinci's code. Give `{name}=` to choose."
+            )
+            findings.add("assumed", "", name, value, sentence)
     findings.settle()
     options.update({name: part[name] for name in PASSED if name in part})
     if (template := _chat_template(stored, name_or_path, hub_options)) is not None:
@@ -94,7 +106,7 @@ def check_token_ids(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         ValueError: when they differ; it names the token.
     """
     words = dict(zip(("image", "video", "sound"), MEDIA_TOKENS.values(), strict=True))
-    noted = {words[name]: [token_id] for name, token_id in (config.get("media_token_ids") or {}).items()}
+    noted: dict[str, Any] = {words[name]: [token_id] for name, token_id in noted_media_ids(config).items()}
     noted.update(config.get("encoder_text_token_ids") or {})
     for text, ids in noted.items():
         found = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -138,7 +150,14 @@ def _chat_template(stored: Mapping[str, Any], name_or_path: str, hub_options: Ma
     elif template is None:
         template = read_json(name_or_path, LEGACY_CHAT_TEMPLATE_FILE, hub_options).get("chat_template")
     # The default one also marks the words of the assistant, which training needs.
-    return None if template is None or _prompts(template) == _prompts(CHAT_TEMPLATE) else template
+    return None if template is None or _writes_the_same(template) else template
+
+
+def _writes_the_same(template: str) -> bool:
+    try:
+        return _prompts(template) == _prompts(CHAT_TEMPLATE)
+    except (TemplateError, TypeError):
+        return False  # it refuses what the default one takes, a system turn or content in parts
 
 
 def _prompts(template: str) -> list[str]:
