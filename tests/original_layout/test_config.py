@@ -443,9 +443,11 @@ class TestComponents:
     @pytest.mark.parametrize("copied", ["sound_tower", {"_name_or_path": "somewhere"}])
     def test_neither_folder_nor_copy(self, original, other_folder, copied):
         (other_folder / "sound_tower" / "config.json").unlink()
+        findings = Findings()
         for source in (str(other_folder), None):
             with pytest.raises(ValueError, match="does not describe sound_tower: there is no sound_tower/config.json"):
-                map_original_config({**original, "sound_tower_cfg": copied}, source)
+                map_original_config({**original, "sound_tower_cfg": copied}, source, findings=findings)
+        assert ("refused", "sound_tower") in [(one.level, one.component) for one in findings]
 
     def test_a_model_loads_whose_main_file_only_names_folders(self, original, other_folder):
         original.update({f"{name}_cfg": name for name in COMPONENTS})

@@ -95,10 +95,10 @@ def map_original_config(
     check_main_keys(original, findings)
     config = _renamed(original, CONFIG_NAMES, findings)
     for name, part in (("vision_tower", "vision_config"), ("sound_tower", "audio_config"), ("llm", "text_config")):
-        values, place = read_component(original, name, name_or_path, hub_options)
+        values, place = _component(original, name, name_or_path, hub_options, findings)
         config[part] = sub_config(name, values, place, findings)
     for name in PROJECTOR_TYPES:
-        values, place = read_component(original, name, name_or_path, hub_options)
+        values, place = _component(original, name, name_or_path, hub_options, findings)
         _check_projector(name, values, place, original, findings)
     _take_scales(config, original, findings)
     encoders = {name: encoder_description(original, name, findings) for name in ("video_encoder", "sound_encoder")}
@@ -298,6 +298,21 @@ def _ignore_image_encoder(original: Mapping[str, Any], findings: Findings) -> No
         level = "unusual" if key in defaults and none(value) != defaults[key] else "ignored"
         text = f"config.json has image_encoder.{key}={value!r:.100}, which OmniVinci's code does not read: "
         findings.add(level, "", f"image_encoder.{key}", value, text + "each image ends in a line break.")
+
+
+def _component(
+    original: Mapping[str, Any],
+    name: str,
+    name_or_path: str | None,
+    hub_options: Mapping[str, Any],
+    findings: Findings,
+) -> tuple[dict[str, Any], str]:
+    try:
+        return read_component(original, name, name_or_path, hub_options)
+    except ValueError as error:
+        findings.add("refused", name, f"{name}_cfg", original.get(f"{name}_cfg"), str(error))
+        findings.settle()
+        raise
 
 
 def _check_projector(
