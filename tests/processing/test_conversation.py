@@ -1,6 +1,6 @@
 import pytest
 
-from omnivinci_hf.omnivinci.conversation_omnivinci import collect_media
+from omnivinci_hf.omnivinci.conversation_omnivinci import clean_words, collect_media
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,15 @@ from omnivinci_hf.omnivinci.conversation_omnivinci import collect_media
 def test_messages_that_make_no_sense_are_refused(message, expected):
     with pytest.raises(ValueError, match=expected):
         collect_media(message, {"image": [], "video": [], "audio": []})
+
+
+@pytest.mark.parametrize(
+    ("words", "cleaned"),
+    [
+        ("<im<image>age> and <vila/vid<sound>eo>", " and "),
+        ("a > b, <sou<image>nd", "a > b, <sound"),
+        ("<sou" * 100_000 + "nd>" * 100_000, ""),  # removing over and over would take hours
+    ],
+)
+def test_no_placeholder_is_left_in_words(words, cleaned):
+    assert clean_words(words) == cleaned

@@ -1,6 +1,5 @@
 """This module reads conversations: it parses their messages and parts, collects their media, and reads those."""
 
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -277,10 +276,18 @@ def check_source(place: str, modality: str, source: Any) -> Any:
 
 def clean_words(words: str) -> str:
     """Removes placeholders of media from words, where they would pass for media."""
-    # What is left may form another one: "<im<image>age>".
-    while (cleaned := re.sub("|".join(map(re.escape, MEDIA_TOKENS.values())), "", words)) != words:
-        words = cleaned
-    return words
+    if not any(token in words for token in MEDIA_TOKENS.values()):
+        return words
+    # What is left around a placeholder may form another one, as in "<im<image>age>". The end of what is kept is looked
+    # at after each character, since removing over and over would take quadratic time.
+    kept: list[str] = []
+    for character in words:
+        kept.append(character)
+        if character == ">":  # every placeholder ends so
+            for token in MEDIA_TOKENS.values():
+                if "".join(kept[-len(token) :]) == token:
+                    del kept[-len(token) :]
+    return "".join(kept)
 
 
 def shown(value: Any) -> str:
