@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import PROCESSOR_NAME, is_peft_available
 from transformers.utils import logging as transformers_logging
 
@@ -196,19 +197,24 @@ def _fill(diagnosis: Diagnosis, outline: Outline, loaded: _Loaded) -> None:
         diagnosis.settings = describe_settings(loaded.config)
     tokenizer = getattr(loaded.processor, "tokenizer", None)
     if tokenizer is not None:
-        diagnosis.tokenizer = describe_tokenizer(tokenizer)
-        diagnosis.processor = describe_processor(loaded.processor)
-        diagnosis.chat_template = loaded.processor.chat_template or tokenizer.chat_template
-        try:
-            messages = [{"role": "user", "content": "What happens?"}]
-            diagnosis.example_prompt = loaded.processor.apply_chat_template(messages, add_generation_prompt=True)
-        except Exception as error:  # a template is a program, which may end in any error
-            diagnosis.unusual.append(f"The chat template fails: {error}")
-        num_rows = None if loaded.config is None else loaded.config.text_config.vocab_size
-        if num_rows is not None and len(tokenizer) > num_rows:
-            diagnosis.unusual.append(f"The tokenizer has {len(tokenizer)} tokens, but the model embeds {num_rows}.")
+        _fill_words(diagnosis, loaded, tokenizer)
     if loaded.model is not None and loaded.model.can_generate():
         diagnosis.generation = describe_generation(loaded.model.generation_config, tokenizer)
+
+
+def _fill_words(diagnosis: Diagnosis, loaded: _Loaded, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Fills in what the processor and its tokenizer make of words."""
+    diagnosis.tokenizer = describe_tokenizer(tokenizer)
+    diagnosis.processor = describe_processor(loaded.processor)
+    diagnosis.chat_template = loaded.processor.chat_template or tokenizer.chat_template
+    try:
+        messages = [{"role": "user", "content": "What happens?"}]
+        diagnosis.example_prompt = loaded.processor.apply_chat_template(messages, add_generation_prompt=True)
+    except Exception as error:  # a template is a program, which may end in any error
+        diagnosis.unusual.append(f"The chat template fails: {error}")
+    num_rows = None if loaded.config is None else loaded.config.text_config.vocab_size
+    if num_rows is not None and len(tokenizer) > num_rows:
+        diagnosis.unusual.append(f"The tokenizer has {len(tokenizer)} tokens, but the model embeds {num_rows}.")
 
 
 def _add_findings(diagnosis: Diagnosis, findings: Findings) -> None:

@@ -411,6 +411,31 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int, fi
     # For videos only the string switches it off; a boolean False means on there.
     if embed_time == "False" or (modality == "audio" and embed_time is False):
         return {"type": "none"}
+    kind = _time_embedding_type(encoder, modality, name, findings)
+    if kind == "none":
+        return {"type": "none"}
+    dim = _read(whole, encoder, "trope_dim", findings, name)
+    if dim is None:
+        dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
+    config = {"type": kind, "dim": dim, "max_time": _read(number, encoder, "max_time", findings, name)}
+    # With `max_time` the original code takes the base from that.
+    takes_theta = kind.startswith("lang") and config["max_time"] is None
+    theta = _theta(encoder, modality, name, takes_theta, findings)
+    return {**config, "theta": theta} if takes_theta else config
+
+
+def _theta(encoder: dict[str, Any], modality: str, name: str, is_used: bool, findings: Findings) -> float:
+    """Returns the base of rotary frequencies of a time embedding."""
+    theta = _read(number, encoder, "trope_theta", findings, name)
+    if modality == "audio" and theta not in (None, 10000):
+        # The original code passes it on for videos alone.
+        sentence = f"config.json has {name}.trope_theta={theta:g}, which the original code does not use: it is 10000."
+        findings.add("unusual" if is_used else "ignored", "", f"{name}.trope_theta", theta, sentence)
+    return 10000 if modality == "audio" else 50000 if theta is None else theta
+
+
+def _time_embedding_type(encoder: dict[str, Any], modality: str, name: str, findings: Findings) -> str:
+    """Returns the type, in the words of `OmniVinciConfig`, of a time embedding that is switched on."""
     kind, period_fix = encoder.get("time_embed_type", "pixel"), encoder.get("period_fix", False)
     if kind not in ("pixel", "lang"):
         sentence = (
@@ -418,23 +443,8 @@ def _time_embedding(encoder: dict[str, Any], modality: str, hidden_size: int, fi
             "weights for it. Known are 'pixel' and 'lang'."
         )
         findings.add("refused", "", f"{name}.time_embed_type", kind, sentence)
-        return {"type": "none"}
+        return "none"
     if period_fix in ("MTCT", "shortest", "longest"):
-        kind = "mtct_longest" if period_fix == "longest" else "mtct_shortest"
-    else:
-        # In the original code only the string "True" is true.
-        kind += "_periodic" if period_fix == "True" else "_seconds"
-    dim = _read(whole, encoder, "trope_dim", findings, name)
-    if dim is None:
-        dim = hidden_size // 2 if embed_time == "True" and "time_embed_type" in encoder else 128
-    config = {"type": kind, "dim": dim, "max_time": _read(number, encoder, "max_time", findings, name)}
-    takes_theta = kind.startswith("lang") and config["max_time"] is None
-    theta = _read(number, encoder, "trope_theta", findings, name)
-    if modality == "audio" and theta not in (None, 10000):
-        # The original code passes it on for videos alone.
-        sentence = f"config.json has {name}.trope_theta={theta:g}, which the original code does not use: it is 10000."
-        findings.add("unusual" if takes_theta else "ignored", "", f"{name}.trope_theta", theta, sentence)
-    if takes_theta:
-        # With `max_time` the original code takes the base from that.
-        config["theta"] = 10000 if modality == "audio" else 50000 if theta is None else theta
-    return config
+        return "mtct_longest" if period_fix == "longest" else "mtct_shortest"
+    # In the original code only the string "True" is true.
+    return f"{kind}_periodic" if period_fix == "True" else f"{kind}_seconds"

@@ -113,15 +113,7 @@ def load_model(
     if config.dtype is None:
         # Transformers cannot tell it from lazy slices.
         config.dtype = TORCH_DTYPES.get(next(iter(state_dict.values())).get_dtype(), torch.float32)
-    with torch.device("meta"):
-        expected = model_class(config).state_dict()
-    if "lm_head.weight" not in expected:
-        # the media encoder alone ignores the language model
-        state_dict.keep_base_model(model_class._keys_to_ignore_on_load_unexpected or ())
-    # OmniAlignNet, where it is asked for, begins with new weights.
-    expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    check_tensors(expected, state_dict, tied, ignore_shapes=bool(options.get("ignore_mismatched_sizes")))
+    _fit_tensors(state_dict, model_class, config, ignore_shapes=bool(options.get("ignore_mismatched_sizes")))
     tensors: Mapping[str, Any] = state_dict
     if str(options.get("device_map")) == "meta":
         # Slices would map pages of every file into memory, only to be dropped.
@@ -136,6 +128,19 @@ def load_model(
         model.generation_config = GenerationConfig.from_pretrained(*os.path.split(file))
     model.config._name_or_path = model.name_or_path = name_or_path
     return (model, info) if output_loading_info else model
+
+
+def _fit_tensors(state_dict: OriginalStateDict, model_class: Any, config: Any, ignore_shapes: bool) -> None:
+    """Leaves out tensors that a class of models ignores, and checks that the others are those that it has."""
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+    if "lm_head.weight" not in expected:
+        # the media encoder alone ignores the language model
+        state_dict.keep_base_model(model_class._keys_to_ignore_on_load_unexpected or ())
+    # OmniAlignNet, where it is asked for, begins with new weights.
+    expected = {name: tensor for name, tensor in expected.items() if "omni_align_net." not in name}
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    check_tensors(expected, state_dict, tied, ignore_shapes=ignore_shapes)
 
 
 def _without_data(lazy_slice: Any) -> torch.Tensor:

@@ -147,18 +147,30 @@ def original_generation_config(
     values = {key: clean_nested(value) for key, value in values.items() if clean_nested(value) is not None}
     inferred = list(dict.fromkeys([tokenizer.eos_token_id, *_ends_of_turn(template or CHAT_TEMPLATE, tokenizer)]))
     inferred = [token for token in inferred if token is not None]
-    given = values.get("eos_token_id", [])
-    if not set(inferred) <= {*(given if isinstance(given, list) else [given])}:
-        if given != []:
-            sentence = (
-                f"llm/generation_config.json has eos_token_id={given}, without the stop tokens {inferred} of the "
-                "tokenizer and the chat template; as in the original code, the latter are used."
-            )
-            findings.add("unusual", "llm", "generation_config.eos_token_id", given, sentence, GENERATION_CONFIG_NAME)
-        values["eos_token_id"] = inferred
+    if stop_tokens := _stop_tokens(values.get("eos_token_id", []), inferred, findings):
+        values["eos_token_id"] = stop_tokens
     for key, value in (("pad_token_id", tokenizer.pad_token_id), ("bos_token_id", tokenizer.bos_token_id)):
         if key not in values and (token := value if value is not None else tokenizer.eos_token_id) is not None:
             values[key] = token
+    _note_unused_settings(values, findings)
+    return GenerationConfig(**{key: value for key, value in values.items() if key in TOKEN_IDS})
+
+
+def _stop_tokens(given: Any, inferred: list[int], findings: Findings) -> Any:
+    """Returns the stop tokens that a file gives where they include those that are inferred, else the latter."""
+    if set(inferred) <= {*(given if isinstance(given, list) else [given])}:
+        return given
+    if given != []:
+        sentence = (
+            f"llm/generation_config.json has eos_token_id={given}, without the stop tokens {inferred} of the "
+            "tokenizer and the chat template; as in the original code, the latter are used."
+        )
+        findings.add("unusual", "llm", "generation_config.eos_token_id", given, sentence, GENERATION_CONFIG_NAME)
+    return inferred
+
+
+def _note_unused_settings(values: Mapping[str, Any], findings: Findings) -> None:
+    """Adds a finding for settings of generation that the original code does not read."""
     defaults = GenerationConfig().to_dict()
     others = {key: value for key, value in values.items() if key not in (*TOKEN_IDS, "transformers_version")}
     if others := {key: value for key, value in others.items() if value not in (defaults.get(key), False)}:
@@ -167,7 +179,6 @@ def original_generation_config(
             "Give them to `generate` if you want them."
         )
         findings.add("unusual", "llm", "generation_config", others, sentence, GENERATION_CONFIG_NAME)
-    return GenerationConfig(**{key: value for key, value in values.items() if key in TOKEN_IDS})
 
 
 def _template_file(name: str, name_or_path: str, hub_options: Mapping[str, Any]) -> str:

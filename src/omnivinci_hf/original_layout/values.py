@@ -114,9 +114,14 @@ def typed(value: Any, types: tuple) -> Any:
             return int(value)
         if float in types:
             return float(value)
-    if any(isinstance(value, kind) for kind in types if isinstance(kind, type) and kind not in (int, float)):
+    if _is_one_of(value, types):
         return value
     raise ValueError(f"Expected one of {types}, got {value!r}.")
+
+
+def _is_one_of(value: Any, types: tuple) -> bool:
+    """Says whether a value that is no number has one of the types."""
+    return any(isinstance(value, kind) for kind in types if isinstance(kind, type) and kind not in (int, float))
 
 
 def dtype_name(value: Any) -> str:
