@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterable
 
 from ..omnivinci.media_reading_omnivinci import file_size
 
@@ -16,17 +17,11 @@ def check_files(arguments: argparse.Namespace) -> None:
         ValueError, OSError: when one is not there.
     """
     for path in getattr(arguments, "media", None) or ():
-        if path[:5].lower() in ("data:", "file:"):
-            continue  # reading it will tell what is wrong with it
-        if "://" in path:
-            raise ValueError(f"file {path[:1000]!r}: URLs are not fetched; download the file first and give its path.")
-        file_size(f"file {path[:1000]!r}", path)
+        _check_medium(path)
     if getattr(arguments, "model", None) is not None:
         check_folder(arguments.model)
     for data in (getattr(arguments, "data", None), getattr(arguments, "eval_data", None)):
-        for path in [data] if isinstance(data, str) else data or ():
-            if path.endswith(DATA_FILES) and not os.path.exists(path):
-                raise FileNotFoundError(f"{path} does not exist; check the path.")
+        _check_data([data] if isinstance(data, str) else data or ())
     media_root = getattr(arguments, "media_root", None)
     if media_root is not None and not os.path.isdir(media_root):
         raise NotADirectoryError(f"--media-root {media_root} is not a folder.")
@@ -36,6 +31,22 @@ def check_files(arguments: argparse.Namespace) -> None:
         check_folder(arguments.src)
     if arguments.command == "doctor":
         check_name(arguments.checkpoint)
+
+
+def _check_medium(path: str) -> None:
+    """Looks up the file of a medium; what is written as a URL of data or of a file passes."""
+    if path[:5].lower() in ("data:", "file:"):
+        return  # reading it will tell what is wrong with it
+    if "://" in path:
+        raise ValueError(f"file {path[:1000]!r}: URLs are not fetched; download the file first and give its path.")
+    file_size(f"file {path[:1000]!r}", path)
+
+
+def _check_data(paths: Iterable[str]) -> None:
+    """Looks up files of rows; what may be the name of a dataset on the Hub passes."""
+    for path in paths:
+        if path.endswith(DATA_FILES) and not os.path.exists(path):
+            raise FileNotFoundError(f"{path} does not exist; check the path.")
 
 
 def check_folder(model: str) -> None:

@@ -66,13 +66,9 @@ def print_estimate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--estimate does not know the rollouts of recipe {recipe.name!r}: leave it out.")
     # the machine of the estimate needs no accelerator
     training = parse_training_arguments(recipe, [*arguments.rest, "--use_cpu", "true"])
-    model = arguments.model
-    config = OmniVinciConfig.from_pretrained(model) if model else OmniVinciConfig()
-    if recipe.omni_align_config is not None and config.omni_align_config is None:
-        config = OmniVinciConfig.from_dict(config.to_dict(), omni_align_config=recipe.omni_align_config)
+    config = _estimated_config(recipe, arguments.model)
     trainable = [*recipe.trainable_parts, *(["lm_head"] if "language_model" in recipe.trainable_parts else [])]
-    weights = arguments.dtype or ("float32" if recipe.lora is None else "auto")
-    is_full = weights == "float32" or (weights == "auto" and config.dtype in (None, torch.float32) and bool(model))
+    is_full = _has_full_weights(recipe, arguments, config)
     dtype = "bfloat16" if not is_full else "mixed" if training.bf16 else "float32"
     estimate = estimate_memory(
         config,
@@ -94,6 +90,22 @@ def print_estimate(arguments: argparse.Namespace) -> None:
         f"{arguments.num_frames or 0} frames, {arguments.audio_sec:g} s of audio and {arguments.text_tokens} tokens"
     )
     print(format_estimate(estimate))
+
+
+def _estimated_config(recipe: Recipe, model: str | None) -> OmniVinciConfig:
+    """Returns the configuration that a run would train: the checkpoint's or the default one, with the recipe's part."""
+    config = OmniVinciConfig.from_pretrained(model) if model else OmniVinciConfig()
+    if recipe.omni_align_config is not None and config.omni_align_config is None:
+        config = OmniVinciConfig.from_dict(config.to_dict(), omni_align_config=recipe.omni_align_config)
+    return config
+
+
+def _has_full_weights(recipe: Recipe, arguments: argparse.Namespace, config: OmniVinciConfig) -> bool:
+    """Tells whether a run would hold its weights in float32."""
+    weights = arguments.dtype or ("float32" if recipe.lora is None else "auto")
+    return weights == "float32" or (
+        weights == "auto" and config.dtype in (None, torch.float32) and bool(arguments.model)
+    )
 
 
 def with_rewards(recipe: Recipe, words: list[str] | None) -> Recipe:

@@ -300,41 +300,67 @@ def _read(kind: type, values: Any, place: str, extra: Mapping[str, Any] = {}) ->
     if not isinstance(values, Mapping):
         raise ValueError(f"`{place or 'the file'}` must be a mapping, got {values!r}.")
     if place.startswith("backends.") and place.count(".") == 1:
-        values = dict(values)
-        name = values.pop("kind", None)
-        if name not in BACKENDS:
-            raise ValueError(f"`{place}.kind` must be one of {', '.join(BACKENDS)}, got {name!r}.")
-        kind = BACKENDS[name]
+        kind, values = _backend_kind(values, place)
+    _check_keys(kind, values, place, extra)
     hints = get_type_hints(kind)
-    known = [entry for entry in fields(kind) if entry.name not in extra]
-    refuse_unknown(f"`{place}`" if place else "The configuration", values, [entry.name for entry in known], ValueError)
-    required = [e.name for e in known if e.default is MISSING and e.default_factory is MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise ValueError(f"`{place or 'The configuration'}` lacks {missing}.")
     prefix = f"{place}." if place else ""
     read = {name: _value(hints[name], value, f"{prefix}{name}") for name, value in values.items()}
     return kind(**read, **extra)
 
 
+def _backend_kind(values: Mapping[str, Any], place: str) -> tuple[type[Backend], dict[str, Any]]:
+    """Returns the class of a backend, which its `kind` names, and the other values."""
+    values = dict(values)
+    name = values.pop("kind", None)
+    if name not in BACKENDS:
+        raise ValueError(f"`{place}.kind` must be one of {', '.join(BACKENDS)}, got {name!r}.")
+    return BACKENDS[name], values
+
+
+def _check_keys(kind: type, values: Mapping[str, Any], place: str, extra: Mapping[str, Any]) -> None:
+    """Raises ValueError for keys that a dataclass does not have, and for those that it needs and that are missing."""
+    known = [entry for entry in fields(kind) if entry.name not in extra]
+    refuse_unknown(f"`{place}`" if place else "The configuration", values, [entry.name for entry in known], ValueError)
+    required = [e.name for e in known if e.default is MISSING and e.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"`{place or 'The configuration'}` lacks {missing}.")
+
+
 def _value(hint: Any, value: Any, place: str) -> Any:
+    """Reads a value as the type of its field asks for it."""
     options = [one for one in get_args(hint) if one is not type(None)]
     if type(None) in get_args(hint):
         return None if value is None else _value(options[0], value, place)
     if place == "backends":
-        if not isinstance(value, Mapping) or not value:
-            raise ValueError("`backends` must be a mapping with one backend at least.")
-        return {str(name): _read(OpenAIBackend, backend, f"backends.{name}") for name, backend in value.items()}
+        return _backends(value)
     if hasattr(hint, "__dataclass_fields__"):
         return _read(hint, value, place)
     if hint == list[str]:
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not value or not all(isinstance(entry, str) for entry in value):
-            raise ValueError(f"`{place}` must be a string or a list of strings, got {value!r}.")
-        return value
+        return _strings(value, place)
     if hint == dict[str, Any]:
         if not isinstance(value, Mapping):
             raise ValueError(f"`{place}` must be a mapping, got {value!r}.")
         return dict(value)
+    return _scalar(hint, value, place)
+
+
+def _backends(value: Any) -> dict[str, Backend]:
+    """Reads all backends, by their names."""
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError("`backends` must be a mapping with one backend at least.")
+    return {str(name): _read(OpenAIBackend, backend, f"backends.{name}") for name, backend in value.items()}
+
+
+def _strings(value: Any, place: str) -> list[str]:
+    """Reads a list of strings; a single string is a list of one."""
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not value or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"`{place}` must be a string or a list of strings, got {value!r}.")
+    return value
+
+
+def _scalar(hint: Any, value: Any, place: str) -> Any:
+    """Reads a string, a number or a truth value; a version may be written as a number."""
     if hint is str and isinstance(value, (int, float)) and place.endswith(".version"):
         return str(value)
     accepted = (int, float) if hint is float else hint

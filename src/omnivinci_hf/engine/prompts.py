@@ -115,26 +115,33 @@ def read_omni_caption(text: str, captions: Iterable[Sentence], duration_sec: flo
         BadReply: when it is no JSON list of sentences with source, verdict and the ids of what they come from.
     """
     known = {sentence["id"]: sentence for sentence in captions}
-    sentences = []
-    for number, given in enumerate(_json_list(text)):
-        entry = _entry(given, {"text": str, "source": str, "verdict": str, "from": list}, "sentence")
-        for key, choices in (("source", SOURCES), ("verdict", VERDICTS)):
-            if entry[key] not in choices:
-                raise BadReply(f"`{key}` must be one of {', '.join(choices)}, got {entry[key]!r}.")
-        if not entry["from"] or not set(map(str, entry["from"])) <= known.keys():
-            raise BadReply(f"`from` must name ids of the captions, got {entry['from']!r}.")
-        start, end = _span(entry, duration_sec)
-        sentences.append({"id": f"o{number}", "text": entry["text"].strip(), "start": start, "end": end})
-        sentences[-1] |= {key: entry[key] for key in ("source", "verdict", "from")}
+    sentences = [
+        {"id": f"o{number}", **_omni_sentence(given, known, duration_sec)}
+        for number, given in enumerate(_json_list(text))
+    ]
     mentioned = {name for sentence in sentences for name in sentence["from"]}
-    for name in known.keys() - mentioned:
-        unmentioned = {**known[name], "id": "", "verdict": "dropped", "from": [name], "note": "not mentioned"}
-        sentences.append(unmentioned)
-    order = {name: place for place, name in enumerate(known)}
-    added = sorted((one for one in sentences if not one["id"]), key=lambda one: order[one["from"][0]])
-    for number, sentence in enumerate(added, len(sentences) - len(added)):
-        sentence["id"] = f"o{number}"
-    return [*(one for one in sentences if one not in added), *added]
+    unmentioned = [name for name in known if name not in mentioned]
+    for number, name in enumerate(unmentioned, len(sentences)):
+        dropped = {"id": f"o{number}", "verdict": "dropped", "from": [name], "note": "not mentioned"}
+        sentences.append({**known[name], **dropped})
+    return sentences
+
+
+def _omni_sentence(given: Any, known: Mapping[str, Sentence], duration_sec: float) -> Sentence:
+    """Reads a sentence of an omni caption, without its id.
+
+    Args:
+        known: sentences of the captions that it may come from, by their ids.
+    """
+    entry = _entry(given, {"text": str, "source": str, "verdict": str, "from": list}, "sentence")
+    for key, choices in (("source", SOURCES), ("verdict", VERDICTS)):
+        if entry[key] not in choices:
+            raise BadReply(f"`{key}` must be one of {', '.join(choices)}, got {entry[key]!r}.")
+    if not entry["from"] or not set(map(str, entry["from"])) <= known.keys():
+        raise BadReply(f"`from` must name ids of the captions, got {entry['from']!r}.")
+    start, end = _span(entry, duration_sec)
+    sentence = {"text": entry["text"].strip(), "start": start, "end": end}
+    return sentence | {key: entry[key] for key in ("source", "verdict", "from")}
 
 
 def read_questions(text: str, most: int) -> list[dict[str, Any]]:

@@ -197,13 +197,10 @@ def filter_question(asker: Asker, item: Record, question: Record, earlier: list[
         earlier: questions about the same segment that stand before it.
     """
     options = asker.config.filtered
-    known = {sentence["id"] for sentence in _reasoned_about(item)}
     record = {key: question[key] for key in ("question", "answer", "reasoning", "from")}
     record |= {"segment": item["segments"]["id"], "answers": {}, "kept": False, "reason": ""}
-    if not question["from"] or not set(map(str, question["from"])) <= known:
-        return record | {"reason": "untraceable"}
-    if any(_plain(question["question"]) == _plain(other["question"]) for other in earlier):
-        return record | {"reason": "duplicate"}
+    if reason := _reason_without_asking(item, question, earlier):
+        return record | {"reason": reason}
     views = _views(item, options.single_captions, options.words_alone)
     total, pending = Origin(), None
     for name, (vision, audio) in views.items():
@@ -220,21 +217,39 @@ def filter_question(asker: Asker, item: Record, question: Record, earlier: list[
             pending = error
             continue
         record["answers"][name] = answer
-        for each in (origin, origin_of_agreement):
-            total = Origin(
-                each.model or total.model,
-                each.prompt or total.prompt,
-                None if each.cost is None or total.cost is None else total.cost + each.cost,
-            )
-        if name == "all" and not agrees:
-            record["reason"] = "second pass disagrees"
-        elif name != "all" and agrees:
-            record["reason"] = f"answered from {name}"
+        total = _add_origin(_add_origin(total, origin), origin_of_agreement)
+        record["reason"] = _reason_of_view(name, agrees)
         if record["reason"]:
             break
     if pending is not None:
         raise pending
     return record | {"kept": not record["reason"], "model": total.model, "prompt": total.prompt, "cost": total.cost}
+
+
+def _reason_without_asking(item: Record, question: Record, earlier: list[Record]) -> str:
+    """Tells why a question is dropped before any model is asked; an empty string if it is not."""
+    known = {sentence["id"] for sentence in _reasoned_about(item)}
+    if not question["from"] or not set(map(str, question["from"])) <= known:
+        return "untraceable"
+    if any(_plain(question["question"]) == _plain(other["question"]) for other in earlier):
+        return "duplicate"
+    return ""
+
+
+def _reason_of_view(name: str, agrees: bool) -> str:
+    """Tells why the answer from a view drops its question; an empty string if it does not."""
+    if name == "all":
+        return "" if agrees else "second pass disagrees"
+    return f"answered from {name}" if agrees else ""
+
+
+def _add_origin(total: Origin, origin: Origin) -> Origin:
+    """Adds the cost of a reply to a total, which then names the model and the prompt of that reply."""
+    return Origin(
+        origin.model or total.model,
+        origin.prompt or total.prompt,
+        None if origin.cost is None or total.cost is None else total.cost + origin.cost,
+    )
 
 
 def _views(item: Record, single: bool, words: bool) -> dict[str, tuple[Any, Any]]:

@@ -47,12 +47,7 @@ class PromptReader(RowReader):
         row = {key: value for key, value in row.items() if value is not None} if isinstance(row, Mapping) else {}
         if "conversations" in row:
             self.problems.append("`conversations` are not for reinforcement: write each one as a row of its own.")
-        answer, conversations = row.get("answer"), normalized["conversations"]
-        if conversations and conversations[0] and conversations[0][-1].get("role") == "assistant":
-            *prompt, last = conversations[0]
-            content = last["content"]
-            words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-            answer, conversations = words if answer is None else answer, [prompt]
+        conversations, answer = _split_answer(normalized["conversations"], row.get("answer"))
         if conversations and (not conversations[0] or conversations[0][-1].get("role") != "user"):
             self.problems.append("The prompt must end with a turn of the user, which the model then answers.")
         asked = row.get("rewards")
@@ -66,12 +61,11 @@ class PromptReader(RowReader):
         }
 
     def _check_rewards(self, asked: Any, answer: Any) -> None:
-        answers = answer if isinstance(answer, (list, tuple)) else [] if answer is None else [answer]
-        if not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers):
+        """Notes what is wrong with the names of a row's rewards, and with its answer for those that reward it."""
+        if not _is_answer(answer):
             self.problems.append(f"`answer` must be a string, a number or a list of these, got {shown(answer)}.")
             return
-        is_list = isinstance(asked, (list, tuple)) and bool(asked) and all(isinstance(name, str) for name in asked)
-        if asked is not None and not is_list:
+        if asked is not None and not _is_list_of_names(asked):
             self.problems.append(f"`rewards` must be a list of names, got {shown(asked)}.")
             return
         if self.rewards and (unknown := sorted(set(asked or ()) - self.rewards.keys())):
@@ -81,6 +75,27 @@ class PromptReader(RowReader):
         for name, reward in self.rewards.items():
             if (asked is None or name in asked) and (problem := reward.problem_of(as_answers(answer))):
                 self.problems.append(problem)
+
+
+def _split_answer(conversations: list[list[dict[str, Any]]], answer: Any) -> tuple[list[list[dict[str, Any]]], Any]:
+    """Takes the last turn off the prompt if it is the assistant's; its words are the answer if the row has none."""
+    if not (conversations and conversations[0] and conversations[0][-1].get("role") == "assistant"):
+        return conversations, answer
+    *prompt, last = conversations[0]
+    content = last["content"]
+    words = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return [prompt], words if answer is None else answer
+
+
+def _is_answer(answer: Any) -> bool:
+    """Tells whether an answer is a string, a number, a list of these, or not given."""
+    answers = answer if isinstance(answer, (list, tuple)) else [] if answer is None else [answer]
+    return all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in answers)
+
+
+def _is_list_of_names(asked: Any) -> bool:
+    """Tells whether a value is a list of at least one string."""
+    return isinstance(asked, (list, tuple)) and bool(asked) and all(isinstance(name, str) for name in asked)
 
 
 def read_prompt(row: Mapping, media_root=None, rewards: Sequence[Any] = ()) -> tuple[dict[str, Any], list[str]]:

@@ -67,6 +67,16 @@ class Recipe:
     rewards: dict[str, Any] | None = None
 
     def __post_init__(self):
+        self._check_learning_rates()
+        self._check_mappings()
+        self._check_processor_options()
+        if "learning_rate" in self.arguments:
+            raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learning_rates`, not in `arguments`.")
+        self._check_quantization()
+        self._check_rewards()
+
+    def _check_learning_rates(self) -> None:
+        """Raises ValueError for parts that the model does not have, and for rates that are none."""
         if not self.learning_rates:
             raise ValueError(
                 f"Recipe {self.name!r} lets nothing learn; name at least one of "
@@ -80,22 +90,30 @@ class Recipe:
             check_number(f"learning_rates.{part}", rate)
         if (self.lora is None) != (LORA not in self.learning_rates):
             raise ValueError(f"Recipe {self.name!r}: `lora` and `learning_rates.lora` (its learning rate) go together.")
+
+    def _check_mappings(self) -> None:
+        """Raises ValueError for a field that must be a mapping and is none."""
         for name in ("processor_options", "arguments"):
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
         for name in ("lora", "omni_align_config", "rewards"):
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"Recipe {self.name!r}: `{name}` must be a mapping, got {getattr(self, name)!r}.")
-        self._check_processor_options()
-        if "learning_rate" in self.arguments:
-            raise ValueError(f"Recipe {self.name!r}: learning rates stand in `learning_rates`, not in `arguments`.")
+
+    def _check_quantization(self) -> None:
+        """Raises ValueError for an unknown quantization, and for quantized weights that would have to learn."""
         if self.quantization not in (None, *QUANTIZATIONS):
             raise ValueError(f"Recipe {self.name!r}: `quantization` must be one of {QUANTIZATIONS}.")
         if self.quantization and (self.lora is None or "language_model" in self.learning_rates):
             raise ValueError(f"Recipe {self.name!r}: quantized weights cannot learn; use `lora`.")
-        if self.rewards is not None and ("omni_align_net" in self.learning_rates or self.omni_align_config is not None):
+
+    def _check_rewards(self) -> None:
+        """Raises ValueError for what reinforcement cannot train."""
+        if self.rewards is None:
+            return
+        if "omni_align_net" in self.learning_rates or self.omni_align_config is not None:
             raise ValueError(f"Recipe {self.name!r}: rewards do not train an OmniAlignNet; leave it out.")
-        if self.rewards is not None and self.quantization is not None:
+        if self.quantization is not None:
             raise ValueError(f"Recipe {self.name!r}: `rewards` do not train above quantized weights; leave one out.")
 
     def _check_processor_options(self) -> None:

@@ -106,14 +106,7 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     if rewards:
         check_grpo_options(arguments, OmniVinciConfig.from_pretrained(options.model).text_config)
     model = _trainable_model(recipe, replace(options, model=base), adapted)
-    trainer: OmniVinciTrainer
-    if rewards:
-        from .grpo import OmniVinciGRPOTrainer  # it needs the package trl
-
-        arguments.reward_weights = weights  # type: ignore[attr-defined]
-        trainer = OmniVinciGRPOTrainer(model, rewards, arguments, **common)  # type: ignore[assignment, arg-type]
-    else:
-        trainer = OmniVinciTrainer(model, arguments, **common)
+    trainer = _make_trainer(model, arguments, rewards, weights, common)
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     if collator.num_skipped and not collator.num_used:
         raise ValueError(f"None of the {collator.num_skipped} rows could be used; `omnivinci-hf validate` tells why.")
@@ -184,6 +177,22 @@ def _trainable_model(recipe: Recipe, options: StageOptions, adapted: Adapted | N
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return model
+
+
+def _make_trainer(
+    model: nn.Module,
+    arguments: TrainingArguments,
+    rewards: list[Reward],
+    weights: list[float],
+    common: dict[str, Any],
+) -> OmniVinciTrainer:
+    """Makes the trainer of a stage: that of reinforcement if there are rewards."""
+    if not rewards:
+        return OmniVinciTrainer(model, arguments, **common)
+    from .grpo import OmniVinciGRPOTrainer  # it needs the package trl
+
+    arguments.reward_weights = weights  # type: ignore[attr-defined]
+    return OmniVinciGRPOTrainer(model, rewards, arguments, **common)  # type: ignore[return-value, arg-type]
 
 
 def make_collator(model: str, processor: OmniVinciProcessor | None = None, **options: Any) -> OmniVinciDataCollator:
