@@ -42,16 +42,56 @@ def test_the_original_layout_has_its_generation_config_in_a_folder(original_fold
 def test_it_prints_a_first_request(monkeypatch, capsys):
     executed = []
     monkeypatch.setattr(command, "check_vllm", lambda: None)
-    monkeypatch.setattr(command.os, "execv", lambda file, words: executed.append(words))
+    monkeypatch.setattr(command.os, "execve", lambda file, words, environment: executed.append(environment))
     assert (
         main(["serve", str(small_checkpoint()), "--port", "8001", "--served-model-name=mine", "--api-key", "secret"])
         == 0
     )
     printed = capsys.readouterr().err
     words = shlex.split(printed.partition("try:\n\n")[2])
-    assert words[:2] == ["curl", "http://localhost:8001/v1/chat/completions"]
+    assert words[:2] == ["curl", "http://127.0.0.1:8001/v1/chat/completions"]
     assert "Authorization: Bearer <your key>" in words and "secret" not in printed
-    assert json.loads(words[-1])["model"] == "mine" and len(executed) == 1
+    assert json.loads(words[-1])["model"] == "mine"
+    assert [environment["VLLM_MEDIA_CONNECTOR"] for environment in executed] == ["omnivinci"]
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ([], "http://127.0.0.1:8000"),
+        (["--host", "0.0.0.0"], "http://localhost:8000"),
+        (["--host", "::"], "http://localhost:8000"),
+        (["--host", "::1"], "http://[::1]:8000"),
+        (["--ssl-certfile", "c.pem", "--host", "me.example", "--port", "1", "--port", "443"], "https://me.example:443"),
+    ],
+)
+def test_the_first_request_goes_to_where_the_server_listens(options, url):
+    words = shlex.split(command.first_request(str(small_checkpoint()), options))
+    assert words[1] == f"{url}/v1/chat/completions" and "--unix-socket" not in words
+
+
+def test_the_first_request_knows_sockets_and_keys_of_the_environment(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    words = shlex.split(command.first_request(str(small_checkpoint()), ["--uds", "/tmp/s"]))
+    assert words[words.index("--unix-socket") + 1] == "/tmp/s" and "Authorization: Bearer <your key>" in words
+
+
+def hosts(options):
+    executed = command.server_command(str(small_checkpoint()), options)
+    return [executed[index + 1] for index, word in enumerate(executed) if word == "--host"]
+
+
+def test_it_listens_to_this_machine_alone_unless_a_host_is_given():
+    assert hosts([]) == ["127.0.0.1"] and hosts(["--host", "0.0.0.0"]) == ["127.0.0.1", "0.0.0.0"]  # the last counts
+    assert hosts(["--config", "server.yaml"]) == []  # which may have one
+
+
+def test_the_original_layout_is_looked_up_at_its_revision(monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "is_original_checkpoint", lambda model, options: asked.append(options) or True)
+    monkeypatch.setattr(command, "component_file", lambda *place: asked.append(place[-1]))
+    command.server_command("some/model", ["--revision", "v2"])
+    assert asked == [{"revision": "v2"}] * 2
 
 
 def test_an_adapter_is_served_with_its_base_model(monkeypatch, capsys, tmp_path):
@@ -69,6 +109,7 @@ def test_an_adapter_is_served_with_its_base_model(monkeypatch, capsys, tmp_path)
         ([], {}),
         (["--port", "1", "--enforce-eager", "--host=h"], {"port": "1", "enforce-eager": "", "host": "h"}),
         (["--served_model_name", "m"], {"served-model-name": "m"}),
+        (["--port", "1", "--port=2"], {"port": "2"}),
     ],
 )
 def test_values_of_options(words, values):

@@ -21,7 +21,7 @@ START_SEC = 300
 SETTINGS = (
     *("--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.05"),
     *("--kv-cache-memory-bytes", str(256 << 20), "--block-size", "32", "--max-num-seqs", "16"),
-    *("--served-model-name", "model", "--host", "127.0.0.1"),
+    *("--served-model-name", "model"),
 )
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

