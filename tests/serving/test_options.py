@@ -3,6 +3,8 @@
 import pytest
 
 from omnivinci_hf.omnivinci.configuration_omnivinci import MODALITIES
+from omnivinci_hf.omnivinci.media_reading_omnivinci import MediaLimits
+from omnivinci_hf.omnivinci.media_sources_omnivinci import MediaSource
 from omnivinci_hf.omnivinci.options_omnivinci import OPTIONS
 from omnivinci_hf.serving.options import (
     REQUEST_OPTIONS,
@@ -92,5 +94,16 @@ def test_a_request_chooses_frames_alone():
 
 def test_errors_say_where_a_server_has_an_option():
     assert in_words_of_a_server("plain") == "plain"
-    assert "--mm-processor-kwargs" in in_words_of_a_server('raise it: media_limits={"max_pixels": 3}.')
-    assert "--allowed-media-domains" in in_words_of_a_server("give `allow_private_addresses=True`.")
+    too_large = MediaLimits(max_pixels=2)
+    with pytest.raises(ValueError) as caught:
+        too_large.check("image 'x'", "max_pixels", 3, "pixels")
+    assert in_words_of_a_server(str(caught.value)) == (
+        "image 'x' has 3 pixels, above the limit max_pixels=2; make it smaller. (The server can raise its "
+        "`media_limits`, by --mm-processor-kwargs.)"
+    )
+    damaged = MediaSource.of("image", b"x")
+    with pytest.raises(ValueError) as caught:
+        damaged.report("is cut short")
+    assert in_words_of_a_server(str(caught.value)).endswith(
+        "; send a complete copy. (The server can keep what is whole: `on_damage`, by --mm-processor-kwargs.)"
+    )

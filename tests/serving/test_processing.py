@@ -7,9 +7,10 @@ import torch
 
 from omnivinci_hf.small import small_checkpoint
 from tests.support import goldens
+from tests.support.optional import needed
 
 
-pytest.importorskip("vllm", reason="needs vLLM, which `make test-vllm` installs")
+needed("vllm")
 
 from omnivinci_hf.serving import processing  # noqa: E402
 from omnivinci_hf.serving.media import parse_media  # noqa: E402
@@ -58,6 +59,38 @@ def test_boundary_tokens_of_modalities_are_refused(monkeypatch):
         info()
 
 
+def lengths(served, seq_len):
+    """The number of ids of dummy media, by their modality."""
+    processor = processing.OmniVinciServingProcessor(served, processing.OmniVinciDummyInputs(served))
+    data = processor.dummy_inputs.get_dummy_mm_data(seq_len, {"image": 1, "video": 1, "audio": 1}, {})
+    media = {modality: parse_media(modality, items).data for modality, items in data.items()}
+    return {
+        modality: len(processor._call_hf_processor({modality: items}, {})[f"{modality}_ids"][0])
+        for modality, items in media.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "limited"),
+    [
+        ({"media_limits": {"max_duration_sec": 600}}, ()),
+        ({"media_limits": {"max_frames": 16, "max_duration_sec": 60}}, ("video",)),
+        ({"media_limits": {"max_audio_sec": 30, "max_pixels": 9}}, ("audio",)),
+        ({"max_audio_sec": 30}, ("audio",)),
+        ({"start_sec": 5000}, ()),
+        ({"start_sec": 1.0, "end_sec": 2.0, "num_frames": 2, "still_threshold": 0.1}, ()),
+    ],
+)
+def test_dummy_media_are_the_largest_that_a_server_takes(options, limited):
+    plain, got = (lengths(info(mm_processor_kwargs=given), 4096) for given in (None, options))
+    for modality, length in plain.items():
+        assert (got[modality] < length) if modality in limited else (got[modality] == length), modality
+    if "audio" in limited:
+        assert got["audio"] > 100
+    if "video" in limited:
+        assert got["video"] > 16
+
+
 @pytest.mark.parametrize("model", [small_checkpoint(), goldens.SMALL / "checkpoint"])
 @pytest.mark.parametrize("seq_len", [1024, 4096])
 def test_dummy_media_fill_the_context_and_no_more(model, seq_len):
@@ -69,13 +102,31 @@ def test_dummy_media_fill_the_context_and_no_more(model, seq_len):
     assert dummy.get_dummy_text(counts) == "<image><vila/video><sound>"
     for modality, media in dummy.get_dummy_mm_data(seq_len, counts, {}).items():
         (medium,) = parse_media(modality, media).data
-        length = len(served.encode(medium, {}).input_ids)
+        length = len(served.encode(medium, served.options_of(medium, {})).input_ids)
         assert length <= most[modality] <= seq_len
         if modality == "image":
             assert length == most["image"]
         else:
             assert length > seq_len // 2, modality
     assert processor.image_token == "<image>"
+
+
+def keys(processor, items, uuids, **options):
+    data = {"image": parse_media("image", items)}
+    return processor._get_mm_hashes(
+        SimpleNamespace(mm_data_items=data, mm_uuid_items={"image": uuids}, hf_processor_mm_kwargs=options)
+    )["image"]
+
+
+def test_a_uuid_names_the_bytes_that_came_with_it():
+    served = info(mm_hasher_algorithm="sha256")
+    processor = processing.OmniVinciServingProcessor(served, processing.OmniVinciDummyInputs(served))
+    (first,), (other,) = keys(processor, [b"one"], ["a"]), keys(processor, [b"other"], ["a"])
+    assert first != other and keys(processor, [b"one"], [None]) != [first]
+    assert keys(processor, [None], ["a"]) == [other] == keys(processor, [b"other"], ["a"])  # the last
+    for items, uuids in (([None], ["unknown"]), ([None, b"x"], ["a", None])):  # among others it has no tiles
+        with pytest.raises(ValueError, match="does not have the image.* by its `uuid` alone; .* send it again"):
+            keys(processor, items, uuids)
 
 
 def test_a_bad_medium_of_several_is_named_by_its_number():

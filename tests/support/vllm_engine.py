@@ -26,6 +26,7 @@ os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     VLLM_LOGGING_LEVEL="ERROR",
+    VLLM_MEDIA_CONNECTOR="omnivinci",
     VLLM_NO_USAGE_STATS="1",
     TORCHDYNAMO_DISABLE="1",  # the first request with log-probabilities would compile for ten seconds
 )

@@ -1,11 +1,11 @@
 """This module takes the media of a prompt as vLLM has them, and says what identifies each."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from vllm.multimodal.parse import ModalityDataItems, MultiModalDataParser
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import MediaPart
+from ..omnivinci.media_reading_omnivinci import MediaError
+from ..omnivinci.media_sources_omnivinci import FILE_CHUNK_BYTES
 
 
 ORIENTATION = 0x0112  # the EXIF tag that says how an image is turned
@@ -31,12 +33,14 @@ class ServedMedium:
             prompt names by its UUID alone.
         tile: whether an image is cut into tiles, as the only image of its prompt is; None for other media.
         name: what errors call it where a prompt has several of its modality, else empty.
+        options: with which it is encoded, whatever the server and the request say; None: they say.
     """
 
     modality: str
     source: Any
     tile: bool | None
     name: str
+    options: Mapping[str, Any] | None = None
 
 
 class MediaItems(ModalityDataItems):
@@ -111,11 +115,11 @@ def identity(source: Any) -> Any:
 
     Raises:
         TypeError: for a source that has no such values.
+        MediaError: for a file that cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        is_url = isinstance(source, str) and source[:5].lower().startswith("data:")
-        return path.read_bytes() if not is_url and path.is_file() else os.fspath(source)  # reading tells what is wrong
+        path = os.fspath(source)
+        return _file_identity(path) if os.path.isfile(path) else path  # reading tells what is wrong
     if isinstance(source, (bytes, int, float, np.ndarray, torch.Tensor, type(None))):
         return source
     if isinstance(source, (bytearray, memoryview)):
@@ -133,6 +137,17 @@ def identity(source: Any) -> Any:
     if isinstance(source, (list, tuple)):
         return [identity(item) for item in source]
     raise TypeError(f"A {type(source).__name__} cannot be served: give bytes, a path, an array or a PIL image.")
+
+
+def _file_identity(path: str) -> dict[str, str]:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(FILE_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise MediaError(f"{path[:1000]!r} cannot be read ({error.strerror}); check the file.") from error
+    return {"sha256": digest.hexdigest()}
 
 
 def _values(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class OmniVinciVLLMModel(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA
         super().__init__()
         settings = vllm_config.model_config
         self.config = settings.hf_config
-        self.place = (settings.model, {} if settings.revision is None else {"revision": settings.revision})
+        hub_options = {"revision": settings.revision, "cache_dir": vllm_config.load_config.download_dir}
+        self.place = (settings.model, {name: value for name, value in hub_options.items() if value is not None})
         with self._mark_tower_model(vllm_config, set(MODALITIES)):  # type: ignore[operator]  # of a base that is vLLM's
             self.media_encoder = OmniVinciMediaEncoder(self.config).eval()
         with self._mark_language_model(vllm_config):  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """This module says which options of the processor a server and its requests can have."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,26 @@ _ENCODING_OPTIONS = {
     "group_duration_sec": ("video",),
     "still_threshold": ("video",),
 }
+# the ends of errors that tell whoever reads media what to do -> what they tell the client of a server
+_REMEDIES = (
+    (r"; give that, or `allow_redirects=True`\.", "; give that address."),
+    (
+        r": \S+ is at \S+, which is not a public address; .*",
+        " is not at a public address; send it as a data: URL. (A server can allow the host: --allowed-media-domains.)",
+    ),
+    (
+        r"; (save it to a file first|copy it to a faster place), or raise `timeout_sec`\.",
+        "; send it as a data: URL. (The server can raise `timeout_sec`, by --mm-processor-kwargs.)",
+    ),
+    (
+        r"; make it smaller, or raise the limit: media_limits=.*",
+        "; make it smaller. (The server can raise its `media_limits`, by --mm-processor-kwargs.)",
+    ),
+    (
+        r'; get a complete copy, or keep what is whole: on_damage="warn"\.',
+        "; send a complete copy. (The server can keep what is whole: `on_damage`, by --mm-processor-kwargs.)",
+    ),
+)
 # why a server cannot have the other options of a call, by their group
 _REASONS = {
     "positions": "it says which frames of one certain video are taken",
@@ -76,11 +97,9 @@ def options_of_modality(modality: str, server: Mapping[str, Any], request: Mappi
 
 
 def in_words_of_a_server(text: str) -> str:
-    """Adds to an error where a server has the options that it names: those that ask cannot give them."""
-    if "allow_private_addresses=" in text or "allow_redirects=" in text:
-        return f"{text} (For a server: it starts with --allowed-media-domains, or the medium is sent as a data: URL.)"
-    if any(f"{name}=" in text for name in ("media_limits", "on_damage", "timeout_sec")):
-        return f"{text} (For a server: it starts with --mm-processor-kwargs, which have this option.)"
+    """Replaces the remedies in an error that a client of a server does not have."""
+    for remedy, of_client in _REMEDIES:
+        text = re.sub(remedy + "$", of_client, text, flags=re.DOTALL)
     return text
 
 

@@ -3,7 +3,9 @@
 Each medium is encoded alone by the processor, so that what is kept of it holds whatever stands around it in a prompt.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from vllm.multimodal.processing import (
     PromptReplacement,
     PromptUpdateDetails,
 )
+from vllm.utils.cache import LRUCache
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import MediaPart
@@ -41,6 +44,9 @@ FIELDS = {
     ),
     "audio": ("audio_features", "audio_numbers", "audio_ids"),
 }
+
+
+NUM_UUIDS = 1 << 16  # that a server remembers
 
 
 class OmniVinciInfo(BaseProcessingInfo):
@@ -101,9 +107,11 @@ class OmniVinciInfo(BaseProcessingInfo):
         """Returns the ids of an image with a row of so many tiles, or with a single tile for 0."""
         return self.get_hf_processor().layout_rules.image((1, num_tiles) if num_tiles else (0, 0)).ids
 
-    def options_of(self, modality: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the options that encoding a medium of this modality obeys."""
-        return options_of_modality(modality, self.server_options, check_request_options(request))
+    def options_of(self, medium: ServedMedium, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the options that encoding a medium obeys."""
+        if medium.options is not None:
+            return medium.options
+        return options_of_modality(medium.modality, self.server_options, check_request_options(request))
 
     def encode(self, medium: ServedMedium, options: Mapping[str, Any]) -> EncodedMedium:
         """Encodes one medium."""
@@ -119,9 +127,22 @@ class OmniVinciDummyInputs(BaseDummyInputsBuilder):
         return "".join(getattr(processor, f"{modality}_token") * count for modality, count in mm_counts.items())
 
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
-        """Makes media that fill a context of `seq_len` tokens, if a single one can."""
+        """Makes media that fill a context of `seq_len` tokens, if a single one can within the limits of the server."""
         makers = {"image": self._image, "video": self._video, "audio": self._audio}
-        return {modality: [makers[modality](seq_len)] * count for modality, count in mm_counts.items() if count}
+        without = {"media_limits": {limit.name: math.inf for limit in fields(MediaLimits)}}
+        dummies: dict[str, Any] = {}
+        for modality, count in mm_counts.items():
+            options = {**without, "max_audio_sec": self._max_audio_sec()} if modality == "audio" else without
+            tile = True if modality == "image" else None
+            dummies[modality] = [ServedMedium(modality, makers[modality](seq_len), tile, "", options)] * count
+        return {modality: media for modality, media in dummies.items() if media}
+
+    def _limits(self) -> MediaLimits:
+        return MediaLimits.of(self.info.server_options.get("media_limits"))
+
+    def _max_audio_sec(self) -> float | None:
+        """Returns where audio is cut off, which no request can change."""
+        return self.info.server_options.get("max_audio_sec", self.info.get_hf_processor().max_audio_sec)
 
     def _image(self, seq_len: int) -> Any:
         side = self.info.get_hf_processor().image_processor.size
@@ -132,7 +153,7 @@ class OmniVinciDummyInputs(BaseDummyInputsBuilder):
         side = processor.video_processor.size
         # frames that are pooled take less
         per_frame = len(processor.encode_medium("video", _frames(1, side), load_audio_from_video=False).layout.ids)
-        num_frames = max(1, min(seq_len // per_frame, int(MediaLimits().max_frames)))
+        num_frames = max(1, min(seq_len // per_frame, math.floor(min(seq_len, self._limits().max_frames))))
         return _frames(num_frames, side)
 
     def _audio(self, seq_len: int) -> Any:
@@ -140,9 +161,17 @@ class OmniVinciDummyInputs(BaseDummyInputsBuilder):
         rules = self.info.get_hf_processor().layout_rules
         per_window = extractor.window_frames // 4 // rules.audio_merge_size
         window_samples = extractor.window_frames * extractor.hop_length
-        limit = self.info.get_hf_processor().max_audio_sec or MediaLimits().max_audio_sec
-        samples = min(max(1, seq_len // per_window) * window_samples, int(limit * extractor.sampling_rate))
+        limit = min(self._max_audio_sec() or math.inf, self._limits().max_audio_sec)
+        most = max(1, seq_len // per_window) * window_samples
+        samples = max(1, math.floor(min(most, limit * extractor.sampling_rate)))
         return (np.zeros(samples, dtype=np.float32), extractor.sampling_rate)
+
+
+def _unknown_uuid(name: str) -> MediaError:
+    return MediaError(
+        f"The server does not have the {name} by its `uuid` alone; it has one with the same options, and for an image "
+        "alone or among others as before, until its cache is full: send it again."
+    )
 
 
 def _frames(num_frames: int, side: int) -> MediaPart:
@@ -154,34 +183,62 @@ def _frames(num_frames: int, side: int) -> MediaPart:
 class OmniVinciServingProcessor(BaseMultiModalProcessor):
     """This processor encodes each medium alone, and says which ids stand in its place."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # a medium by its UUID alone -> its key, which is of its bytes too
+        self._keys: LRUCache[str, str] = LRUCache(NUM_UUIDS)
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Encodes the media of a prompt, and puts their ids into it."""
+        try:
+            return super().apply(inputs, timing_ctx)
+        except ValueError as error:
+            if "but data is not provided" in str(error):  # the cache has let it go
+                raise _unknown_uuid("medium") from error
+            raise
+
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
-        """Names each medium by its bytes or its UUID, by its options, and by whether it is cut into tiles."""
-        hashes: dict[str, list[str]] = {}
-        uuids, algorithm = inputs.mm_uuid_items or {}, self.info.ctx.get_mm_config().mm_hasher_algorithm
+        """Names each medium by its bytes and its UUID, by its options, and by whether it is cut into tiles."""
+        uuids = inputs.mm_uuid_items or {}
+        hashes = {}
         for modality, items in inputs.mm_data_items.items():
-            options = self.info.options_of(modality, inputs.hf_processor_mm_kwargs)
             given = uuids.get(modality) or [None] * len(items)
             hashes[modality] = [
-                MultiModalHasher.hash_kwargs(
-                    algorithm,
-                    model_id=self.info.model_id,
-                    modality=modality,
-                    medium=items.get_item_for_hash(index) if uuid is None else {"uuid": uuid},
-                    tile=str(items.data[index].tile),
-                    options=repr(options),
-                )
-                for index, uuid in enumerate(given)
+                self._key(items, index, uuid, inputs.hf_processor_mm_kwargs) for index, uuid in enumerate(given)
             ]
         return hashes
+
+    def _key(self, items: Any, index: int, uuid: str | None, request: Mapping[str, Any]) -> str:
+        medium = items.data[index]
+
+        def key(value: Any) -> str:
+            return MultiModalHasher.hash_kwargs(
+                self.info.ctx.get_mm_config().mm_hasher_algorithm,
+                model_id=self.info.model_id,
+                modality=medium.modality,
+                medium=value,
+                uuid=str(uuid),
+                tile=str(medium.tile),
+                options=repr(self.info.options_of(medium, request)),
+            )
+
+        by_uuid = None if uuid is None else key(None)
+        if medium.source is not None:
+            named = key(items.get_item_for_hash(index))
+            if by_uuid is not None:
+                self._keys[by_uuid] = named
+            return named
+        if by_uuid is None or by_uuid not in self._keys:
+            raise _unknown_uuid(medium.name or medium.modality)
+        return self._keys[by_uuid]
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, Any]) -> BatchFeature:
         """Encodes the media; a medium that cannot be read is an error in the processor's own words."""
         encoded: dict[str, list[Any]] = {}
-        for modality, media in hf_data.items():
-            options = self.info.options_of(modality, hf_kwargs)
+        for media in hf_data.values():
             for medium in media:
                 try:
-                    values = self._values(self.info.encode(medium, options))
+                    values = self._values(self.info.encode(medium, self.info.options_of(medium, hf_kwargs)))
                 except ValueError as error:
                     text = in_words_of_a_server(str(error))
                     raise MediaError(f"{medium.name}: {text}" if medium.name else text) from error

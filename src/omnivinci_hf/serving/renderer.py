@@ -1,24 +1,31 @@
 """This module turns chats into prompts for vLLM, and refuses prompts whose placeholders and media do not match."""
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from vllm import envs
 from vllm.renderers.hf import HfRenderer
 
 from ..omnivinci.configuration_omnivinci import MODALITIES
-from ..omnivinci.conversation_omnivinci import NESTED_TYPES, clean_words, template_variables
-from .connector import refuse_io_options
+from ..omnivinci.conversation_omnivinci import NESTED_TYPES, clean_words, shown, template_variables
+from ..omnivinci.media_reading_omnivinci import ReadOptions
+from .connector import OmniVinciConnector, refuse_io_options
 from .media import list_media
 from .options import check_request_options
 from .plugin import MODE
 
 
-TEXT_KEYS = ("text", "thinking", "refusal")  # of a content part, which hold words
-PART_KEYS = ("type", "uuid")  # of a content part with a medium, beside the key that holds it
-MEDIUM_KEYS = ("url", "data", "format", "detail")  # within that
+# the types of content parts with words -> the key that holds them
+TEXT_TYPES = {"input_text": "text", "output_text": "text", "text": "text", "thinking": "thinking", "refusal": "refusal"}
+# what else such a part may have, of the APIs that send earlier answers back; none of it concerns the prompt
+TEXT_KEYS = ("type", "annotations", "cache_control", "closed", "logprobs", "signature")
+# the types of content parts with a medium -> the key that holds it
+MEDIA_TYPES = {**{name: name for name in NESTED_TYPES}, "input_image": "image_url"}
+MEDIUM_KEYS = {name: ("url", "detail") for name in NESTED_TYPES} | {"input_audio": ("data", "format")}
+FETCHED = (bytes, Path, Image.Image, type(None))  # what no client can write in JSON
 
 
 class OmniVinciRenderer(HfRenderer):
@@ -29,18 +36,36 @@ class OmniVinciRenderer(HfRenderer):
 
     def __init__(self, config: Any, tokenizer: Any):
         super().__init__(config, tokenizer)
-        if envs.VLLM_MEDIA_CONNECTOR == "http":  # vLLM's own, which decodes media
-            os.environ["VLLM_MEDIA_CONNECTOR"] = MODE
-        self._processor = self.get_mm_processor().info.get_hf_processor()
+        info = self.get_mm_processor().info
+        self._processor = info.get_hf_processor()
+        given = {name: value for name, value in info.server_options.items() if name in ("media_limits", "timeout_sec")}
+        OmniVinciConnector.reading = ReadOptions(**given)
 
     def render_messages(self, messages: Iterable[Any], params: Any) -> Any:
         """Writes the prompt of a chat and fetches its media."""
-        return super().render_messages([clean_message(message) for message in messages], self._with_template(params))
+        messages = [clean_message(message) for message in messages]
+        check_connector(messages)
+        conversation, prompt = super().render_messages(messages, self._with_template(params))
+        check_fetched(prompt.get("multi_modal_data"))
+        return conversation, prompt
 
     async def render_messages_async(self, messages: Iterable[Any], params: Any) -> Any:
         """Writes the prompt of a chat and fetches its media."""
         messages = [clean_message(message) for message in messages]
-        return await super().render_messages_async(messages, self._with_template(params))
+        check_connector(messages)
+        conversation, prompt = await super().render_messages_async(messages, self._with_template(params))
+        check_fetched(prompt.get("multi_modal_data"))
+        return conversation, prompt
+
+    def validate_token_ids(self, token_ids: Sequence[int], *, parameter: str | None = None) -> None:
+        """Checks that ids are in the vocabulary, and refuses those that a chat has in place of its messages.
+
+        Raises:
+            ValueError: for `kv_transfer_params.prompt_token_ids`, which pass all other checks by.
+        """
+        if parameter is not None:
+            raise ValueError(f"`{parameter}` is not supported: send the messages of the chat alone.")
+        super().validate_token_ids(token_ids)
 
     def _with_template(self, params: Any) -> Any:
         """Returns the parameters of a chat with the processor's template, unless another one was given."""
@@ -95,23 +120,83 @@ def clean_message(message: Any) -> Any:
 
 
 def _clean_part(part: Any) -> Any:
+    """Removes placeholders from a content part; it passes on nothing that is not known here.
+
+    vLLM takes other types too, and by their keys where a part has a `uuid` or no type: among them such as hold a path.
+    """
     if isinstance(part, str):
         return clean_words(part)
     if not isinstance(part, Mapping):
-        return part
-    part = dict(part)
-    part.update({key: clean_words(part[key]) for key in TEXT_KEYS if isinstance(part.get(key), str)})
-    holder = next((name for name in NESTED_TYPES if name in part), None)
+        raise ValueError(f"A content part must be a string or a dictionary, got {shown(part)}.")
+    part_type = part.get("type")
+    if part_type is None:
+        part_type = next((name for name in part if name in NESTED_TYPES), None)
+    holder = MEDIA_TYPES.get(part_type) if isinstance(part_type, str) else None
+    part = {name: value for name, value in part.items() if value is not None or name == holder}
+    if part_type in ("image_pil", None) and isinstance(part.get("image_pil"), (Image.Image, bytes)):
+        return _with_known_keys(part, "image_pil", ("type", "uuid", "image_pil"))  # in Python alone
+    if isinstance(part_type, str) and part_type in TEXT_TYPES:
+        key = TEXT_TYPES[part_type]
+        if not isinstance(part.get(key), str):
+            raise ValueError(f"`{key}` of a content part of type {part_type!r} must be a string.")
+        _with_known_keys(part, part_type, (key, *TEXT_KEYS))
+        return {**part, key: clean_words(part[key])}
     if holder is None:
-        return part
-    inside = part[holder] if isinstance(part[holder], Mapping) else {}
-    given = {**part, **inside}
-    others = given.keys() - {*PART_KEYS, *MEDIUM_KEYS, holder}
-    if given.get("detail") not in (None, "auto"):
-        others = {*others, "detail"}
-    if refused := sorted(name for name in others if given[name] is not None):
+        known = ", ".join(("text", *NESTED_TYPES))
+        raise ValueError(f"A content part has the type {shown(part_type)}; known are {known}.")
+    _check_medium(holder, part.get(holder), part.get("uuid"))
+    return _with_known_keys(part, holder, ("type", "uuid", "detail", holder))
+
+
+def _check_medium(holder: str, medium: Any, uuid: Any) -> None:
+    """Refuses what a content part holds that is neither a URL nor a medium by its UUID alone."""
+    key = MEDIUM_KEYS[holder][0]
+    if isinstance(medium, Mapping):
+        given = {name: value for name, value in medium.items() if value is not None}
+        _with_known_keys(given, holder, MEDIUM_KEYS[holder])
+        medium = given.get(key)
+    if medium is not None and not isinstance(medium, str):
+        raise ValueError(f"`{key}` of a content part with `{holder}` must be a string, got {shown(medium)}.")
+    if not medium and uuid is None:
         raise ValueError(
-            f"A content part with `{holder}` cannot have {refused}; options of media stand in `mm_processor_kwargs` of "
-            "the request."
+            f"A content part with `{holder}` is empty: give its `{key}`, or a `uuid` that was sent before."
+        )
+
+
+def _with_known_keys(part: Mapping[str, Any], holder: str, known: Sequence[str]) -> Any:
+    """Returns a part with nothing but what is known; `detail` says nothing if it is "auto"."""
+    others = [name for name in part if name not in known or (name == "detail" and part[name] != "auto")]
+    if others:
+        raise ValueError(
+            f"A content part with `{holder}` cannot have {sorted(map(str, others))}; options of media stand in "
+            "`mm_processor_kwargs` of the request."
         )
     return part
+
+
+def check_connector(messages: Iterable[Any]) -> None:
+    """Checks that media are fetched by this package: vLLM's own connector would decode them.
+
+    Raises:
+        ValueError: for messages with media where the environment names another connector.
+    """
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    has_media = any(isinstance(part, Mapping) and part.keys() & NESTED_TYPES.keys() for part in parts)
+    if has_media and envs.VLLM_MEDIA_CONNECTOR != MODE:
+        raise ValueError(
+            f"The media of a chat need the environment variable VLLM_MEDIA_CONNECTOR={MODE}, got "
+            f"{envs.VLLM_MEDIA_CONNECTOR!r}: set it before the engine starts; `omnivinci-hf serve` does."
+        )
+
+
+def check_fetched(media: Mapping[str, Any] | None) -> None:
+    """Checks that the media of a chat were fetched: what a client wrote must not be taken as a path.
+
+    Raises:
+        ValueError: for media that are anything else than bytes.
+    """
+    for modality, items in (media or {}).items():
+        for item in items if isinstance(items, list) else [items]:
+            if not isinstance(item, FETCHED):
+                raise ValueError(f"The {modality} of a chat must be fetched by its URL, got a {type(item).__name__}.")
