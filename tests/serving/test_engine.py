@@ -11,6 +11,7 @@ from omnivinci_hf.original_layout.convert import convert_checkpoint
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support.documentation import snippets
+from tests.support.optional import needed
 from tests.support.vllm_engine import (
     IMAGE,
     REQUESTS,
@@ -23,7 +24,7 @@ from tests.support.vllm_engine import (
 )
 
 
-pytest.importorskip("vllm", reason="needs vLLM, which `make test-vllm` installs")
+needed("vllm")
 
 CHUNKS = {"max_num_batched_tokens": 64}  # of the prompts, also within media
 
@@ -89,7 +90,7 @@ def test_the_converted_layout_answers_one_by_one(converted, tiny_answers, tmp_pa
 
 
 def test_lora_changes_the_language_model_as_with_peft(converted, tmp_path):
-    peft = pytest.importorskip("peft")
+    peft = needed("peft")
     reference = Reference(converted)
     torch.manual_seed(0)
     layers = r".*language_model\.layers\.\d+\.(self_attn\.(q|v)_proj|mlp\.down_proj)"

@@ -11,12 +11,14 @@ from omnivinci_hf.omnivinci.conversation_omnivinci import CHAT_TEMPLATE
 from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support.documentation import snippets
+from tests.support.media_files import tone, write_video
+from tests.support.optional import needed
 from tests.support.vllm_engine import AUDIO, IMAGE, IMAGE_2, REQUESTS, SILENT, VIDEO, Reference, data_url, for_openai
 from tests.support.vllm_server import running_server
 
 
-pytest.importorskip("vllm", reason="needs vLLM, which `make test-vllm` installs")
-openai = pytest.importorskip("openai", reason="comes with vLLM")
+needed("vllm")
+openai = needed("openai")
 
 QUESTION = {"type": "text", "text": "What happens?"}
 MAX_TOKENS = 12
@@ -131,7 +133,18 @@ def test_a_clip_is_read_once_for_two_questions(server):
     assert server.metric("mm_cache_hits_total") - hits == server.metric("mm_cache_queries_total") - queries == 1
 
 
-def test_the_same_frames_with_other_audio_are_another_clip(server):
+def test_the_same_frames_with_other_audio_are_another_clip(server, tmp_path):
+    loud, quiet = (
+        video(data_url(write_video(tmp_path / f"{volume}.mp4", audio=(volume * tone(5), 16000, 0))))
+        for volume in (1, 0.1)
+    )
+    for content, num_hits in ((loud, 0), (quiet, 0), (quiet, 1), (loud, 1)):
+        hits = server.metric("mm_cache_hits_total")
+        ask(server, content, QUESTION, max_tokens=1)
+        assert server.metric("mm_cache_hits_total") - hits == num_hits
+
+
+def test_a_clip_without_its_audio_is_another_clip(server):
     options = {"mm_processor_kwargs": {"num_frames": 5}}
     silent = {"mm_processor_kwargs": {"num_frames": 5, "load_audio_from_video": False}}
     ask(server, video(data_url(VIDEO)), QUESTION, **options)
@@ -145,8 +158,23 @@ def test_a_medium_is_named_by_its_uuid_when_it_comes_again(server):
     first = ask(server, {**image(data_url(IMAGE_2)), "uuid": "picture"}, QUESTION)
     again = ask(server, {"type": "image_url", "image_url": None, "uuid": "picture"}, QUESTION)
     assert words(again) == words(first) and again.usage.prompt_tokens == first.usage.prompt_tokens
-    with pytest.raises(openai.BadRequestError, match="data is not provided"):
-        ask(server, {"type": "image_url", "image_url": None, "uuid": "unknown"}, QUESTION)
+    for parts in (
+        [{"type": "image_url", "image_url": None, "uuid": "unknown"}],
+        [{"type": "image_url", "image_url": None, "uuid": "picture"}, image(data_url(IMAGE))],  # not cut into tiles
+    ):
+        with pytest.raises(openai.BadRequestError, match="does not have the image.* by its `uuid` alone; .*send it"):
+            ask(server, *parts, QUESTION)
+
+
+def test_a_uuid_does_not_stand_for_other_bytes(server):
+    ask(server, {**image(data_url(IMAGE_2)), "uuid": "shared"}, QUESTION)
+    other, plain = (
+        ask(server, {**image(data_url(IMAGE)), "uuid": "shared"}, QUESTION),
+        ask(server, image(data_url(IMAGE)), QUESTION),
+    )
+    assert words(other) == words(plain)
+    with pytest.raises(openai.BadRequestError, match="is of no known image format"):
+        ask(server, {**image(raw(b"hello")), "uuid": "shared"}, QUESTION)
 
 
 def test_the_snippets_of_the_documentation_run(server, tmp_path, monkeypatch):
@@ -173,20 +201,29 @@ BAD_MEDIA = {
     "no base64": (image("data:image/png,abc"), "write a data: URL as data:<type>;base64,<data>"),
     "a path": (image("/etc/passwd"), "is no URL that a server reads"),
     "a file of the server": (image("file:///etc/passwd"), "reads no files of its own"),
-    "a private address": (image("http://127.0.0.1:9/x.png"), "not a public address.*--allowed-media-domains"),
+    "a private address": (image("http://127.0.0.1:9/x.png"), "is not at a public address.*--allowed-media-domains"),
     "a broken URL": (image("http://[::1"), "is no URL"),
     "no video": (video(raw(b"hello")), "video given as bytes"),
+    "a path in memory": ({"type": "image_pil", "image_pil": str(IMAGE)}, "has the type 'image_pil'; known are text"),
+    "a path by its key": ({"image_pil": str(IMAGE)}, "has the type None|image_pil"),
+    "no host": (image("http:/etc/passwd"), "is no URL: write it as https"),
+    "no URL": (image(""), "is empty: give its `url`, or a `uuid`"),
 }
 
 
+@pytest.fixture(scope="module")
+def right_words(reference):
+    return expected_words(reference, REQUESTS["image"]).strip()
+
+
 @pytest.mark.parametrize("name", BAD_MEDIA)
-def test_bad_media_are_refused_in_our_words(server, name):
+def test_bad_media_are_refused_in_our_words(server, right_words, name):
     part, message = BAD_MEDIA[name]
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         ask(server, image(data_url(IMAGE)), part, QUESTION)
     assert caught.value.status_code == 400
     # the next request is right
-    assert "square" in words(ask(server, video(data_url(VIDEO)), QUESTION)) or server.get("/health") == ""
+    assert words(ask(server, messages=for_openai(REQUESTS["image"].conversation))).strip() == right_words
 
 
 @pytest.mark.parametrize(
@@ -224,6 +261,11 @@ def test_placeholders_in_a_prompt_without_media_are_refused(server):
         client(server).completions.create(model="model", prompt="<image> What is this?", max_tokens=2)
 
 
+def test_ids_in_place_of_messages_are_refused(server):
+    with pytest.raises(openai.BadRequestError, match="`kv_transfer_params.prompt_token_ids` is not supported"):
+        ask(server, {"type": "text", "text": "hi"}, kv_transfer_params={"prompt_token_ids": [4, 1, 4]})
+
+
 def test_a_medium_beyond_the_context_is_refused(server):
     with pytest.raises(openai.BadRequestError, match="maximum context length|max_model_len|longer than"):
         ask(server, *[video(data_url(VIDEO))] * 20, QUESTION)
@@ -234,7 +276,9 @@ def test_the_original_layout_has_the_same_template_and_a_server_has_options_of_i
     model = write_tiny_checkpoint(tmp_path / "original", std=0.15, llm=sizes)
     reference = Reference(model)
     assert reference.processor.chat_template == CHAT_TEMPLATE
-    with running_server(model, tmp_path, "--mm-processor-kwargs", '{"num_frames": 4}') as server:
+    options = {"num_frames": 4, "media_limits": {"max_frames": 16, "max_duration_sec": 60}}
+    with running_server(model, tmp_path, "--mm-processor-kwargs", json.dumps(options)) as server:
+        assert "warmup failed" not in server.log.read_text(encoding="utf-8")
         for name in ("system", "image", "two images", "all kinds"):
             request = REQUESTS[name]
             body = {"ignore_eos": True, "return_token_ids": True}  # bytes of a random model are no words
