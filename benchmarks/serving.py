@@ -8,7 +8,8 @@ hf serve`, asked by eight clients at once about clips that it has not seen, then
 computes with one thread; the server reads media in another process. The time to the first token is the mean over the
 questions; of a batch all first tokens come together. Then 64 clients ask at once, a quarter of them with bad media:
 each good answer must be the one that a single client gets, each bad medium HTTP 400, and the memory of the server is
-read before and after. (`transformers serve` is not among the sides: it does not know the model.)
+read before and after. (`transformers serve` is not among the sides: that of 5.23 does not know the
+model.)
 """
 
 import argparse
