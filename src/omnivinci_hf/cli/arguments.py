@@ -311,8 +311,9 @@ def _add_serve(subparsers) -> argparse.ArgumentParser:
         help="serve a checkpoint with vLLM",
         description="Serve a checkpoint, in the original layout or the converted one, with vLLM's server, which speaks "
         "OpenAI's API. Every option of `vllm serve` can be given too: --port, --max-model-len, "
-        "--gpu-memory-utilization, --mm-processor-kwargs '{\"num_frames\": 32}', ... (`vllm serve --help=all` lists "
-        "them). It listens to this machine alone unless --host is given, and prints a first request to try.",
+        "--gpu-memory-utilization, --mm-processor-kwargs '{\"num_frames\": 32}', ... (`python -m "
+        "vllm.entrypoints.openai.api_server --help=all` lists them). It listens to this machine alone unless --host is "
+        "given, and prints a first request to try.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of the checkpoint")
