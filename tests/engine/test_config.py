@@ -42,6 +42,12 @@ def test_a_version_may_be_a_number(tmp_path):
     assert config.backends["server"].version == "2"
 
 
+def test_the_name_of_a_backend_may_have_a_dot(tmp_path):
+    values = changed()
+    values["backends"]["qwen2.5"] = values["backends"]["server"]
+    assert load_config(write_settings(tmp_path, values)).backends["qwen2.5"].urls == [URL]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -299,8 +299,6 @@ def _read(kind: type, values: Any, place: str, extra: Mapping[str, Any] = {}) ->
     """Makes a dataclass of a mapping, whose values are checked against the types of its fields."""
     if not isinstance(values, Mapping):
         raise ValueError(f"`{place or 'the file'}` must be a mapping, got {values!r}.")
-    if place.startswith("backends.") and place.count(".") == 1:
-        kind, values = _backend_kind(values, place)
     _check_keys(kind, values, place, extra)
     hints = get_type_hints(kind)
     prefix = f"{place}." if place else ""
@@ -308,13 +306,15 @@ def _read(kind: type, values: Any, place: str, extra: Mapping[str, Any] = {}) ->
     return kind(**read, **extra)
 
 
-def _backend_kind(values: Mapping[str, Any], place: str) -> tuple[type[Backend], dict[str, Any]]:
-    """Returns the class of a backend, which its `kind` names, and the other values."""
+def _backend(values: Any, place: str) -> Backend:
+    """Reads a backend, whose `kind` names its class."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"`{place}` must be a mapping, got {values!r}.")
     values = dict(values)
     name = values.pop("kind", None)
     if name not in BACKENDS:
         raise ValueError(f"`{place}.kind` must be one of {', '.join(BACKENDS)}, got {name!r}.")
-    return BACKENDS[name], values
+    return _read(BACKENDS[name], values, place)
 
 
 def _check_keys(kind: type, values: Mapping[str, Any], place: str, extra: Mapping[str, Any]) -> None:
@@ -348,7 +348,7 @@ def _backends(value: Any) -> dict[str, Backend]:
     """Reads all backends, by their names."""
     if not isinstance(value, Mapping) or not value:
         raise ValueError("`backends` must be a mapping with one backend at least.")
-    return {str(name): _read(OpenAIBackend, backend, f"backends.{name}") for name, backend in value.items()}
+    return {str(name): _backend(backend, f"backends.{name}") for name, backend in value.items()}
 
 
 def _strings(value: Any, place: str) -> list[str]:
