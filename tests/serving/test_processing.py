@@ -111,11 +111,13 @@ def test_dummy_media_fill_the_context_and_no_more(model, seq_len):
     assert processor.image_token == "<image>"
 
 
-def keys(processor, items, uuids, **options):
+def keys(processor, items, uuids, is_readable=True):
     data = {"image": parse_media("image", items)}
-    return processor._get_mm_hashes(
-        SimpleNamespace(mm_data_items=data, mm_uuid_items={"image": uuids}, hf_processor_mm_kwargs=options)
-    )["image"]
+    inputs = SimpleNamespace(mm_data_items=data, mm_uuid_items={"image": uuids}, hf_processor_mm_kwargs={})
+    hashes = processor._get_mm_hashes(inputs)
+    if is_readable:
+        processor._remember(inputs, hashes)
+    return hashes["image"]
 
 
 def test_a_uuid_names_the_bytes_that_came_with_it():
@@ -124,6 +126,8 @@ def test_a_uuid_names_the_bytes_that_came_with_it():
     (first,), (other,) = keys(processor, [b"one"], ["a"]), keys(processor, [b"other"], ["a"])
     assert first != other and keys(processor, [b"one"], [None]) != [first]
     assert keys(processor, [None], ["a"]) == [other] == keys(processor, [b"other"], ["a"])  # the last
+    keys(processor, [b"broken"], ["a"], is_readable=False)
+    assert keys(processor, [None], ["a"]) == [other]
     for items, uuids in (([None], ["unknown"]), ([None, b"x"], ["a", None])):  # among others it has no tiles
         with pytest.raises(ValueError, match="does not have the image.* by its `uuid` alone; .* send it again"):
             keys(processor, items, uuids)

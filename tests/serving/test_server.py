@@ -175,6 +175,7 @@ def test_a_uuid_does_not_stand_for_other_bytes(server):
     assert words(other) == words(plain)
     with pytest.raises(openai.BadRequestError, match="is of no known image format"):
         ask(server, {**image(raw(b"hello")), "uuid": "shared"}, QUESTION)
+    assert words(ask(server, {"type": "image_url", "image_url": None, "uuid": "shared"}, QUESTION)) == words(plain)
 
 
 def test_the_snippets_of_the_documentation_run(server, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ Each medium is encoded alone by the processor, so that what is kept of it holds 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -167,6 +167,14 @@ class OmniVinciDummyInputs(BaseDummyInputsBuilder):
         return (np.zeros(samples, dtype=np.float32), extractor.sampling_rate)
 
 
+def _media_of(inputs: Any) -> Iterator[tuple[str, Any, int, str | None]]:
+    """Yields the media of a prompt: modality, all items of it, the index of the medium, its UUID."""
+    uuids = inputs.mm_uuid_items or {}
+    for modality, items in inputs.mm_data_items.items():
+        for index, uuid in enumerate(uuids.get(modality) or [None] * len(items)):
+            yield modality, items, index, uuid
+
+
 def _unknown_uuid(name: str) -> MediaError:
     return MediaError(
         f"The server does not have the {name} by its `uuid` alone; it has one with the same options, and for an image "
@@ -191,46 +199,44 @@ class OmniVinciServingProcessor(BaseMultiModalProcessor):
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Encodes the media of a prompt, and puts their ids into it."""
         try:
-            return super().apply(inputs, timing_ctx)
+            encoded = super().apply(inputs, timing_ctx)
         except ValueError as error:
             if "but data is not provided" in str(error):  # the cache has let it go
                 raise _unknown_uuid("medium") from error
             raise
+        self._remember(inputs, encoded["mm_hashes"])
+        return encoded
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """Names each medium by its bytes and its UUID, by its options, and by whether it is cut into tiles."""
-        uuids = inputs.mm_uuid_items or {}
-        hashes = {}
-        for modality, items in inputs.mm_data_items.items():
-            given = uuids.get(modality) or [None] * len(items)
-            hashes[modality] = [
-                self._key(items, index, uuid, inputs.hf_processor_mm_kwargs) for index, uuid in enumerate(given)
-            ]
+        hashes: dict[str, list[str]] = {modality: [] for modality in inputs.mm_data_items}
+        for modality, items, index, uuid in _media_of(inputs):
+            medium = items.data[index]
+            if medium.source is not None:
+                key = self._key(medium, items.get_item_for_hash(index), uuid, inputs)
+            elif (by_uuid := self._key(medium, None, uuid, inputs)) in self._keys:
+                key = self._keys[by_uuid]
+            else:
+                raise _unknown_uuid(medium.name or modality)
+            hashes[modality].append(key)
         return hashes
 
-    def _key(self, items: Any, index: int, uuid: str | None, request: Mapping[str, Any]) -> str:
-        medium = items.data[index]
+    def _remember(self, inputs: Any, hashes: Mapping[str, Sequence[str]]) -> None:
+        """Remembers the UUIDs of media that could be read."""
+        for modality, items, index, uuid in _media_of(inputs):
+            if uuid is not None:
+                self._keys[self._key(items.data[index], None, uuid, inputs)] = hashes[modality][index]
 
-        def key(value: Any) -> str:
-            return MultiModalHasher.hash_kwargs(
-                self.info.ctx.get_mm_config().mm_hasher_algorithm,
-                model_id=self.info.model_id,
-                modality=medium.modality,
-                medium=value,
-                uuid=str(uuid),
-                tile=str(medium.tile),
-                options=repr(self.info.options_of(medium, request)),
-            )
-
-        by_uuid = None if uuid is None else key(None)
-        if medium.source is not None:
-            named = key(items.get_item_for_hash(index))
-            if by_uuid is not None:
-                self._keys[by_uuid] = named
-            return named
-        if by_uuid is None or by_uuid not in self._keys:
-            raise _unknown_uuid(medium.name or medium.modality)
-        return self._keys[by_uuid]
+    def _key(self, medium: ServedMedium, value: Any, uuid: str | None, inputs: Any) -> str:
+        return MultiModalHasher.hash_kwargs(
+            self.info.ctx.get_mm_config().mm_hasher_algorithm,
+            model_id=self.info.model_id,
+            modality=medium.modality,
+            medium=value,
+            uuid=str(uuid),
+            tile=str(medium.tile),
+            options=repr(self.info.options_of(medium, inputs.hf_processor_mm_kwargs)),
+        )
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, Any]) -> BatchFeature:
         """Encodes the media; a medium that cannot be read is an error in the processor's own words."""
