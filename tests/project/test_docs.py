@@ -137,8 +137,8 @@ def run_command(words: list[str], original_folder: Path) -> None:
     if command == "ask":
         arguments += [] if "--model" in arguments else ["--model", checkpoint]
         arguments += [] if "--max-new-tokens" in arguments else ["--max-new-tokens", "4"]
-    if not torch.cuda.is_available():  # Transformers asks for a GPU
-        arguments = [word for word in arguments if word != "--bf16"]
+    if not torch.cuda.is_available() and "--bf16" in arguments:  # without a GPU, Transformers asks for this
+        arguments += ["--use_cpu"]
     assert main([command, *arguments]) == 0, words
 
 

@@ -10,6 +10,8 @@ import torch
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.cli import main
+from omnivinci_hf.cli.train import parse_training_arguments
+from omnivinci_hf.training.recipe import load_recipe
 from omnivinci_hf.training.run_plot import plot_run
 from tests.support.paths import ROOT
 from tests.support.training_data import load
@@ -89,6 +91,11 @@ def test_a_run_of_an_adapter_goes_on(workplace):
         (["--max-length", "9"], "--max-length is not for recipe 'grpo'"),
         (["--estimate"], "--estimate does not know the rollouts of recipe 'grpo'"),
         (["--no_such_option", "1"], "no_such_option"),
+        (["--temperature", "hot"], "(options of `trl.GRPOConfig` follow those of train --help)"),
+        (
+            ["--reward_weights", "5", "7"],
+            "`reward_weights` is not for recipes: weights stand behind the rewards' names",
+        ),
         (["--recipe", "lora"], "--reward is for recipes with rewards, such as grpo, and 'lora' has none"),
     ],
 )
@@ -96,6 +103,22 @@ def test_what_cannot_be_done_is_told_in_one_line(workplace, capsys, more, words)
     assert main(command(workplace, "refused", *more)) == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
     assert not (workplace / "refused" / "trainer_state.json").exists()
+
+
+def test_flags_need_no_value():
+    words = ["--use_cpu", "--bf16", "--gradient_checkpointing", "--output_dir", "x"]
+    training = parse_training_arguments(load_recipe("grpo"), words)
+    assert training.bf16 is True and training.gradient_checkpointing is True
+    assert parse_training_arguments(load_recipe("grpo"), [*words, "--bf16", "false"]).bf16 is False
+
+
+def test_weights_in_the_arguments_of_a_recipe_are_refused(workplace, capsys):
+    (workplace / "weights.yaml").write_text(
+        "learning_rates: {language_model: 1.0e-6}\nrewards: {exact: 1}\narguments: {reward_weights: [2.0]}\n"
+    )
+    words = command(workplace, "refused", recipe=str(workplace / "weights.yaml"))
+    assert main(words) == 2
+    assert "`reward_weights` is not for recipes" in capsys.readouterr().err
 
 
 def test_a_recipe_with_rewards_needs_trl(workplace, capsys, monkeypatch):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from ..omnivinci.configuration_omnivinci import OmniVinciConfig
 from ..training.estimate import estimate_memory, format_estimate
@@ -24,8 +25,21 @@ ESTIMATED_OPTIMIZERS = {
 
 
 class _TrainerOptions(HfArgumentParser):
+    """The parser takes a flag without a value for true, also where the default is None, as of `GRPOConfig.bf16`."""
+
+    def add_argument(self, *names: Any, **options: Any):
+        if options.get("type") is string_to_bool:
+            options = {"nargs": "?", "const": True, **options}
+        return super().add_argument(*names, **options)
+
     def error(self, message: str):
-        raise ValueError(f"{message} (options of `transformers.TrainingArguments` follow those of train --help)")
+        name = _public_name(cast(Any, self.dataclass_types)[0])
+        raise ValueError(f"{message} (options of `{name}` follow those of train --help)")
+
+
+def _public_name(kind: type) -> str:
+    """Names a class by the package that exports it."""
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -157,8 +171,7 @@ def parse_training_arguments(recipe: Recipe, words: list[str]) -> TrainingArgume
     parser = _TrainerOptions(cast(Any, kind), prog="omnivinci-hf train", add_help=False)
     known = {entry.name for entry in fields(kind)}
     if unknown := sorted(set(recipe.arguments) - known):
-        where = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-        raise ValueError(f"Recipe {recipe.name!r}: `arguments` has no {unknown}; see `{where}`.")
+        raise ValueError(f"Recipe {recipe.name!r}: `arguments` has no {unknown}; see `{_public_name(kind)}`.")
     parser.set_defaults(**recipe.arguments)
     (training,) = parser.parse_args_into_dataclasses(args=words)
     return training

@@ -1,5 +1,6 @@
 """This module trains one stage from beginning to end, as `omnivinci-hf train` does."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -79,6 +80,8 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     adapted = find_adapter(options.model, {})
     _check_stage(recipe, options, adapted)
+    if getattr(arguments, "reward_weights", None) is not None:
+        raise ValueError("`reward_weights` is not for recipes: weights stand behind the rewards' names. Leave it out.")
     set_seed(arguments.seed)
     rewards, weights = ([], []) if recipe.rewards is None else load_rewards(recipe.rewards)
     # the data first: a wrong path should not cost the loading of the weights
@@ -191,6 +194,7 @@ def _make_trainer(
         return OmniVinciTrainer(model, arguments, **common)
     from .grpo import OmniVinciGRPOTrainer  # it needs the package trl
 
+    arguments = copy.copy(arguments)  # the caller's may train another stage
     arguments.reward_weights = weights  # type: ignore[attr-defined]
     return OmniVinciGRPOTrainer(model, rewards, arguments, **common)  # type: ignore[return-value, arg-type]
 
