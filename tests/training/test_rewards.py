@@ -1,10 +1,12 @@
 """Rewards of answers, and the rows that say what is rewarded."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 
 from omnivinci_hf.training.data import RowError, normalize_row
 from omnivinci_hf.training.prompts import load_prompts, normalize_prompt, read_prompt
@@ -39,9 +41,21 @@ def score(name, text, answer, **options):
         ("letter", "A dog barks", "A", 0),
         ("letter", "C", "B", 0),
         ("letter", "A, B, C", "B", 0),
+        ("letter", "B\nBecause it barks.", "B", 1),
+        ("letter", "**B**", "B", 1),
+        ("letter", "The answer is **(B)**", "B", 1),
+        ("letter", "B - the man", "B", 1),
+        ("letter", "B-flat", "B", 0),
         ("numeric", "It is 7 seconds.", "7", 1),
         ("numeric", "-1,250.5", -1250.5, 1),
         ("numeric", "no number", 7, 0),
+        ("numeric", "3-5", 5, 1),
+        ("numeric", "1,2,3", 3, 1),
+        ("numeric", "between -7 and (-3.5)", -3.5, 1),
+        ("numeric", "1,234,567 frames", 1234567, 1),
+        ("numeric", "1.5e-3", 0.0015, 1),
+        ("numeric", "It is 7.", 7, 1),
+        ("numeric", ".5", 0.5, 1),
         ("numeric", "7.4", 7, 0),
         ("format", "<think>I hear it.</think>\n<answer>bell</answer>", None, 1),
         ("format", "<think></think><answer>bell</answer>", None, 0),
@@ -119,6 +133,44 @@ def test_what_a_function_returns_is_checked(tmp_path, value):
         load_reward(f"{tmp_path}/mine.py:bad")(says("a", "b"))
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["np.array([1, 0.5], np.float32)", "[np.float32(1), np.float64(0.5)]", "torch.tensor([1, 0.5])",
+     "[torch.tensor(1.0), torch.tensor(0.5)]", "(1, 0.5)"],
+)  # fmt: skip
+def test_a_function_may_return_any_kind_of_numbers(tmp_path, value):
+    (tmp_path / "mine.py").write_text(
+        f"import numpy as np\nimport torch\ndef any_kind(completions, **columns):\n    return {value}\n"
+    )
+    assert load_reward(f"{tmp_path}/mine.py:any_kind")(says("a", "b")) == [1, 0.5]
+
+
+def test_a_file_with_a_function_may_have_a_dataclass(tmp_path):
+    (tmp_path / "json.py").write_text(  # nor does it hide the module of that name
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Rule:\n    weight: float = 0.5\n"
+        "def ruled(completions, **columns):\n    return [Rule().weight] * len(completions)\n"
+    )
+    assert load_reward(f"{tmp_path}/json.py:ruled")(says("a")) == [0.5]
+    assert sys.modules["json"] is json
+
+
+def test_a_column_for_the_log_has_none_for_the_rows_left_out():
+    def seen(completions, log_extra, **columns):
+        log_extra("words", [one[0]["content"] for one in completions])
+        return [0.0] * len(completions)
+
+    logged = {}
+    as_reward(seen)(says("a", "b", "c"), rewards=[None, ["exact"], ["seen"]], log_extra=logged.__setitem__)
+    assert logged == {"words": ["a", None, "c"]}
+
+
+@pytest.mark.parametrize("given", ["org/reward-model", torch.nn.Linear(1, 1), None])
+def test_reward_models_are_refused(given):
+    with pytest.raises(TypeError, match="must be a function or made by `load_reward`, got .*: call a reward model in"):
+        as_reward(given)
+
+
 def test_a_coroutine_function_is_refused():
     async def later(completions, **columns):
         return []
@@ -188,8 +240,30 @@ def test_a_judge_that_fails_is_asked_again(judge):
     assert len(judge.asked) == 4
 
 
-def test_a_reply_without_a_number_gives_no_reward(judge):
-    judge.replies[:] = ["Good answer, 8 of 10"]
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [("0.5 out of 1", 0.5), ("0.8/1", 0.8), ("Score: 0.25 of 1.0.", 0.25), ("1", 1.0), ("I give 0.3 / 1.", 0.3)],
+)
+def test_a_reply_may_name_the_scale_behind_its_number(judge, reply, score):
+    judge.replies[:] = [reply]
+    assert load_reward("judge", **judge.options)(says("x"), prompts=[PROMPT], answer=["y"]) == [score]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Good",
+        "8 of 10",
+        "1 of 10",
+        "0.3 (on a scale from 0 to 1)",
+        "Criterion 1: good, 0.2",
+        "0.5 out of 1.5",
+        "-0.5",
+        "2",
+    ],
+)
+def test_a_reply_without_one_number_from_0_to_1_gives_no_reward(judge, reply):
+    judge.replies[:] = [reply]
     logged = {}
     values = load_reward("judge", **judge.options)(
         says("x"), prompts=[PROMPT], answer=["y"], log_metric=logged.__setitem__
@@ -234,7 +308,9 @@ def test_rows_of_every_form_give_a_prompt_and_an_answer():
         read = normalize_prompt({**row, "id": 7, "hint": "loud", "empty": None}, rewards=[EXACT])
         assert read["conversations"] == [[QUESTION]] and read["answer"] == "a dog"
         assert read["id"] == "7" and read["rewards"] is None and read["columns"] == {"hint": "loud"}
-        assert normalize_prompt(read) == read
+        assert normalize_prompt(read, rewards=[EXACT]) == read
+        with pytest.raises(RowError, match="'a dog' holds no number"):
+            normalize_prompt(read, rewards=[NUMERIC])
 
 
 def test_media_of_a_prompt_are_found():

@@ -14,7 +14,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HTTPError, InferenceTimeoutError
 from transformers.utils import logging
 
-from .rewards import Reward, answer_of, as_answers, number_of, text_of
+from .rewards import Reward, answer_of, as_answers, numbers_of, text_of
 
 
 logger = logging.get_logger(__name__)
@@ -26,6 +26,7 @@ Answer to judge: {completion}
 
 Reply with one number from 0 (wrong) to 1 (right in all that matters), and nothing else."""
 JUDGE_FIELDS = ("question", "answer", "completion")
+OUT_OF_ONE = re.compile(r"(?<=[\d.])\s*(?:/|(?:out )?of)\s*1(?:\.0*)?(?!\.?\d)")  # behind a number: "0.5 out of 1"
 PASSING = (408, 429)  # status codes below 500 that may be gone the next time
 
 
@@ -34,7 +35,8 @@ class JudgeReward(Reward):
     """
     It asks a judge behind an OpenAI-compatible endpoint for a number from 0 to 1.
 
-    A reply without such a number gives no reward; their share is logged as `judge/unreadable`.
+    A reply must have one number (`0.5`, `0.5/1`, `0.5 out of 1`), with words around it or not; one with none or with
+    several gives no reward. The share of these is logged as `judge/unreadable`.
 
     Args:
         url (`str`): of the endpoint, up to and with `/v1`.
@@ -103,10 +105,10 @@ class JudgeReward(Reward):
         values = dict(zip(JUDGE_FIELDS, asked, strict=True))
         words = re.sub(r"\{(question|answer|completion)\}", lambda match: values[match[1]], self.words)
         reply = self._reply(words)
-        score = number_of(answer_of(reply))
-        if score is not None and 0 <= score <= 1:
-            return score
-        logger.warning("The judge at %s replied %r, which is no number from 0 to 1: no reward.", self.url, reply[:200])
+        numbers = numbers_of(OUT_OF_ONE.sub("", answer_of(reply)))
+        if len(numbers) == 1 and 0 <= numbers[0] <= 1:
+            return numbers[0]
+        logger.warning("The judge at %s replied %r, not one number from 0 to 1: no reward.", self.url, reply[:200])
         return None
 
     def _reply(self, words: str) -> str:

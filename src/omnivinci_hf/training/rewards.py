@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,9 +26,12 @@ from typing import Any, ClassVar
 from torch import nn
 
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(  # a sign begins a word, and commas part thousands: "3-5" has 3 and 5, "1,2" has 1 and 2
+    r"(?:(?<![\w.,)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][-+]?\d+)?"
+)
 LETTER = re.compile(
-    r"(?:(?:the )?(?:correct |right )?(?:answer|option|choice)(?: is)?:? ?)?\(?([a-z])(?:[).:,].*)?",
+    r"(?:(?:the )?(?:correct |right )?(?:answer|option|choice)(?: is)?:? ?)?\(?([a-z])"
+    r"(?:\s*[).:,].*|\s*\n.*|\s+[-–—]\s.*)?",
     re.DOTALL | re.IGNORECASE,
 )
 THOUGHT_AND_ANSWER = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
@@ -92,6 +96,8 @@ class Reward:
         part = {
             name: [values[number] for number in chosen] if name in lists else values for name, values in columns.items()
         }
+        if chosen and "log_extra" in columns:
+            part["log_extra"] = _log_extra_of_all(columns["log_extra"], chosen, count)
         scores: list[float | None] = [None] * count
         values = self.score_all([completions[number] for number in chosen], part) if chosen else []
         for number, value in zip(chosen, values, strict=True):
@@ -193,14 +199,26 @@ class FunctionReward(Reward):
             TypeError: when that is no list of as many numbers.
         """
         assert self.function is not None
-        values = self.function(completions=list(completions), **columns)
+        values: Any = self.function(completions=list(completions), **columns)
+        values = values.tolist() if hasattr(values, "tolist") else values  # arrays and tensors
         is_list = isinstance(values, Sequence) and len(values) == len(completions)
+        values = [value.item() if hasattr(value, "item") else value for value in values] if is_list else values
         if not is_list or not all(value is None or isinstance(value, (int, float)) for value in values):
             raise TypeError(
                 f"The reward {self.name!r} must return a list of {len(completions)} numbers, one for each completion "
                 f"(None for no reward), got {values!r:.200}."
             )
         return values
+
+
+def _log_extra_of_all(log_extra: Callable[[str, list], None], chosen: Sequence[int], count: int):
+    """Lets a function that scores the `chosen` of `count` completions log columns of all, with None for the others."""
+
+    def log_extra_of_chosen(column: str, values: Sequence[Any]) -> None:
+        of_all = dict(zip(chosen, values, strict=True))
+        log_extra(column, [of_all.get(number) for number in range(count)])
+
+    return log_extra_of_chosen
 
 
 def as_answers(answer: Any) -> list[str]:
@@ -212,14 +230,19 @@ def as_answers(answer: Any) -> list[str]:
 
 def letter_of(text: str) -> str | None:
     """Finds the letter of a choice at the beginning of a text."""
-    match = LETTER.fullmatch(text.strip())
+    match = LETTER.fullmatch(text.replace("*", "").strip())
     return match[1].upper() if match else None
 
 
 def number_of(text: str) -> float | None:
     """Finds the last number of a text."""
-    numbers = NUMBER.findall(text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    numbers = numbers_of(text)
+    return numbers[-1] if numbers else None
+
+
+def numbers_of(text: str) -> list[float]:
+    """Finds the numbers of a text, in their order."""
+    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
 
 
 def _plain(text: str) -> str:
@@ -269,14 +292,19 @@ def load_reward(name: str, **options: Any) -> Reward:
     return classes[name](name, **options)
 
 
-def as_reward(given: Any) -> Any:
-    """Makes a [`Reward`] of a function, which then scores the rows that ask for it; what is none stays as it is.
+def as_reward(given: Any) -> Reward:
+    """Makes a [`Reward`] of a function, which then scores the rows that ask for it.
 
     Raises:
-        TypeError: for a coroutine function.
+        TypeError: for a coroutine function, a reward model or its name, and what cannot be called.
     """
-    if isinstance(given, (Reward, str, nn.Module)) or not callable(given):
+    if isinstance(given, Reward):
         return given
+    if isinstance(given, nn.Module) or not callable(given):
+        raise TypeError(
+            f"A reward must be a function or made by `load_reward`, got {type(given).__name__}: call a reward model in "
+            "a function of your own, which gives it the words in its form."
+        )
     name = getattr(given, "__name__", type(given).__name__)
     if inspect.iscoroutinefunction(given):
         raise TypeError(f"The reward {name!r} is a coroutine function; give an ordinary one.")
@@ -303,9 +331,11 @@ def load_function(place: str) -> Callable[..., Sequence[float | None]]:
 def _load_file(path: Path):
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"omnivinci_hf_reward_{path.stem}"  # not that of another module
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -329,7 +359,16 @@ def load_rewards(table: Mapping[str, Any]) -> tuple[list[Reward], list[float]]:
             raise ValueError(f"`rewards.{name}` must be a weight or a mapping with `weight`, got {weight!r}.")
         rewards.append(load_reward(str(name), **options))
         weights.append(float(weight))
+    check_names(rewards)
+    return rewards, weights
+
+
+def check_names(rewards: Sequence[Reward]) -> None:
+    """Checks that each reward has a name of its own, by which it is logged and asked for.
+
+    Raises:
+        ValueError: when two have one name.
+    """
     names = [reward.name for reward in rewards]
     if len(set(names)) < len(names):
         raise ValueError(f"Two rewards have one name: {names}; rename the function.")
-    return rewards, weights
