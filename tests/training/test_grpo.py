@@ -1,12 +1,14 @@
 """GRPO about media: what the update sees, what it costs, what it refuses; on a very small model with random weights."""
 
 import copy
+import json
 
 import pytest
 import torch
 
 from omnivinci_hf.omnivinci.generation_omnivinci import bare_model
 from omnivinci_hf.training import OmniVinciDataCollator, RowError
+from omnivinci_hf.training.prompts import load_prompts
 from omnivinci_hf.training.rewards import load_reward
 from tests.support.training_data import load
 
@@ -236,6 +238,58 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     assert rewards[0] == pytest.approx(rewards[1])
 
 
+QUESTIONS = ("What is heard?", "Which shape is red?", "Is it loud?", "Who?", "Which sound?", "second")
+
+
+def noted_generations(trainer):
+    """Notes the count of batches, the step and the prompts of each generation of a run."""
+    noted = []
+    generate = trainer._generate_and_score_completions
+
+    def generate_and_note(inputs):
+        noted.append((trainer._step, trainer.state.global_step, [one["row"] for one in inputs]))
+        return generate(inputs)
+
+    trainer._generate_and_score_completions = generate_and_note
+    return noted
+
+
+@pytest.mark.parametrize(
+    ("options", "num_rows", "step", "first"),
+    [
+        # an odd step, where the next generation does not begin: one generation more, and then as before
+        ({"num_iterations": 2, "max_steps": 8}, 6, 3, 3),
+        # batches of an epoch that are no multiple of those of a step, the last of which has fewer
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 3, "max_steps": 6}, 3, 2, 3),
+        ({"gradient_accumulation_steps": 2, "steps_per_generation": 3, "max_steps": 6}, 3, 3, 5),
+        ({"ignore_data_skip": True, "max_steps": 6}, 4, 3, 2),
+    ],
+)
+def test_a_run_goes_on_where_its_data_are(tmp_path, options, num_rows, step, first):
+    rows = [prompt_row(None, number, QUESTIONS[number]) for number in range(num_rows)]
+    options = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1, **options}
+    if "num_iterations" in options or "ignore_data_skip" in options:
+        options["per_device_train_batch_size"] = 8
+    whole = make(tmp_path, rows, **options)
+    expected = noted_generations(whole)
+    whole.train()
+    resumed = make(tmp_path, rows, **options)
+    noted = noted_generations(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert noted[0][:2] == (first, step)
+    if "ignore_data_skip" not in options:
+        assert noted[1:] == [one for one in expected if one[1] > step] and len(noted) > 1
+        assert resumed._step == whole._step
+
+
+def test_a_trainer_that_goes_on_forgets_completions_of_its_run_before(tmp_path):
+    trainer = make(tmp_path, num_iterations=3, max_steps=5, save_strategy="steps", save_steps=1)
+    trainer.train()
+    noted = noted_generations(trainer)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert [step for _, step, _ in noted] == [1, 3]
+
+
 # -- rewards and rows -------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +324,21 @@ def test_bad_rows_are_told_before_anything_is_trained(tmp_path):
         make(tmp_path, [{**ROWS[0], "answer": None}], rewards=[load_reward("exact")])
     with pytest.raises(RowError, match="names \\['exat'\\], which this training does not have; it has exact"):
         make(tmp_path, [{**ROWS[0], "rewards": ["exat"]}], rewards=[load_reward("exact")])
+
+
+@pytest.mark.parametrize("rewards_when_loaded", [[], [load_reward("letter")]])
+def test_rows_that_were_read_are_checked_by_the_rewards_of_the_trainer(tmp_path, rewards_when_loaded):
+    question = [{"role": "user", "content": "Who barks?"}]
+    rows = [{"prompt": question, "answer": "B"}, {"prompt": question, "answer": "A", "rewards": ["letter"]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        RowError, match=r"rows.jsonl, line 2: `rewards` names \['letter'\], which this training does not"
+    ):
+        make(tmp_path, load_prompts(path, rewards_when_loaded), rewards=[load_reward("exact")])
+    path.write_text(json.dumps({"prompt": question}) + "\n")
+    with pytest.raises(RowError, match="line 1: It has no `answer`"):
+        make(tmp_path, load_prompts(path), rewards=[load_reward("exact")])
 
 
 def test_a_medium_that_is_missing_is_told_with_its_row(tmp_path):

@@ -4,15 +4,17 @@ TRL's `GRPOTrainer` (1.16) knows images alone: with its own methods, rollouts se
 not. Here the media and the prompt of a group are read once, and run once for all its completions:
 
 - in a rollout, each distinct prompt is prefilled once, and its cache is handed to all completions of the group;
-- in the update, each distinct prompt is one row, and its completions are branches of it, as the several conversations
-  of a row are in [`OmniVinciDataCollator`].
+- in the update, each distinct prompt of a batch is one row, and its completions are branches of it, as the several
+  conversations of a row are in [`OmniVinciDataCollator`].
 
-TRL's public ways are taken where there are some: `rollout_func`, `evaluate`, `compute_loss`. Five private methods are
-overridden, each of which says why, and three names of `trl.models` and `trl.trainer.utils` are used. Hence TRL's
-minor version is bounded: a new one is let in when the tests have passed with it.
+TRL's public ways are taken where there are some: `rollout_func` (set after construction, when TRL no longer warns that
+it is experimental), `evaluate`, `compute_loss`. Five private methods are overridden, each of which says why. Four names
+of `trl.models` and `trl.trainer.utils` are used, and of the trainer the private `_step`, `_buffered_inputs` and
+`_metrics`, and `generation_kwargs`, `generation_config` and `eos_token_ids`, which no page describes. Hence TRL's minor
+version is bounded: a new one is let in when the tests have passed with it.
 """
 
-import copy
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -20,22 +22,22 @@ from typing import Any
 import datasets
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import ConcatDataset, Sampler
+from torch.utils.data import ConcatDataset
 from transformers import DynamicCache, TrainerCallback
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler, add_fused_lm_head, nanstd
+from trl.trainer.utils import add_fused_lm_head, nanstd
 
 from ..hub.training_states import random_states, restore_random_states
 from ..omnivinci.configuration_omnivinci import MODALITIES
-from ..omnivinci.conversation_omnivinci import MediaPart, parse_part
 from ..omnivinci.generation_omnivinci import bare_model, check_parts, context_length
 from ..omnivinci.outputs_omnivinci import CACHE, MEDIA_INPUTS
-from .collator import IGNORE_INDEX, EncodedRow, OmniVinciDataCollator, join_branches
+from .collator import IGNORE_INDEX, EncodedRow, OmniVinciDataCollator
 from .data import ROW_ERRORS, RowError, place_of
-from .grpo_options import check_grpo_options
+from .grpo_batches import EpochSampler, frozen_copy, group_by_prompt, join_completions, regroup_by_prompt, strip_media
+from .grpo_options import check_collator, check_grpo_options, check_sharding
 from .prompts import normalize_prompt
-from .rewards import as_reward
+from .rewards import as_reward, check_names
 from .trainer import RecipeTrainerMixin
 
 
@@ -56,17 +58,17 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
 
     Args:
         model ([`OmniVinciForConditionalGeneration`]): or one with an adapter of PEFT around it.
-        reward_funcs (`list`): [`training.rewards.Reward`]s, functions in the form of TRL's, or reward models.
+        reward_funcs (`list`): [`training.rewards.Reward`]s, or functions in the form of TRL's.
         args (`trl.GRPOConfig`).
         train_dataset, eval_dataset: rows, as [`training.prompts.load_prompts`] gives them, or a list of such.
         processing_class ([`OmniVinciProcessor`]).
         recipe ([`Recipe`], *optional*): gives every part of the model its own learning rate.
-        data_collator ([`OmniVinciDataCollator`], *optional*): says how media are read.
+        data_collator ([`OmniVinciDataCollator`], *optional*): says how media are read, and where their paths begin.
         callbacks, optimizers: as in [`Trainer`].
 
     Raises:
         ValueError: for an option that TRL has and this trainer cannot obey, or a row that cannot be used.
-        TypeError: for such an argument.
+        TypeError: for such an argument, or a reward that is no function.
     """
 
     # Transformers and TRL declare these more widely than they are here.
@@ -101,12 +103,14 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         self.prompt_collator = data_collator or OmniVinciDataCollator(
             processing_class, context_length=context_length(text_config)
         )
+        check_collator(self.prompt_collator)
+        self.train_epoch = 0
         self._rows: list[Sequence] = []
         self._row_prompts: list[EncodedRow] = []  # the prompt of each row that the model will run
         given = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-        rewards = [as_reward(one) for one in given]
-        self._rewards = list(rewards)
-        train_table = self._numbered(train_dataset)
+        self._rewards = [as_reward(one) for one in given]
+        check_names(self._rewards)
+        train_table = self._index_table(train_dataset)
         num_prompts = args.generation_batch_size // args.num_generations
         if len(train_table) < num_prompts:
             raise ValueError(
@@ -114,13 +118,13 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
                 f"`num_generations` {args.num_generations}), but there are {len(train_table)} rows: none would be "
                 "trained. Give more rows, or lower `per_device_train_batch_size` or `gradient_accumulation_steps`."
             )
-        eval_table = None if eval_dataset is None else self._numbered(eval_dataset)
-        beta, reference = args.beta, _frozen_copy(model) if args.beta else None
+        eval_table = None if eval_dataset is None else self._index_table(eval_dataset)
+        beta, reference = args.beta, frozen_copy(model) if args.beta else None
         args.beta = 0.0  # TRL would load the reference anew from where the config was read
         try:
             super().__init__(
                 model,
-                rewards,
+                list(self._rewards),
                 args,
                 train_table,
                 eval_table,
@@ -131,11 +135,12 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         finally:
             args.beta = beta
         self.beta = beta
+        check_sharding(self)
         if reference is not None:
             self._add_reference(reference)
         self._suppress_placeholders()
         self.rollout_func = self._roll_out
-        self.add_callback(_StepCounter(self))
+        self.add_callback(_Position(self))
 
     def _add_reference(self, reference: torch.nn.Module) -> None:
         """Does with the reference what TRL does with one that it has loaded."""
@@ -153,14 +158,14 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def _numbered(self, rows) -> datasets.Dataset:
-        """Makes the table of numbers that stands for rows: TRL repeats and shuffles it, and no medium is in it.
+    def _index_table(self, rows) -> datasets.Dataset:
+        """Makes the table of row numbers that stands for rows: TRL repeats and shuffles it, and no medium is in it.
 
         Raises:
             TypeError: for a stream, or several data sets by name.
             RowError: for a row that cannot be used.
         """
-        if isinstance(rows, dict) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+        if isinstance(rows, (dict, str)) or not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
             raise TypeError(
                 f"GRPO draws rows by their number, from one list or dataset that has a length, not from a "
                 f"{type(rows).__name__}: leave out `streaming`, and give one set of rows."
@@ -169,21 +174,21 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         known = [sum(map(len, self._rows[:place])) for place, one in enumerate(self._rows) if one is rows]
         if not known:
             self._rows.append(rows)
-            for number in range(first, first + len(rows)) if isinstance(rows, list) else ():
-                self._row(number)  # a bad one is told now, and not after hours; `load_prompts` has looked at its own
+            for number in range(first, first + len(rows)):
+                self._row(number)  # a bad one is told now, and not after hours
         start = known[0] if known else first
         return datasets.Dataset.from_dict({"row": range(start, start + len(rows))})
 
     def _get_train_sampler(self, dataset=None):
-        """Does as TRL's (1.16), but every epoch has an order of its own seed.
+        """Gives every epoch an order of its own seed.
 
-        Overridden because TRL's order depends on the epochs before, which a run that goes on has not seen.
+        Overridden (TRL 1.16) because TRL's order depends on the epochs before, which a run that goes on has not seen.
         """
-        return _SamplerOfEpochs(super()._get_train_sampler(dataset))
+        return EpochSampler(super()._get_train_sampler(dataset), self)
 
     def _row(self, number: int) -> dict[str, Any]:
         try:
-            return normalize_prompt(self._all_rows[number], rewards=self._rewards)
+            return normalize_prompt(self._all_rows[number], self.prompt_collator.media_root, self._rewards)
         except RowError as error:
             error.place = error.place or place_of(self._all_rows, number)
             raise
@@ -213,9 +218,9 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
     # -- rollouts ------------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Does as TRL's (1.16) for rows by their numbers, and adds the encoded prompt of each row.
+        """Generates completions for rows by their numbers, and adds the encoded prompt of each row.
 
-        Overridden because what it returns is all that reaches the update, and media are in it if there are images.
+        Overridden (TRL 1.16) because what it returns is all that reaches the update, and only images would be in it.
         """
         numbers = [one["row"] for one in inputs]
         rows = {number: self._row(number) for number in dict.fromkeys(numbers)}
@@ -225,7 +230,7 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         columns = [
             {
                 **{name: rows[number]["columns"].get(name) for name in names},
-                "prompt": _without_media(rows[number]["conversations"][0]),
+                "prompt": strip_media(rows[number]["conversations"][0]),
                 "answer": rows[number]["answer"],
                 "rewards": rows[number]["rewards"],
                 "id": rows[number]["id"],
@@ -240,7 +245,7 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         """Completes the prompts of `_row_prompts`, each distinct one prefilled once: the `rollout_func`."""
         was_training, limit = self.model.training, self._rows_at_once()
         completions: list[list[int]] = [[] for _ in self._row_prompts]
-        groups = _by_prompt(self._row_prompts)
+        groups = group_by_prompt(self._row_prompts)
         self.model.eval()  # no dropout, and no gradient checkpointing, under which there is no cache
         try:
             with (
@@ -306,9 +311,9 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         return ids[: next((place + 1 for place, one in enumerate(ids) if one in self.eos_token_ids), len(ids))]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        """Does as TRL's (1.16), and notes the spread of the rewards within groups.
+        """Calculates the rewards, and logs their standard deviation within groups.
 
-        Overridden because TRL notes the spread over the whole batch alone, and a group may be on several processes.
+        Overridden (TRL 1.16) because TRL logs that of the whole batch alone, and a group may be on several processes.
         """
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         mode = "train" if self.model.training else "eval"
@@ -323,15 +328,15 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
     # -- the update ----------------------------------------------------------------------------------------------------
 
     def _prepare_inputs(self, generation_batch):
-        """Does as TRL's (1.16), but deals a new generation out so that the rows of a prompt stay together.
+        """Splits a new generation into batches in which the rows of a prompt stay together.
 
-        Overridden because TRL shuffles the rows before it splits them: most of a batch would be prompts of one row.
+        Overridden (TRL 1.16) because TRL shuffles the rows before: most of a batch would be prompts of one row.
         """
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is before:
             return inputs
-        self._buffered_inputs = _dealt_by_prompt(self._buffered_inputs)
+        self._buffered_inputs = regroup_by_prompt(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -340,12 +345,15 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **others: Any
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **images: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """Returns log-probabilities and entropies of completions `(num_rows, logits_to_keep)`, 0 where these end.
 
-        Overridden (TRL 1.16) because this is where the model runs: TRL's has arguments for images alone.
+        Overridden (TRL 1.16) because this is where the model runs: TRL's has arguments for images alone, which stay
+        None, as media come with the prompts. No layer of these models has an auxiliary loss, the third result.
         """
+        assert not any(value is not None and value is not False for value in images.values()), sorted(images)
+        assert len(self._row_prompts) == len(input_ids), (len(self._row_prompts), len(input_ids))
         prompts, size = self._row_prompts, batch_size or len(input_ids)
         completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:].bool()
         parts = []
@@ -353,14 +361,16 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
             rows = slice(start, start + size)
             parts.append(self._run_branches(model, prompts[rows], completions[rows], mask[rows]))
         log_probs, entropies = zip(*parts, strict=True)
-        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+        # a frozen reference computes no entropy
+        has_entropy = compute_entropy and entropies[0] is not None
+        return torch.cat(log_probs), torch.cat(entropies) if has_entropy else None, None
 
     def _run_branches(
         self, model, prompts: list[EncodedRow], completions: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Runs each distinct prompt once, with its completions as branches behind it."""
-        groups = _by_prompt(prompts)
-        batch = self.prompt_collator([_with_branches(prompts, group, completions, mask) for group in groups])
+        groups = group_by_prompt(prompts)
+        batch = self.prompt_collator([join_completions(prompts, group, completions, mask) for group in groups])
         batch.pop("only_needed_logits", None)
         batch = {name: value.to(completions.device) for name, value in batch.items()}
         is_scored = batch["labels"][:, 1:] != IGNORE_INDEX
@@ -373,113 +383,41 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
         def by_row(values: torch.Tensor) -> torch.Tensor:
             return values.new_zeros(mask.shape).masked_scatter(mask[order], values[is_scored])[back]
 
-        # the reference computes no entropy
-        entropy = output.log_probs.detach() if output.entropy is None else output.entropy
-        return by_row(output.log_probs), by_row(entropy)
+        return by_row(output.log_probs), None if output.entropy is None else by_row(output.entropy)
 
     # -- evaluation and going on ---------------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluates rows, without a change of the random numbers that training draws."""
-        if eval_dataset is not None and not isinstance(eval_dataset, (datasets.Dataset, str)):
-            eval_dataset = self._numbered(eval_dataset)
+        """Evaluates rows, as the constructor takes them, without a change of the random numbers that training draws."""
+        num_known = len(self._rows)
+        if eval_dataset is not None:
+            eval_dataset = self._index_table(eval_dataset)
         states = random_states()
         try:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
             restore_random_states(states)
+            del self._rows[num_known:]
 
 
-class _SamplerOfEpochs(Sampler):
-    """The sampler seeds TRL's for each epoch; accelerate calls `set_epoch`."""
-
-    def __init__(self, sampler: RepeatSampler):
-        self.sampler, self.epoch = sampler, 0
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self):
-        if self.sampler.shuffle:
-            self.sampler.generator.manual_seed((self.sampler.seed or 0) + self.epoch)
-        return iter(self.sampler)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Says which epoch comes next."""
-        self.epoch = epoch
-
-
-class _StepCounter(TrainerCallback):
-    """The callback tells the trainer where it goes on: TRL counts from 0, and would fall out of step with its data."""
+class _Position(TrainerCallback):
+    """The callback tells the trainer where in the data it is: TRL counts from 0, also where a run goes on."""
 
     def __init__(self, trainer: OmniVinciGRPOTrainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Sets the number of batches that were seen before."""
-        self.trainer._step = state.global_step * args.gradient_accumulation_steps
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Sets the number of batches that were seen before, and forgets completions of another run."""
+        epoch, num_steps = divmod(state.global_step, _steps_of_epoch(args, train_dataloader))
+        num_batches = 0 if args.ignore_data_skip else num_steps * args.gradient_accumulation_steps
+        self.trainer._step = epoch * len(train_dataloader) + num_batches
+        self.trainer._buffered_inputs = None
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Sets the epoch, which the sampler reads: accelerate's `set_epoch` does not reach it in every loader."""
+        self.trainer.train_epoch = state.global_step // _steps_of_epoch(args, train_dataloader)
 
 
-def _frozen_copy(model: torch.nn.Module) -> torch.nn.Module:
-    """Copies what learns of a model, and shares the rest."""
-    shared: dict[int, torch.Tensor] = {id(value): value for value in model.parameters() if not value.requires_grad}
-    shared |= {id(value): value for value in model.buffers()}
-    return copy.deepcopy(model, shared).requires_grad_(False).eval()
-
-
-def _by_prompt(prompts: Sequence[EncodedRow]) -> list[list[int]]:
-    """Groups rows by their prompt, in the order in which the prompts first come."""
-    groups: dict[int, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(id(prompt), []).append(row)
-    return list(groups.values())
-
-
-def _with_branches(
-    prompts: list[EncodedRow], group: list[int], completions: torch.Tensor, mask: torch.Tensor
-) -> EncodedRow:
-    """Joins a prompt and the completions of the rows of a group; each begins with the last token of the prompt."""
-    prompt = prompts[group[0]]
-    head, last = prompt.ids[:-1], prompt.ids[-1:]
-    parts = [(head, torch.zeros_like(head, dtype=torch.bool), 0)]
-    for number, row in enumerate(group, 1):
-        answer = completions[row][mask[row]].cpu()
-        ids = torch.cat((last, answer))
-        parts.append((ids, torch.arange(len(ids)) > 0, number))
-    return join_branches(parts, prompt.media)
-
-
-def _dealt_by_prompt(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Deals the rows of several batches out anew, prompt by prompt in the order in which these first come."""
-    prompts = [prompt for batch in batches for prompt in batch["row_prompts"]]
-    order = sum(_by_prompt(prompts), [])
-    size = len(prompts) // len(batches)
-    dealt: list[dict[str, Any]] = [{} for _ in batches]
-    for name, value in batches[0].items():
-        if isinstance(value, torch.Tensor) and value.ndim == 0:
-            parts: Any = [value] * len(batches)
-        elif isinstance(value, torch.Tensor):
-            parts = torch.cat([batch[name] for batch in batches])[order].split(size)
-        else:
-            flat = [one for batch in batches for one in batch[name]]
-            parts = [[flat[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
-        for batch, part in zip(dealt, parts, strict=True):
-            batch[name] = part
-    return dealt
-
-
-def _without_media(messages: list[dict]) -> list[dict]:
-    """Leaves of the media of a prompt only their paths: TRL copies and gathers prompts."""
-    return [{**message, "content": _words(message["content"])} for message in messages]
-
-
-def _words(content: Any) -> Any:
-    if isinstance(content, str):
-        return content
-    parts = [parse_part(part) for part in content]
-    return [
-        {"type": part.modality, "path": part.source if isinstance(part.source, str) else None}
-        if isinstance(part, MediaPart)
-        else {"type": "text", "text": part}
-        for part in parts
-    ]
+def _steps_of_epoch(args, train_dataloader) -> int:
+    """Counts the steps of an epoch as Transformers does; the last one may have fewer batches."""
+    return max(1, math.ceil(len(train_dataloader) / args.gradient_accumulation_steps))

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainingArguments
+
+from .collator import OmniVinciDataCollator
 
 
 # options of `trl.GRPOConfig`, and why each is refused when it is set
@@ -42,3 +44,30 @@ def check_grpo_options(args: TrainingArguments, text_config: PreTrainedConfig) -
         )
     if options.remove_unused_columns:
         raise ValueError("`remove_unused_columns` would take the rows' columns from the rewards: leave it out.")
+
+
+def check_collator(collator: OmniVinciDataCollator) -> None:
+    """Checks that a collator has no settings that reinforcement would not follow.
+
+    Raises:
+        ValueError: for one that it has.
+    """
+    refused = {
+        "max_length": collator.max_length is not None and "`max_completion_length` is that of an answer",
+        "packing": collator.packing and "the completions of a prompt share one sequence already",
+        "on_error": collator.on_error != "raise" and "groups need every row",
+    }
+    for name, reason in refused.items():
+        if reason:
+            raise ValueError(f"`{name}` of the collator is not for GRPO: {reason}. Leave it out.")
+
+
+def check_sharding(trainer: Trainer) -> None:
+    """Checks that accelerate, which has settings of its own beside the arguments, shares out no weights.
+
+    Raises:
+        ValueError: when it does.
+    """
+    for name, is_enabled in (("fsdp", trainer.is_fsdp_enabled), ("deepspeed", trainer.is_deepspeed_enabled)):
+        if is_enabled:
+            raise ValueError(f"`{name}`, here by accelerate, is not supported by this GRPO: {REFUSED[name]}.")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..omnivinci.conversation_omnivinci import shown
 from .data import COLUMNS, RowError, RowReader, load_rows
-from .rewards import Reward, as_answers, as_reward
+from .rewards import as_answers, as_reward
 
 
 # the columns of a row that are no columns of rewards
@@ -31,15 +31,14 @@ class PromptReader(RowReader):
 
     Args:
         media_root: where relative paths of media begin.
-        rewards: of the training, each a [`Reward`] or a function; reward models score every row.
+        rewards: of the training, each a [`Reward`] or a function.
     """
 
     needs_answer = False
 
     def __init__(self, media_root=None, rewards: Sequence[Any] = ()):
         super().__init__(media_root)
-        read = [as_reward(reward) for reward in rewards]
-        self.rewards = {reward.name: reward for reward in read if isinstance(reward, Reward)}
+        self.rewards = rewards
 
     def read(self, row: Mapping) -> dict[str, Any]:
         """Reads a row: its `id`, the prompt as the only one of `conversations`, `answer`, `rewards` and `columns`."""
@@ -51,7 +50,7 @@ class PromptReader(RowReader):
         if conversations and (not conversations[0] or conversations[0][-1].get("role") != "user"):
             self.problems.append("The prompt must end with a turn of the user, which the model then answers.")
         asked = row.get("rewards")
-        self._check_rewards(asked, answer)
+        self.problems += reward_problems(asked, answer, self.rewards)
         return {
             "id": normalized["id"],
             "conversations": conversations,
@@ -60,21 +59,27 @@ class PromptReader(RowReader):
             "columns": {name: value for name, value in row.items() if name not in (*READ, *TAKEN)},
         }
 
-    def _check_rewards(self, asked: Any, answer: Any) -> None:
-        """Notes what is wrong with the names of a row's rewards, and with its answer for those that reward it."""
-        if not _is_answer(answer):
-            self.problems.append(f"`answer` must be a string, a number or a list of these, got {shown(answer)}.")
-            return
-        if asked is not None and not _is_list_of_names(asked):
-            self.problems.append(f"`rewards` must be a list of names, got {shown(asked)}.")
-            return
-        if self.rewards and (unknown := sorted(set(asked or ()) - self.rewards.keys())):
-            self.problems.append(
-                f"`rewards` names {unknown}, which this training does not have; it has {', '.join(self.rewards)}."
-            )
-        for name, reward in self.rewards.items():
-            if (asked is None or name in asked) and (problem := reward.problem_of(as_answers(answer))):
-                self.problems.append(problem)
+
+def reward_problems(asked: Any, answer: Any, rewards: Sequence[Any]) -> list[str]:
+    """Lists what is wrong with the names of a row's rewards, and with its answer for those that reward it.
+
+    Args:
+        asked: the row's `rewards`, None for all.
+        answer: the row's `answer`.
+        rewards: of the training; if there are none, names are not compared with them.
+    """
+    if not _is_answer(answer):
+        return [f"`answer` must be a string, a number or a list of these, got {shown(answer)}."]
+    if asked is not None and not _is_list_of_names(asked):
+        return [f"`rewards` must be a list of names, got {shown(asked)}."]
+    known = {reward.name: reward for reward in map(as_reward, rewards)}
+    problems = []
+    if known and (unknown := sorted(set(asked or ()) - known.keys())):
+        problems.append(f"`rewards` names {unknown}, which this training does not have; it has {', '.join(known)}.")
+    for name, reward in known.items():
+        if (asked is None or name in asked) and (problem := reward.problem_of(as_answers(answer))):
+            problems.append(problem)
+    return problems
 
 
 def _split_answer(conversations: list[list[dict[str, Any]]], answer: Any) -> tuple[list[list[dict[str, Any]]], Any]:
@@ -115,8 +120,9 @@ def normalize_prompt(row: Mapping, media_root=None, rewards: Sequence[Any] = ())
         RowError: with everything that is wrong with the row.
     """
     if isinstance(row, Mapping) and "columns" in row and "conversations" in row:
-        return dict(row)
-    normalized, problems = read_prompt(row, media_root, rewards)
+        normalized, problems = dict(row), reward_problems(row["rewards"], row["answer"], rewards)
+    else:
+        normalized, problems = read_prompt(row, media_root, rewards)
     if problems:
         raise RowError(*problems)
     return normalized
