@@ -4,6 +4,7 @@ A request is a conversation as the processor takes it, with media by their paths
 """
 
 import base64
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -21,15 +22,16 @@ from tests.support import goldens
 from tests.support.paths import ROOT
 
 
-# vLLM reads them when it is imported.
-os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_LOGGING_LEVEL="ERROR",
-    VLLM_MEDIA_CONNECTOR="omnivinci",
-    VLLM_NO_USAGE_STATS="1",
-    TORCHDYNAMO_DISABLE="1",  # the first request with log-probabilities would compile for ten seconds
-)
+# vLLM reads them when it is imported. Where it is not installed, they would change tests of other folders.
+if importlib.util.find_spec("vllm") is not None:
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        VLLM_LOGGING_LEVEL="ERROR",
+        VLLM_MEDIA_CONNECTOR="omnivinci",
+        VLLM_NO_USAGE_STATS="1",
+        TORCHDYNAMO_DISABLE="1",  # the first request with log-probabilities would compile for ten seconds
+    )
 
 IMAGE = goldens.SMALL / "b_image" / "image.png"
 IMAGE_2 = goldens.SMALL / "c_two_images" / "image2.png"
