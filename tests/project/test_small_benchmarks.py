@@ -96,6 +96,7 @@ def test_still_tokens_are_counted(monkeypatch, tmp_path, untrained):
     assert high["prompt tokens"] < none["prompt tokens"] == 1
 
 
+@pytest.mark.slow
 def test_ablation_trains_reports_and_repeats_nothing(monkeypatch, tmp_path, untrained):
     options = [
         *("--output", tmp_path, "--cards", tmp_path, "--seeds", 2, "--jobs", 2, "--tracks", 10, "--clips", 6),
