@@ -31,14 +31,15 @@ def length_reward(completions, **columns):
     return [float("red" in text) - len(text) / 100 for text in texts]
 
 
-def make(folder, rows=ROWS, recipe=FULL, rewards=length_reward, eval_rows=None, **options):
+def make(folder, rows=ROWS, recipe=FULL, rewards=length_reward, eval_rows=None, change=None, **options):
     model, processor = load()
+    model = apply_recipe(model, recipe)
+    if change is not None:
+        change(model)
     values = {
         **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True},
         **{"save_strategy": "no", "lr_scheduler_type": "constant", "logging_steps": 1, "max_steps": 2},
         **{"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6},
     }
     args = trl.GRPOConfig(str(folder), **{**values, **options})
-    return OmniVinciGRPOTrainer(
-        apply_recipe(model, recipe), rewards, args, rows, eval_rows, processing_class=processor, recipe=recipe
-    )
+    return OmniVinciGRPOTrainer(model, rewards, args, rows, eval_rows, processing_class=processor, recipe=recipe)

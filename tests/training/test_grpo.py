@@ -14,10 +14,14 @@ from tests.support.training_data import load
 
 
 trl = pytest.importorskip("trl")
-pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets")
+pandas = pytest.importorskip("pandas")
 from omnivinci_hf.training import grpo  # noqa: E402
 from omnivinci_hf.training.grpo import OmniVinciGRPOTrainer  # noqa: E402
 from tests.support.grpo_data import LORA, ROWS, length_reward, make, prompt_row  # noqa: E402
+
+
+QUESTIONS = ("What is heard?", "Which shape is red?", "Is it loud?", "Who?", "Which sound?", "second")
 
 
 def weights(trainer):
@@ -41,8 +45,7 @@ def rolled_out(trainer, numbers):
 
 def repeated_rows(trainer, generated):
     """Log-probabilities of completions, each row a sequence of its own with media of its own."""
-    model, processor = bare_model(trainer.model), trainer.processing_class
-    rows = []
+    model, rows = bare_model(trainer.model), []
     for prompt, ids, mask in zip(
         generated["row_prompts"], generated["completion_ids"], generated["completion_mask"], strict=True
     ):
@@ -54,7 +57,6 @@ def repeated_rows(trainer, generated):
         log_probs = (logits / trainer.temperature).log_softmax(-1)
         scored = log_probs[len(prompt.ids) - 1 :]
         rows.append(scored.gather(1, whole[0, len(prompt.ids) :, None])[:, 0])
-    del processor
     return rows
 
 
@@ -108,6 +110,51 @@ def test_the_update_sees_and_hears_the_clip(tmp_path):
         shared_rows(trainer, {**generated, "row_prompts": lost})
 
 
+def test_the_update_has_the_prompts_of_its_own_rows(tmp_path):
+    trainer = make(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1)
+    seen = []
+    log_probs_of = trainer._get_per_token_logps_and_entropies
+
+    def note(model, input_ids, attention_mask, width, *arguments, **options):
+        if model.training:
+            for prompt, ids, mask in zip(trainer._row_prompts, input_ids, attention_mask, strict=True):
+                seen.append(torch.equal(ids[:-width][mask[:-width].bool()], prompt.ids))
+        return log_probs_of(model, input_ids, attention_mask, width, *arguments, **options)
+
+    trainer._get_per_token_logps_and_entropies = note
+    trainer.train()
+    assert seen == [True] * 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"beta": 0.1, "loss_type": "grpo"}, {"loss_type": "dr_grpo", "importance_sampling_level": "sequence"}],
+    ids=str,
+)
+def test_the_loss_of_words_is_that_of_trl(tmp_path, options):
+    """After the weights have moved, loss and gradients are those of TRL's own pass over repeated rows."""
+    rows = [prompt_row(None, number, question) for number, question in enumerate(QUESTIONS)]
+    trainer = make(tmp_path, rows, num_iterations=2, **options)
+    generated = rolled_out(trainer, [0, 0, 0, 0, 1, 1, 1, 1])
+    learned = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in learned:
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    trainer.current_gradient_accumulation_steps = 1
+    results = []
+    for log_probs_of in (None, trl.GRPOTrainer._get_per_token_logps_and_entropies):
+        if log_probs_of is not None:
+            trainer._get_per_token_logps_and_entropies = log_probs_of.__get__(trainer)
+        loss = trainer.compute_loss(trainer.model, generated)
+        results.append((loss.detach(), torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)))
+    (loss, ours), (expected, theirs) = results
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    assert max(gradient.abs().max() for gradient in theirs) > 1e-3
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
 def test_each_clip_is_encoded_once_for_its_group(tmp_path):
     trainer = make(tmp_path, max_steps=1, gradient_accumulation_steps=2)
     frames, rollouts, steps = len(ROWS[0]["prompt"][0]["content"][0]["video"]), [], []
@@ -118,7 +165,8 @@ def test_each_clip_is_encoded_once_for_its_group(tmp_path):
     trainer.train()
     # of the four prompts one is a video and one an image; dummies of one frame stand in for what a batch lacks
     assert sum(rollouts) == frames + 1
-    assert sum(steps) <= frames + 1 + 2
+    num_dummies = sum(steps) - frames - 1
+    assert 0 <= num_dummies <= 2 and steps.count(frames) == 1
 
 
 def test_a_generation_is_dealt_out_prompt_by_prompt(tmp_path):
@@ -182,9 +230,17 @@ def test_it_runs_and_learns(tmp_path, options):
         assert logs[0]["kl"] == pytest.approx(0, abs=1e-6) and logs[-1]["kl"] > 0
 
 
+def _fill_adapter(model):
+    """Gives an adapter weights as if it had been trained: a new one changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+
+
 def test_the_reference_is_the_model_as_it_was_given(tmp_path):
     """A saved adapter included; what does not learn is shared with it, and not copied."""
-    trainer = make(tmp_path, recipe=LORA, beta=0.1)
+    trainer = make(tmp_path, recipe=LORA, beta=0.1, change=_fill_adapter)
     with torch.no_grad():
         before = {name: value.clone() for name, value in trainer.ref_model.state_dict().items()}
         generated = rolled_out(trainer, [0, 0, 1, 1])
@@ -196,6 +252,16 @@ def test_the_reference_is_the_model_as_it_was_given(tmp_path):
     ours, theirs = dict(trainer.model.named_parameters()), dict(trainer.ref_model.named_parameters())
     for name, value in ours.items():
         assert (value is theirs[name]) == (not value.requires_grad), name
+
+
+def test_the_spread_within_groups_is_their_mean_standard_deviation(tmp_path):
+    def known(completions, **columns):
+        return [0.0, 1.0, 0.0, 1.0, 5.0, 5.0, 5.0, 5.0]
+
+    trainer = make(tmp_path, rewards=known, max_steps=1)
+    trainer.train()
+    (spread,) = [log["reward_std_in_groups"] for log in trainer.state.log_history if "reward" in log]
+    assert spread == pytest.approx(((4 * 0.25 / 3) ** 0.5 + 0) / 2)
 
 
 def test_it_learns_what_is_rewarded(tmp_path):
@@ -224,6 +290,31 @@ def test_an_evaluation_between_buffered_steps_changes_nothing(tmp_path):
     assert_same(weights(plain), weights(evaluated))
 
 
+def test_other_rows_can_be_evaluated(tmp_path):
+    trainer = make(tmp_path, num_generations_eval=2, per_device_eval_batch_size=2)
+    question = [{"role": "user", "content": "Who?"}]
+    for rows in (datasets.Dataset.from_list([{"prompt": question, "answer": "bell"}]), ROWS[:1], ROWS[1:2]):
+        assert "eval_reward" in trainer.evaluate(rows)
+    assert len(trainer._rows) == 1
+    with pytest.raises(TypeError, match="not from a str"):
+        trainer.evaluate("other")
+
+
+def test_completions_of_mixed_contents_are_logged(tmp_path):
+    """A content may be words or parts, and a function may log a column for some rows."""
+
+    def brief(completions, log_extra, **columns):
+        log_extra("first", [one[0]["content"][:1] for one in completions])
+        return [1.0] * len(completions)
+
+    rows = [prompt_row("audio", 0, rewards=["brief"]), prompt_row("audio", 1, rewards=["format"])]
+    rows[0]["prompt"].insert(0, {"role": "system", "content": "You are brief."})
+    make(tmp_path, rows, rewards=[brief, load_reward("format")], max_steps=1, log_completions=True).train()
+    table = pandas.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
+    assert len(table) == 8 and sorted(map(len, table["prompt"])) == [1] * 4 + [2] * 4
+    assert table["first"].isna().sum() == 4
+
+
 def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     """Also in a later epoch, and with batches that were generated together."""
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
@@ -236,9 +327,6 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     assert_same(weights(whole), weights(resumed), atol=1e-6)
     rewards = [[log["reward"] for log in one.state.log_history if "reward" in log] for one in (whole, resumed)]
     assert rewards[0] == pytest.approx(rewards[1])
-
-
-QUESTIONS = ("What is heard?", "Which shape is red?", "Is it loud?", "Who?", "Which sound?", "second")
 
 
 def noted_generations(trainer):
@@ -387,6 +475,40 @@ def test_quantized_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="does not train above quantized weights"):
         OmniVinciGRPOTrainer(model, length_reward, trl.GRPOConfig(str(tmp_path), use_cpu=True), ROWS,
                              processing_class=processor)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_length": 5}, "`max_length` of the collator is not for GRPO: `max_completion_length`"),
+        ({"packing": True}, "`packing` of the collator is not for GRPO"),
+        ({"on_error": "skip"}, "`on_error` of the collator is not for GRPO: groups need every row"),
+    ],
+)
+def test_settings_of_a_collator_that_are_not_followed_are_refused(tmp_path, options, words):
+    model, processor = load()
+    with pytest.raises(ValueError, match=words):
+        OmniVinciGRPOTrainer(model, length_reward, trl.GRPOConfig(str(tmp_path), use_cpu=True), ROWS,
+                             processing_class=processor,
+                             data_collator=OmniVinciDataCollator(processor, **options))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed"])
+def test_sharding_by_accelerate_is_refused(tmp_path, monkeypatch, name):
+    prepare = OmniVinciGRPOTrainer.create_accelerator_and_postprocess
+
+    def prepare_sharded(self):
+        prepare(self)
+        setattr(self, f"is_{name}_enabled", True)
+
+    monkeypatch.setattr(OmniVinciGRPOTrainer, "create_accelerator_and_postprocess", prepare_sharded)
+    with pytest.raises(ValueError, match=f"`{name}`, here by accelerate, is not supported"):
+        make(tmp_path)
+
+
+def test_two_functions_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Two rewards have one name"):
+        make(tmp_path, rewards=[length_reward, length_reward])
 
 
 def test_arguments_of_trl_that_cannot_be_obeyed_are_refused(tmp_path):

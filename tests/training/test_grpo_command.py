@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from omnivinci_hf import OmniVinciForConditionalGeneration
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.train import parse_training_arguments
+from omnivinci_hf.cli.validate import DEFAULT_COMPLETION_LENGTH
 from omnivinci_hf.training.recipe import load_recipe
 from omnivinci_hf.training.run_plot import plot_run
 from tests.support.paths import ROOT
@@ -18,7 +20,7 @@ from tests.support.training_data import load
 from tests.support.world_scenes import write_plain_clip
 
 
-pytest.importorskip("trl")
+GRPOConfig = pytest.importorskip("trl").GRPOConfig
 pytest.importorskip("datasets")
 OPTIONS = ["--use_cpu", "true", "--max_steps", "2", "--num_generations", "4", "--max_completion_length", "4",
            "--per_device_train_batch_size", "8", "--logging_steps", "1", "--report_to", "none",
@@ -94,7 +96,7 @@ def test_a_run_of_an_adapter_goes_on(workplace):
         (["--temperature", "hot"], "(options of `trl.GRPOConfig` follow those of train --help)"),
         (
             ["--reward_weights", "5", "7"],
-            "`reward_weights` is not for recipes: weights stand behind the rewards' names",
+            "`reward_weights` is not for recipe 'grpo': weights stand behind the rewards' names",
         ),
         (["--recipe", "lora"], "--reward is for recipes with rewards, such as grpo, and 'lora' has none"),
     ],
@@ -118,7 +120,16 @@ def test_weights_in_the_arguments_of_a_recipe_are_refused(workplace, capsys):
     )
     words = command(workplace, "refused", recipe=str(workplace / "weights.yaml"))
     assert main(words) == 2
-    assert "`reward_weights` is not for recipes" in capsys.readouterr().err
+    assert "`reward_weights` is not for recipe 'weights'" in capsys.readouterr().err
+
+
+def test_another_version_of_trl_is_told_before_the_weights_are_loaded(workplace, capsys, monkeypatch):
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "1.17.0" if name == "trl" else version(name))
+    monkeypatch.delitem(sys.modules, "omnivinci_hf.training.grpo", raising=False)
+    monkeypatch.setattr("omnivinci_hf.training.run.load_model", lambda *arguments: pytest.fail("it was loaded"))
+    assert main(command(workplace, "refused")) == 2
+    assert "tested with TRL 1.16 alone, but 1.17.0 is installed" in capsys.readouterr().err
 
 
 def test_a_recipe_with_rewards_needs_trl(workplace, capsys, monkeypatch):
@@ -144,6 +155,39 @@ def test_rows_are_validated_as_they_are_trained(workplace, capsys):
     assert main(["validate", good, "--media-root", str(workplace)]) == 0
 
 
+def test_rows_are_validated_by_the_rewards_of_the_command(workplace, capsys):
+    words = ["validate", str(workplace / "rows.jsonl"), "--media-root", str(workplace), "--recipe", "grpo"]
+    with pytest.raises(SystemExit):
+        main([*words, "--reward", "letter"])
+    assert "'bell' is no letter of a choice" in capsys.readouterr().out
+    assert main([*words, "--reward", "exact=0.5"]) == 0
+    words += ["--model", str(workplace / "model")]
+    assert main([*words, "--max-completion-length", "8"]) == 0
+    with pytest.raises(SystemExit):
+        main([*words, "--max-completion-length", "100000"])
+    assert "lower --max-completion-length" in capsys.readouterr().out
+    assert DEFAULT_COMPLETION_LENGTH == GRPOConfig(str(workplace), use_cpu=True).max_completion_length
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--reward", "letter"], "--reward needs --recipe"),
+        (["--recipe", "lora", "--reward", "letter"], "--reward is for recipes with rewards"),
+        (["--max-completion-length", "5"], "--max-completion-length is for recipes with rewards"),
+    ],
+)
+def test_options_of_reinforcement_are_for_its_recipes(workplace, capsys, more, words):
+    assert main(["validate", str(workplace / "rows.jsonl"), "--no-media", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_rows_for_an_evaluation_that_never_comes_are_told(workplace, caplog):
+    rows = str(workplace / "rows.jsonl")
+    assert main(command(workplace, "evaluated", "--eval-data", rows, "--max_steps", "1")) == 0
+    assert "`eval_strategy` is no, give steps or epoch" in caplog.text
+
+
 def test_a_run_without_a_log_is_not_plotted(tmp_path):
     plot_run([{"step": 1, "loss": 0.0}], tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
@@ -161,4 +205,13 @@ def test_two_processes_end_with_equal_weights(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, other, before = (torch.load(tmp_path / f"{name}.pt") for name in ("0", "1", "before"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    # no row is left out or seen twice: the gradients of a step are those of all rows in one process
+    for number in ("0", "1"):
+        gradients, expected = torch.load(tmp_path / f"gradients{number}.pt")
+        assert gradients.keys() == expected.keys() and max(value.abs().max() for value in expected.values()) > 1e-3
+        for name, value in gradients.items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5, msg=name)
+        # in the second epoch, too, a run that goes on has the prompts of one that was never stopped
+        whole, resumed = torch.load(tmp_path / f"rows{number}.pt")
+        assert len(whole) == 6 and resumed == whole[4:]
     assert any(not torch.equal(one[name], before[name]) for name in one)

@@ -334,6 +334,10 @@ def test_media_of_a_prompt_are_found():
         ({"conversations": [[QUESTION, ANSWER]]}, "`conversations` are not for reinforcement"),
         ({"prompt": [{"role": "user", "content": [{"type": "video"}]}], "answer": "x"}, "has no medium"),
         ([], "A row must be an object"),
+        (
+            {"prompt": [QUESTION], "answer": "x", "image": "a", "log_extra": 1},
+            r"\['image', 'log_extra'\] are names that",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_row_is_told(row, words):

@@ -234,6 +234,15 @@ def _add_validate(subparsers) -> argparse.ArgumentParser:
         help="the recipe of that training, for its options of the processor, and for the form of rows with rewards",
     )
     parser.add_argument("--max-length", type=_count, metavar="N", help="as that training cuts rows off")
+    parser.add_argument(
+        "--reward", action="append", metavar="NAME[=WEIGHT]", help="as that training has in place of the recipe's"
+    )
+    parser.add_argument(
+        "--max-completion-length",
+        type=_count,
+        metavar="N",
+        help="room for an answer in the context, with rewards and --model; default: the recipe's, or 512 as TRL's",
+    )
     _add_processor_options(parser, *SAMPLING)
     parser.add_argument("--json", action="store_true", help="print one JSON object per bad row")
     return parser

@@ -49,6 +49,8 @@ class PromptReader(RowReader):
         conversations, answer = _split_answer(normalized["conversations"], row.get("answer"))
         if conversations and (not conversations[0] or conversations[0][-1].get("role") != "user"):
             self.problems.append("The prompt must end with a turn of the user, which the model then answers.")
+        if taken := sorted(name for name in TAKEN if name in row):
+            self.problems.append(f"{taken} are names that TRL takes; rename these columns, so that rewards get them.")
         asked = row.get("rewards")
         self.problems += reward_problems(asked, answer, self.rewards)
         return {
@@ -56,7 +58,7 @@ class PromptReader(RowReader):
             "conversations": conversations,
             "answer": answer,
             "rewards": asked,
-            "columns": {name: value for name, value in row.items() if name not in (*READ, *TAKEN)},
+            "columns": {name: value for name, value in row.items() if name not in READ},
         }
 
 

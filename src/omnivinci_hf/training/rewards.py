@@ -92,12 +92,7 @@ class Reward:
         columns.setdefault("answer", [None] * count)
         asked = columns.get("rewards") or [None] * count
         chosen = [number for number in range(count) if asked[number] is None or self.name in asked[number]]
-        lists = {name for name, values in columns.items() if isinstance(values, list) and len(values) == count}
-        part = {
-            name: [values[number] for number in chosen] if name in lists else values for name, values in columns.items()
-        }
-        if chosen and "log_extra" in columns:
-            part["log_extra"] = _log_extra_of_all(columns["log_extra"], chosen, count)
+        part = _columns_of(columns, chosen, count)
         scores: list[float | None] = [None] * count
         values = self.score_all([completions[number] for number in chosen], part) if chosen else []
         for number, value in zip(chosen, values, strict=True):
@@ -209,6 +204,17 @@ class FunctionReward(Reward):
                 f"(None for no reward), got {values!r:.200}."
             )
         return values
+
+
+def _columns_of(columns: Mapping[str, Any], chosen: Sequence[int], count: int) -> dict[str, Any]:
+    """Takes the `chosen` of `count` completions out of their columns; what is no list of them stays as it is."""
+    part = {
+        name: [values[number] for number in chosen] if isinstance(values, list) and len(values) == count else values
+        for name, values in columns.items()
+    }
+    if "log_extra" in columns:
+        part["log_extra"] = _log_extra_of_all(columns["log_extra"], chosen, count)
+    return part
 
 
 def _log_extra_of_all(log_extra: Callable[[str, list], None], chosen: Sequence[int], count: int):

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,7 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     adapted = find_adapter(options.model, {})
-    _check_stage(recipe, options, adapted)
-    if getattr(arguments, "reward_weights", None) is not None:
-        raise ValueError("`reward_weights` is not for recipes: weights stand behind the rewards' names. Leave it out.")
+    _check_stage(recipe, options, arguments, adapted)
     set_seed(arguments.seed)
     rewards, weights = ([], []) if recipe.rewards is None else load_rewards(recipe.rewards)
     # the data first: a wrong path should not cost the loading of the weights
@@ -89,6 +88,7 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     eval_rows = None
     if options.eval_data is not None:
         eval_rows = _load_rows(options, options.eval_data, options.eval_split, rewards)
+        _warn_without_evaluations(arguments)
     base = options.model if adapted is None else str(adapted.base)
     processor = OmniVinciProcessor.from_pretrained(options.model)
     collator = make_collator(
@@ -127,10 +127,10 @@ def train_stage(recipe: Recipe | str, options: StageOptions, arguments: Training
     return trainer
 
 
-def _check_stage(recipe: Recipe, options: StageOptions, adapted: Adapted | None) -> None:
+def _check_stage(recipe: Recipe, options: StageOptions, arguments: TrainingArguments, adapted: Adapted | None) -> None:
     """Refuses a stage that cannot be trained, before any of its data or weights are read."""
     if recipe.rewards is not None:
-        _check_reinforcement(recipe, options)
+        _check_reinforcement(recipe, options, arguments)
     if options.merge and recipe.lora is None:
         raise ValueError(f"`merge` is for adapters, and recipe {recipe.name!r} has none.")
     if adapted is not None and adapted.base == options.model:
@@ -145,19 +145,29 @@ def _check_stage(recipe: Recipe, options: StageOptions, adapted: Adapted | None)
     ):
         if is_needed and not is_there:
             raise ImportError(f"Recipe {recipe.name!r} needs the package {package}: pip install {package}")
+    if recipe.rewards is not None:
+        import_module(".grpo", __package__)  # it tells another version of trl
 
 
-def _check_reinforcement(recipe: Recipe, options: StageOptions) -> None:
+def _check_reinforcement(recipe: Recipe, options: StageOptions, arguments: TrainingArguments) -> None:
     """Refuses what a stage of reinforcement cannot do."""
     refused = {
         "streaming": options.streaming and "rows are drawn by their number",
         "packing": options.packing and "the completions of a prompt share one sequence already",
         "max_length": options.max_length is not None and "`max_completion_length` is that of an answer",
+        "reward_weights": getattr(arguments, "reward_weights", None) is not None
+        and "weights stand behind the rewards' names",
         "on_error": options.on_error == "skip" and "groups need every row; `omnivinci-hf validate` tells the bad ones",
     }
     for name, reason in refused.items():
         if reason:
             raise ValueError(f"`{name}` is not for recipe {recipe.name!r}: {reason}. Leave it out.")
+
+
+def _warn_without_evaluations(arguments: TrainingArguments) -> None:
+    """Warns that no evaluation comes while a stage is trained."""
+    if arguments.eval_strategy == "no":
+        logger.warning("`eval_data` is not evaluated while it trains: `eval_strategy` is no, give steps or epoch.")
 
 
 def _load_rows(options: StageOptions, data: str | Sequence[str], split: str, rewards: Sequence[Reward]):
