@@ -90,3 +90,9 @@ def test_the_package_that_an_adapter_needs_is_named(adapter, monkeypatch, capsys
     monkeypatch.setattr("omnivinci_hf.cli.commands.is_peft_available", lambda: False)
     assert main(["ask", "What?", "--model", str(adapter)]) == 2
     assert "is an adapter, which needs the package peft: pip install peft" in capsys.readouterr().err
+
+
+def test_a_damaged_configuration_of_an_adapter_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config\.json is no JSON"):
+        find_adapter(str(tmp_path), {})

@@ -154,8 +154,7 @@ def find_adapter(name_or_path: str, options: Mapping[str, Any]) -> Adapted | Non
         return Adapted(str(adapter), adapter_options, name_or_path, hub_options)
     if (file := find_adapter_config_file(name_or_path, **adapter_options)) is None:
         return None
-    with open(file, encoding="utf-8") as stream:
-        config = json.load(stream)
+    config = read_json_object(file)
     base = config.get("base_model_name_or_path")
     if base is None or os.path.isfile(os.path.join(name_or_path, CONFIG_NAME)):
         return Adapted(name_or_path, adapter_options, name_or_path, hub_options)
