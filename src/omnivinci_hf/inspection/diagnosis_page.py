@@ -1,7 +1,7 @@
 """This module writes a diagnosis of a checkpoint as a page for people to read."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from .diagnosis import Diagnosis, WeightPart
 
@@ -140,16 +140,17 @@ def _first(texts: Iterable[str]) -> list[str]:
 
 
 def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
+    return _scaled(number, (" B", " kB", " MB", " GB"), 1)
 
 
 def _number(number: float) -> str:
-    for unit in ("", " K", " M"):
+    return _scaled(number, ("", " K", " M", " B"), 2)
+
+
+def _scaled(number: float, units: Sequence[str], num_decimals: int) -> str:
+    """Writes a number with the unit, of those that are each a thousand of the one before, that keeps it short."""
+    for unit in units[:-1]:
         if number < 1000:
             return f"{number:.3g}{unit}"
         number /= 1000
-    return f"{number:.2f} B"
+    return f"{number:.{num_decimals}f}{units[-1]}"

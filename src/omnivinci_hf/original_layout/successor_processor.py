@@ -11,7 +11,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from ..omnivinci.checkpoint_files_omnivinci import component_file
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, OmniVinciConfig
 from ..omnivinci.conversation_omnivinci import CHAT_TEMPLATE
-from ..omnivinci.options_omnivinci import FILE_ENTRIES, ORIGINAL_OPTIONS
+from ..omnivinci.options_omnivinci import FILE_ENTRIES, FIXED_OPTIONS, ORIGINAL_OPTIONS
 from .components import judge_key
 from .config import map_original_processor_options, present
 from .findings import Findings
@@ -22,9 +22,9 @@ from .values import number
 NESTED_PARTS = ("image_processor", "feature_extractor")
 LEGACY_CHAT_TEMPLATE_FILE = "chat_template.json"
 # key of the feature extractor or image processor -> the value that the processor here has
-FIXED = {
-    **{"padding_value": 0.0, "dither": 0.0},
-    **{"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255},
+EXPECTED_VALUES = {
+    name: {**FIXED_OPTIONS, "dither": 0.0}[name]
+    for name in ("padding_value", "dither", "do_resize", "do_rescale", "do_normalize", "resample", "rescale_factor")
 }
 PASSED = ("n_fft", "image_mean", "image_std")  # options of the same name and meaning here
 SIZE_KEYS = ("size", "crop_size")
@@ -32,7 +32,7 @@ SIZE_KEYS = ("size", "crop_size")
 AUDIO_KEYS = {"sampling_rate": "audio_sampling_rate", "hop_length": "audio_hop_length"}
 KNOWN_KEYS = {*PROCESSOR_KEYS, *NESTED_PARTS, *FILE_ENTRIES, "tokenizer", "chat_template"}
 KNOWN_PART_KEYS = {
-    *(*FIXED, *PASSED, *FILE_ENTRIES, *SIZE_KEYS, *AUDIO_KEYS, "feature_size"),
+    *(*EXPECTED_VALUES, *PASSED, *FILE_ENTRIES, *SIZE_KEYS, *AUDIO_KEYS, "feature_size"),
     # They follow from others, or make no difference to RGB images.
     *("chunk_length", "n_samples", "nb_max_frames", "do_convert_rgb", "default_to_square", "_valid_processor_keys"),
 }
@@ -127,7 +127,7 @@ def _parts(stored: Mapping[str, Any], name_or_path: str, hub_options: Mapping[st
 def _check_part(part: Mapping[str, Any], model_config: OmniVinciConfig, findings: Findings) -> None:
     """Refuses values that the parts of the processor here do not have."""
     side = model_config.vision_config.image_size
-    expected = {**FIXED, "feature_size": model_config.audio_config.num_mel_bins}
+    expected = {**EXPECTED_VALUES, "feature_size": model_config.audio_config.num_mel_bins}
     for name, value in expected.items():
         if part.get(name, value) != value:
             sentence = (
