@@ -23,6 +23,7 @@ from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.training import load_recipe
 from omnivinci_hf.training.rewards import load_rewards
 from tests.support import engine_files, goldens
+from tests.support.benchmark_files import dailyomni
 from tests.support.documentation import (
     DOCS,
     PAGES,
@@ -59,6 +60,7 @@ def workplace(tmp_path, monkeypatch):
     Path("clips").mkdir()
     for name in ("7.mp4", "51.mp4"):
         write_plain_clip(Path("clips") / name, duration=2)
+    dailyomni(Path("DailyOmni"))
     Path("train.jsonl").write_text(f"{json.dumps(ROW)}\n" * 2, encoding="utf-8")
     Path("prompts.jsonl").write_text(f"{json.dumps(PROMPT)}\n" * 2, encoding="utf-8")
     return tmp_path
@@ -134,6 +136,8 @@ def run_command(words: list[str], original_folder: Path) -> None:
         return
     checkpoint = str(original_folder if command == "convert" else small_checkpoint())
     arguments = [checkpoint if word == MODEL else word for word in arguments]
+    if command == "eval" and "--data" in arguments:
+        arguments += ["--model", checkpoint, "--num-frames", "4", "--max-new-tokens", "4"]
     if command == "ask":
         arguments += [] if "--model" in arguments else ["--model", checkpoint]
         arguments += [] if "--max-new-tokens" in arguments else ["--max-new-tokens", "4"]

@@ -46,6 +46,7 @@ RUNTIME = [
     *EXTRAS["train"],
     *EXTRAS["grpo"],
     *EXTRAS["demo"],
+    *EXTRAS["eval"],
     *EXTRAS["heic"],
 ]
 DECLARED = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME}

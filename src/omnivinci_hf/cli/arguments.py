@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..evaluation.task import MAX_NEW_TOKENS
+from ..evaluation.tasks import TASKS
 from ..omnivinci.checks_omnivinci import Ascending, Check, Choice, Limits, Number
 from ..omnivinci.options_omnivinci import OPTIONS, Option, OptionGroup
 
@@ -72,6 +74,7 @@ def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argume
         "train": _add_train,
         "validate": _add_validate,
         "doctor": _add_doctor,
+        "eval": _add_eval,
         "engine": _add_engine,
         "demo": _add_demo,
         "serve": _add_serve,
@@ -261,6 +264,40 @@ def _add_doctor(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--json", action="store_true", help="print JSON, with all configurations and the shapes of all tensors"
+    )
+    return parser
+
+
+def _add_eval(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "eval",
+        help="measure a checkpoint on a published benchmark",
+        description="Ask a checkpoint the questions of a benchmark, from the files as its owners distribute them; "
+        "nothing is downloaded. Each clip is encoded once. Answers are scored strictly, beside that by the owners' "
+        "rule, and written as their scorers take them. A run that was ended goes on where it was.",
+    )
+    parser.add_argument("--task", choices=list(TASKS), help="the benchmark")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the folder with its files, archives unpacked")
+    parser.add_argument("--list-tasks", action="store_true", help="print the benchmarks and their files, and leave")
+    parser.add_argument(
+        "--tasks-path", action="store_true", help="print the folder for --include_path of lmms-eval, and leave"
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="ask the first N questions only")
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="ID_OR_PATH", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for the results; default: evaluation/TASK")
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="the words of a question, with the places {question} and {options}, in place of the benchmark's",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="a system message instead of the template's own")
+    _add_processor_options(parser, *READING)
+    parser.add_argument(
+        "--max-new-tokens", type=_count, default=MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")
+    parser.add_argument(
+        "--device-map", default="auto", metavar="MAP", help="auto, or a device such as cpu or cuda:0; default: auto"
     )
     return parser
 

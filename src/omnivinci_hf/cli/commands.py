@@ -197,6 +197,14 @@ def run_doctor(arguments: argparse.Namespace) -> None:
         raise SystemExit(EXIT_UNKNOWN if diagnosis.loads is None else EXIT_DOES_NOT_LOAD)
 
 
+def run_eval(arguments: argparse.Namespace) -> None:
+    """Measures a checkpoint on a benchmark: `omnivinci-hf eval`."""
+    from .evaluate import run_eval
+
+    _quiet_off_terminal()
+    run_eval(arguments)
+
+
 def run_engine(arguments: argparse.Namespace) -> None:
     """Makes training data of videos: `omnivinci-hf engine`."""
     from .engine import run_engine

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..omnivinci.media_reading_omnivinci import file_size
 
@@ -21,7 +22,8 @@ def check_files(arguments: argparse.Namespace) -> None:
     if getattr(arguments, "model", None) is not None:
         check_folder(arguments.model)
     for data in (getattr(arguments, "data", None), getattr(arguments, "eval_data", None)):
-        _check_data([data] if isinstance(data, str) else data or ())
+        if not isinstance(data, Path):  # a folder of the command itself
+            _check_data([data] if isinstance(data, str) else data or ())
     media_root = getattr(arguments, "media_root", None)
     if media_root is not None and not os.path.isdir(media_root):
         raise NotADirectoryError(f"--media-root {media_root} is not a folder.")
