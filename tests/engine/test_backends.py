@@ -30,6 +30,12 @@ def test_a_server_is_asked_with_its_parameters_and_key(monkeypatch):
     assert server.requests[0].key_given == "Bearer secret"
 
 
+def test_a_server_is_asked_where_the_hub_is_switched_off(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with ChatServer(lambda body: "It.") as server:
+        assert model_of(server.url).ask(ASK).text == "It."
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "cut JSON", "hang"])
 def test_a_request_is_sent_again_after_a_fault(fault):
     with ChatServer(lambda body: "It.") as server:

@@ -76,6 +76,7 @@ def test_the_name_of_a_backend_may_have_a_dot(tmp_path):
         ({"filtered__words_alone": "yes"}, "`filtered.words_alone` must be true or false, got 'yes'"),
         ({"segments": {"length_sec": 0}}, "`segments.length_sec` is 0"),
         ({"segments": {"length_sec": 1}}, r"`segments.min_sec` \(2.0\) is more than `segments.length_sec` \(1\)"),
+        ({"output": " "}, "`output` must name a folder"),
         ({"vision": "server"}, "`vision` must be a mapping, got 'server'"),
     ],
 )
@@ -97,10 +98,13 @@ def test_a_key_is_read_from_the_environment(tmp_path, monkeypatch):
 
 
 def test_media_are_paths_and_patterns_each_once(tmp_path):
-    for name in ("b.mp4", "a.mp4", "c.txt"):
+    (tmp_path / "deep").mkdir()
+    for name in ("b.mp4", "a.mp4", "c.txt", "deep/d.mp4"):
         (tmp_path / name).touch()
     config = load_config(write_settings(tmp_path, changed(media=["b.mp4", "*.mp4"])))
     assert [file.name for file in config.media_files()] == ["b.mp4", "a.mp4"]
+    config = load_config(write_settings(tmp_path, changed(media=["**/*.mp4"])))
+    assert [file.name for file in config.media_files()] == ["a.mp4", "b.mp4", "d.mp4"]
     config = load_config(write_settings(tmp_path, changed(media=["*.mov"])))
     with pytest.raises(FileNotFoundError, match=r"\*.mov finds no file"):
         config.media_files()

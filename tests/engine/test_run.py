@@ -3,13 +3,14 @@
 import copy
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from chat_server import ChatServer
+from chat_server import FAULTS, ChatServer
 from filelock import FileLock
 
 from omnivinci_hf.cli import main
@@ -177,6 +178,13 @@ def test_media_that_cannot_be_used_are_told(tmp_path, clips, server):
         run(configure(tmp_path, str(folder / "no.mp4"), server.url), stage="segments")
 
 
+def test_a_limit_is_of_media_that_can_be_used(tmp_path, clips, server):
+    (tmp_path / "0.mp4").write_bytes(b"no")
+    config = configure(tmp_path, [str(tmp_path / "0.mp4"), clips], server.url)
+    assert run(config, stage="segments", limit=2)[0] == 1
+    assert [bool(one.get("error")) for one in records(tmp_path, "segments")] == [True, False, False]
+
+
 def test_a_silent_video_has_no_audio_to_describe(tmp_path, server):
     from omnivinci_hf.engine.media import _mp4
     from omnivinci_hf.omnivinci.video_media_omnivinci import load_video
@@ -300,11 +308,12 @@ def engine_process(file):
 
 
 def kill_after(process, server, number):
-    """Kills a process when the server has seen so many requests, unless it ends before."""
+    """Kills a process when the server has seen so many requests; tells whether it ran until then."""
     while process.poll() is None and len(server.requests) < number:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    return process.returncode == -signal.SIGKILL
 
 
 def logged(folder):
@@ -319,12 +328,12 @@ def check_kills(folder, clips, num_kills, fault_rate):
         run(configure(folder / "calm", clips, server.url))
         num_requests = len(server.requests)
     values = settings("", media=clips)
-    num_lost = 0
+    num_lost, moments = 0, random.Random(0)
     with ChatServer(rule, fault_rate=fault_rate, delay_sec=0.02) as server:
         values["backends"]["server"] |= {"urls": server.url, "timeout_sec": 2, "concurrency": 2, "retries": 20}
         file = write_settings(folder, values)
         for kill in range(num_kills):
-            kill_after(engine_process(file), server, len(server.requests) + 1 + 3 * (kill % 4))
+            assert kill_after(engine_process(file), server, len(server.requests) + moments.randint(1, 4))
             num_lost += 2  # replies that were on their way
             if kill % 2 and logged(folder):  # as if the machine had lost its power
                 log = folder / "out" / "replies.jsonl"
@@ -333,6 +342,7 @@ def check_kills(folder, clips, num_kills, fault_rate):
         process = engine_process(file)
         assert process.communicate(timeout=300)[1].count("records") == len(STAGES) and process.returncode == 0
         answered, cut = server.answered(), [seen for seen in server.requests if seen.fault == "cut JSON"]
+    assert set(FAULTS) <= {seen.fault for seen in server.requests}
     assert files(folder) == files(folder / "calm")
     assert len(set(answered)) == num_requests
     assert len(answered) <= num_requests + num_lost, f"{len(answered)} answers, {len(cut)} cut"

@@ -110,6 +110,8 @@ class _Server:
         with self._lock:
             self._busy[url] -= 1
 
+    # The client of huggingface_hub, which the judge of rewards uses, will not do: it sends nothing while HF_HUB_OFFLINE
+    # is set, as it is where models lie on disk, and beyond 100 connections at a time requests wait as if a server hung.
     def _post(self, url: str, data: bytes) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.key:

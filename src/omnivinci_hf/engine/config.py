@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from glob import glob
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -200,7 +201,7 @@ class EngineConfig:
     The configuration of the data engine.
 
     Args:
-        media: paths or patterns (`clips/*.mp4`), relative to the file of the configuration.
+        media: paths or patterns (`clips/*.mp4`, `clips/**/*.mp4`), relative to the file of the configuration.
         output: folder of all that is written.
         backends: by names of one's own.
         vision, audio, omni, qa, filtered: the stages.
@@ -230,6 +231,8 @@ class EngineConfig:
             stage = getattr(self, name)
             if stage is not None and stage.backend not in self.backends:
                 refuse_unknown(f"`backends` (which `{name}.backend` names)", [stage.backend], self.backends, ValueError)
+        if not self.output.strip():
+            raise ValueError("`output` must name a folder, got an empty string.")
         _check_choice("filtered.agreement", self.filtered.agreement, AGREEMENTS)
         positive = {
             "segments.length_sec": self.segments.length_sec,
@@ -269,7 +272,8 @@ class EngineConfig:
         files: dict[Path, None] = {}
         for pattern in self.media:
             path = self.path(pattern)
-            found = [path] if path.exists() else sorted(path.parent.glob(path.name))
+            names = glob(os.path.expanduser(pattern), root_dir=self.folder, recursive=True)
+            found = [path] if path.exists() else sorted(map(self.path, names))
             found = [file for file in found if file.is_file()]
             if not found:
                 raise FileNotFoundError(f"`media`: {path} finds no file; give files or a pattern such as clips/*.mp4.")

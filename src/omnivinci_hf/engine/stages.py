@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,17 @@ def find_segments(
 
     Args:
         log: keeps where scenes end, so that no video is decoded twice for it.
-        limit: the most segments.
+        limit: the most segments; files that cannot be read do not count.
     """
     digests: dict[str, Path] = {}
-    segments = (segment for file in files for segment in _segments_of(config, file, log, digests, dry))
-    return list(islice(segments, limit))
+    segments: list[Record] = []
+    num_usable = 0
+    for segment in (segment for file in files for segment in _segments_of(config, file, log, digests, dry)):
+        segments.append(segment)
+        num_usable += "error" not in segment
+        if num_usable == limit:
+            break
+    return segments
 
 
 def _segments_of(
