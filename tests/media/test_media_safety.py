@@ -209,6 +209,8 @@ def test_servers_that_say_nothing_or_are_not_there():
         load_image(address, **ALLOWED)
     with pytest.raises(MediaError, match="cannot be fetched|leads to"):
         load_image("http://:80/x", **ALLOWED)
+    with pytest.raises(MediaError, match=r"cannot be fetched: nobody.invalid has no address \(.*\); check the address"):
+        load_image("http://nobody.invalid/x", **ALLOWED)
 
 
 def test_which_addresses_are_public():

@@ -409,7 +409,12 @@ class _Download:
         host, is_secure = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if is_secure else 80)
         timeout = self.reading.timeout_sec
-        addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        try:
+            addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except (socket.gaierror, UnicodeError) as error:
+            raise MediaError(
+                f"{self.name} cannot be fetched: {host} has no address ({error}); check the address and the connection."
+            ) from error
         if not self.reading.allow_private_addresses:
             for address in addresses:
                 if not is_public(address):

@@ -30,9 +30,10 @@ _ENCODING_OPTIONS = {
 # the ends of errors that tell whoever reads media what to do -> what they tell the client of a server
 _REMEDIES = (
     (r"; give that, or `allow_redirects=True`\.", "; give that address."),
+    # a client is not told which names of the server's network have an address
     (
-        r": \S+ is at \S+, which is not a public address; .*",
-        " is not at a public address; send it as a data: URL. (A server can allow the host: --allowed-media-domains.)",
+        r": \S+ is at \S+, which is not a public address; .*| cannot be fetched: .+ has no address .*",
+        " is at no public address; send it as a data: URL. (A server can allow the host: --allowed-media-domains.)",
     ),
     (
         r"; (save it to a file first|copy it to a faster place), or raise `timeout_sec`\.",
@@ -99,7 +100,7 @@ def options_of_modality(modality: str, server: Mapping[str, Any], request: Mappi
 def in_words_of_a_server(text: str) -> str:
     """Replaces the remedies in an error that a client of a server does not have."""
     for remedy, of_client in _REMEDIES:
-        text = re.sub(remedy + "$", of_client, text, flags=re.DOTALL)
+        text = re.sub(f"(?:{remedy})$", of_client, text, flags=re.DOTALL)
     return text
 
 
