@@ -1,14 +1,19 @@
 """`omnivinci-hf serve` starts vLLM's server, or says what is missing."""
 
 import json
+import os
+import select
 import shlex
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from omnivinci_hf.cli import main
 from omnivinci_hf.cli.arguments import parse_arguments
-from omnivinci_hf.serving import command
+from omnivinci_hf.serving import announcement, command
 from omnivinci_hf.small import small_checkpoint
 
 
@@ -34,25 +39,51 @@ def test_options_of_vllm_go_to_vllm():
     assert executed[executed.index("--tokenizer-mode") + 1] == "omnivinci"
 
 
-def test_the_original_layout_has_its_generation_config_in_a_folder(original_folder):
-    executed = command.server_command(str(original_folder), [])
-    assert executed[executed.index("--generation-config") + 1] == str(original_folder / "llm")
-
-
-def test_it_prints_a_first_request(monkeypatch, capsys):
-    executed = []
+def test_it_starts_the_server_and_has_a_first_request_printed(monkeypatch):
+    executed, started = [], []
     monkeypatch.setattr(command, "check_vllm", lambda: None)
     monkeypatch.setattr(command.os, "execve", lambda file, words, environment: executed.append(environment))
-    assert (
-        main(["serve", str(small_checkpoint()), "--port", "8001", "--served-model-name=mine", "--api-key", "secret"])
-        == 0
-    )
-    printed = capsys.readouterr().err
-    words = shlex.split(printed.partition("try:\n\n")[2])
+    monkeypatch.setattr(command.subprocess, "run", lambda words, check: started.append(words))
+    options = ["--port", "8001", "--served-model-name=mine", "--api-key", "secret", "--download-dir", "/data/hub"]
+    assert main(["serve", str(small_checkpoint()), *options]) == 0
+    ((_, _, pid, text, *place),) = started
+    assert pid == str(os.getpid()) and place == ["127.0.0.1", "8001"]
+    words = shlex.split(text.partition("Try:\n\n")[2])
     assert words[:2] == ["curl", "http://127.0.0.1:8001/v1/chat/completions"]
-    assert "Authorization: Bearer <your key>" in words and "secret" not in printed
+    assert "Authorization: Bearer <your key>" in words and "secret" not in text
     assert json.loads(words[-1])["model"] == "mine"
-    assert [environment["VLLM_MEDIA_CONNECTOR"] for environment in executed] == ["omnivinci"]
+    (environment,) = executed
+    assert environment["VLLM_MEDIA_CONNECTOR"] == "omnivinci"
+    assert environment["HF_HUB_CACHE"] == "/data/hub"  # tokenizer and processor lie there, too
+
+
+def announcing(*place):
+    script = Path(command.__file__).with_name("announcement.py")
+    return subprocess.Popen(
+        [sys.executable, script, str(os.getpid()), "it is up", *place], stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_the_announcement_waits_until_the_server_accepts_connections(tmp_path):
+    with socket.socket() as by_port, socket.socket(socket.AF_UNIX) as by_path:
+        by_port.bind(("127.0.0.1", 0))
+        by_path.bind(str(tmp_path / "s"))
+        for server, place in (
+            (by_port, ["127.0.0.1", str(by_port.getsockname()[1])]),
+            (by_path, [str(tmp_path / "s")]),
+        ):
+            process = announcing(*place)
+            assert process.wait() == 0  # whoever started it goes on at once
+            assert not select.select([process.stderr], [], [], 1)[0]  # the port is taken, and nobody answers
+            server.listen()
+            assert process.stderr.read() == "it is up\n"
+
+
+def test_the_announcement_ends_with_the_server():
+    starts = subprocess.Popen([sys.executable, "-c", ""])
+    starts.wait()
+    assert not announcement._is_running(starts.pid) and announcement._is_running(os.getpid())
+    announcement.main([str(starts.pid), "it is up", "127.0.0.1", "1"])
 
 
 @pytest.mark.parametrize(
@@ -82,16 +113,26 @@ def hosts(options):
 
 
 def test_it_listens_to_this_machine_alone_unless_a_host_is_given():
-    assert hosts([]) == ["127.0.0.1"] and hosts(["--host", "0.0.0.0"]) == ["127.0.0.1", "0.0.0.0"]  # the last counts
-    assert hosts(["--config", "server.yaml"]) == []  # which may have one
+    assert hosts([]) == ["127.0.0.1"] and hosts(["--host", "0.0.0.0"]) == ["0.0.0.0"]
 
 
-def test_the_original_layout_is_looked_up_at_its_revision(monkeypatch):
-    asked = []
-    monkeypatch.setattr(command, "is_original_checkpoint", lambda model, options: asked.append(options) or True)
-    monkeypatch.setattr(command, "component_file", lambda *place: asked.append(place[-1]))
-    command.server_command("some/model", ["--revision", "v2"])
-    assert asked == [{"revision": "v2"}] * 2
+def test_options_are_read_from_the_file_of_config_too(tmp_path):
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 8001\nserved_model_name: mine\n", encoding="utf-8")
+    options = ["--config", str(file)]
+    assert hosts(options) == ["127.0.0.1"]
+    words = shlex.split(command.first_request(str(small_checkpoint()), [*options, "--port", "8002"]))
+    assert words[1].startswith("http://127.0.0.1:8002/") and json.loads(words[-1])["model"] == "mine"
+    file.write_text("host: 0.0.0.0\n", encoding="utf-8")
+    assert hosts(options) == []  # vLLM reads it there
+
+
+@pytest.mark.parametrize("text", [None, "- a list", "a: [", "a: b: c"])
+def test_a_file_of_config_without_options_is_an_error(tmp_path, text):
+    if text is not None:
+        (tmp_path / "server.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"--config: '.*server.yaml' (cannot be read|has no options)"):
+        hosts(["--config", str(tmp_path / "server.yaml")])
 
 
 def test_an_adapter_is_served_with_its_base_model(monkeypatch, capsys, tmp_path):

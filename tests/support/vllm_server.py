@@ -48,8 +48,10 @@ class Server:
         return sum(map(float, lines))
 
     def first_request(self) -> list[str]:
-        """Returns the words of the command that `omnivinci-hf serve` printed."""
-        return shlex.split(self.log.read_text(encoding="utf-8").partition("try:\n\n")[2].partition("\n")[0])
+        """Returns the words of the command that `omnivinci-hf serve` printed when the server was up."""
+        while "Try:\n\ncurl" not in (text := self.log.read_text(encoding="utf-8")):
+            time.sleep(0.1)
+        return shlex.split(text.partition("Try:\n\n")[2].partition("\n")[0])
 
 
 def free_port() -> int:
@@ -59,7 +61,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(model: Path, folder: Path, *options: str) -> Iterator[Server]:
+def running_server(model: str | Path, folder: Path, *options: str) -> Iterator[Server]:
     """Starts a server, waits until it answers, and ends it.
 
     Args:

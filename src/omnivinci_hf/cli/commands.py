@@ -86,8 +86,13 @@ def check_device(device_map: str) -> None:
         raise ValueError(f"--device-map {device_map}: {str(error).splitlines()[0]}") from error
 
 
-def check_model(name: str) -> Adapted | None:
+def check_model(name: str, revision: str | None = None, cache_dir: str | None = None) -> Adapted | None:
     """Finds the checkpoint's config before anything else, so that a wrong name costs one look-up and not six.
+
+    Args:
+        name: a folder or a Hub id.
+        revision: of the checkpoint on the Hub.
+        cache_dir: the folder with what was fetched from the Hub, if it is another one than usual.
 
     Returns:
         what it belongs to, if it is an adapter alone.
@@ -98,16 +103,18 @@ def check_model(name: str) -> Adapted | None:
     """
     check_folder(name)
     _quiet_hub()
-    if component_file(name, "", CONFIG_NAME, {}) is not None:
+    options = {"revision": revision, "cache_dir": cache_dir}
+    hub_options = {key: value for key, value in options.items() if value is not None}
+    if component_file(name, "", CONFIG_NAME, hub_options) is not None:
         return None
-    if (adapted := find_adapter(name, {})) is None:
+    if (adapted := find_adapter(name, hub_options)) is None:
         raise FileNotFoundError(f"{name} holds no checkpoint (no {CONFIG_NAME}).")
     if not is_peft_available():
         raise ValueError(f"{name} is an adapter, which needs the package peft: pip install peft")
     if adapted.base == name:
         raise ValueError(f"{name} is an adapter whose adapter_config.json names no base model: write its folder there.")
     try:
-        check_model(adapted.base)
+        check_model(adapted.base, cache_dir=cache_dir)
     except OSError as error:
         raise OSError(f"{name} is an adapter of a model that is not there: {error}") from error
     return adapted
@@ -177,10 +184,11 @@ def run_validate(arguments: argparse.Namespace) -> None:
 
 def run_serve(arguments: argparse.Namespace) -> None:
     """Serves a checkpoint with vLLM: `omnivinci-hf serve`."""
-    from ..serving.command import check_vllm, serve
+    from ..serving.command import check_vllm, option_values, serve
 
     check_vllm()
-    if (adapted := check_model(arguments.model)) is not None:
+    given = option_values(arguments.rest)
+    if (adapted := check_model(arguments.model, given.get("revision"), given.get("download-dir"))) is not None:
         raise ValueError(
             f"{arguments.model} is an adapter: serve its base model, "
             f"{adapted.base} --enable-lora --lora-modules NAME={arguments.model}"
