@@ -12,7 +12,7 @@ from tests.support.optional import needed
 
 needed("vllm")
 
-from omnivinci_hf.serving import processing  # noqa: E402
+from omnivinci_hf.serving import processing, renderer  # noqa: E402
 from omnivinci_hf.serving.media import parse_media  # noqa: E402
 from omnivinci_hf.serving.plugin import ARCHITECTURE, register  # noqa: E402
 
@@ -131,6 +131,22 @@ def test_a_uuid_names_the_bytes_that_came_with_it():
     for items, uuids in (([None], ["unknown"]), ([None, b"x"], ["a", None])):  # among others it has no tiles
         with pytest.raises(ValueError, match="does not have the image.* by its `uuid` alone; .* send it again"):
             keys(processor, items, uuids)
+
+
+def test_a_folder_for_weights_alone_is_warned_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(renderer, "HF_HUB_CACHE", str(tmp_path))
+    for model, folder in (("some/model", tmp_path), (str(small_checkpoint()), "other"), ("some/model", None)):
+        renderer.warn_of_download_dir(whole_config(model, folder))
+    assert not caplog.messages
+    renderer.warn_of_download_dir(whole_config("some/model", "other"))
+    (message,) = caplog.messages
+    assert "`download_dir`='other' has the weights alone" in message and "HF_HUB_CACHE" in message
+
+
+def whole_config(model, download_dir):
+    return SimpleNamespace(
+        model_config=SimpleNamespace(model=model, revision=None), load_config=SimpleNamespace(download_dir=download_dir)
+    )
 
 
 def test_a_bad_medium_of_several_is_named_by_its_number():

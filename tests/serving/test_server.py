@@ -119,7 +119,7 @@ def test_the_first_request_that_is_printed_works(server):
 
 
 def test_a_clip_is_read_once_for_two_questions(server):
-    """The words before the clip fill what the small checkpoint's few tokens leave of 128."""
+    """The words before the clip fill what the small checkpoint's few tokens leave of 128; test_engine.py counts."""
     before = [{"role": "system", "content": "Look, and listen. " * 12}]
 
     def messages(clip, words):
@@ -202,7 +202,8 @@ BAD_MEDIA = {
     "no base64": (image("data:image/png,abc"), "write a data: URL as data:<type>;base64,<data>"),
     "a path": (image("/etc/passwd"), "is no URL that a server reads"),
     "a file of the server": (image("file:///etc/passwd"), "reads no files of its own"),
-    "a private address": (image("http://127.0.0.1:9/x.png"), "is not at a public address.*--allowed-media-domains"),
+    "a private address": (image("http://127.0.0.1:9/x.png"), "is at no public address.*--allowed-media-domains"),
+    "a host without an address": (image("http://nobody.invalid/x.png"), "is at no public address"),
     "a broken URL": (image("http://[::1"), "is no URL"),
     "no video": (video(raw(b"hello")), "video given as bytes"),
     "a path in memory": ({"type": "image_pil", "image_pil": str(IMAGE)}, "has the type 'image_pil'; known are text"),
@@ -272,13 +273,20 @@ def test_a_medium_beyond_the_context_is_refused(server):
         ask(server, *[video(data_url(VIDEO))] * 20, QUESTION)
 
 
-def test_the_original_layout_has_the_same_template_and_a_server_has_options_of_its_own(tmp_path):
+def test_the_original_layout_has_the_same_template_and_a_server_has_options_of_its_own(tmp_path, monkeypatch):
+    """The checkpoint lies where `--download-dir` says, and there is no Hub."""
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    model = write_tiny_checkpoint(tmp_path / "original", std=0.15, llm=sizes)
+    cache = tmp_path / "cache" / "models--me--tiny"
+    model = write_tiny_checkpoint(cache / "snapshots" / "1", std=0.15, llm=sizes)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("1", encoding="utf-8")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     reference = Reference(model)
     assert reference.processor.chat_template == CHAT_TEMPLATE
     options = {"num_frames": 4, "media_limits": {"max_frames": 16, "max_duration_sec": 60}}
-    with running_server(model, tmp_path, "--mm-processor-kwargs", json.dumps(options)) as server:
+    settings = ["--mm-processor-kwargs", json.dumps(options), "--download-dir", str(tmp_path / "cache")]
+    with running_server("me/tiny", tmp_path, *settings) as server:
         assert "warmup failed" not in server.log.read_text(encoding="utf-8")
         for name in ("system", "image", "two images", "all kinds"):
             request = REQUESTS[name]

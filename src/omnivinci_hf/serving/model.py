@@ -25,6 +25,7 @@ from ..omnivinci.media_encoder_omnivinci import (
 )
 from ..original_layout.weights import OriginalStateDict
 from .processing import FIELDS, OmniVinciDummyInputs, OmniVinciInfo, OmniVinciServingProcessor
+from .tokenizer import hub_options
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -56,8 +57,7 @@ class OmniVinciVLLMModel(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA
         super().__init__()
         settings = vllm_config.model_config
         self.config = settings.hf_config
-        hub_options = {"revision": settings.revision, "cache_dir": vllm_config.load_config.download_dir}
-        self.place = (settings.model, {name: value for name, value in hub_options.items() if value is not None})
+        self.place = (settings.model, hub_options(vllm_config))
         with self._mark_tower_model(vllm_config, set(MODALITIES)):  # type: ignore[operator]  # of a base that is vLLM's
             self.media_encoder = OmniVinciMediaEncoder(self.config).eval()
         with self._mark_language_model(vllm_config):  # type: ignore[operator]
@@ -71,9 +71,8 @@ class OmniVinciVLLMModel(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads the weights of either layout; vLLM finds those of the original one, in folders, not itself."""
-        name_or_path, hub_options = self.place
-        if is_original_checkpoint(name_or_path, hub_options):
-            weights = _original_weights(name_or_path, hub_options)
+        if is_original_checkpoint(*self.place):
+            weights = _original_weights(*self.place)
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
 
     def get_mm_mapping(self) -> MultiModelKeys:
@@ -159,7 +158,7 @@ def _audio_inputs(medium: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
     }
 
 
-def _original_weights(name_or_path: str, hub_options: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _original_weights(name_or_path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Reads the tensors of the original layout one by one."""
-    for name, tensor in OriginalStateDict(name_or_path, hub_options).items():
+    for name, tensor in OriginalStateDict(name_or_path, options).items():
         yield name, tensor[:]

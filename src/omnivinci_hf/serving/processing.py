@@ -74,7 +74,7 @@ class OmniVinciInfo(BaseProcessingInfo):
     def get_hf_processor(self, **kwargs: Any) -> OmniVinciProcessor:
         """Returns the processor of the checkpoint; the options come with each call of it."""
         settings = self.ctx.model_config
-        return load_processor(settings.model, settings.revision, None)
+        return load_processor(settings.model, settings.revision)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Returns that a prompt has any number of media."""

@@ -1,14 +1,18 @@
 """This module turns chats into prompts for vLLM, and refuses prompts whose placeholders and media do not match."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
+from transformers.utils import logging
 from vllm import envs
 from vllm.renderers.hf import HfRenderer
 
+from ..omnivinci.checkpoint_files_omnivinci import component_file, is_original_checkpoint
 from ..omnivinci.configuration_omnivinci import MODALITIES
 from ..omnivinci.conversation_omnivinci import NESTED_TYPES, clean_words, shown, template_variables
 from ..omnivinci.media_reading_omnivinci import ReadOptions
@@ -16,7 +20,10 @@ from .connector import OmniVinciConnector, refuse_io_options
 from .media import list_media
 from .options import check_request_options
 from .plugin import MODE
+from .tokenizer import hub_options
 
+
+logger = logging.get_logger(__name__)
 
 # the types of content parts with words -> the key that holds them
 TEXT_TYPES = {"input_text": "text", "output_text": "text", "text": "text", "thinking": "thinking", "refusal": "refusal"}
@@ -35,6 +42,8 @@ class OmniVinciRenderer(HfRenderer):
     """
 
     def __init__(self, config: Any, tokenizer: Any):
+        warn_of_download_dir(config)
+        find_generation_config(config)
         super().__init__(config, tokenizer)
         info = self.get_mm_processor().info
         self._processor = info.get_hf_processor()
@@ -106,6 +115,29 @@ class OmniVinciRenderer(HfRenderer):
                 )
 
 
+def warn_of_download_dir(config: Any) -> None:
+    """Warns of a folder for downloads that vLLM uses for weights alone."""
+    folder = config.load_config.download_dir
+    is_local = os.path.isdir(config.model_config.model)
+    if folder is not None and not is_local and os.path.realpath(folder) != os.path.realpath(HF_HUB_CACHE):
+        logger.warning(
+            f"`download_dir`={folder!r} has the weights alone, since vLLM does not use it for tokenizer and processor: "
+            "start with the environment variable HF_HUB_CACHE set to it, too; `omnivinci-hf serve` does."
+        )
+
+
+def find_generation_config(config: Any) -> None:
+    """Tells vLLM where the original layout has its `generation_config.json`, which names the tokens that end answers.
+
+    Args:
+        config: vLLM's whole configuration; a folder that it names already stays.
+    """
+    settings, options = config.model_config, hub_options(config)
+    if settings.generation_config == "auto" and is_original_checkpoint(settings.model, options):
+        if file := component_file(settings.model, "llm", "generation_config.json", options):
+            settings.generation_config = os.path.dirname(file)
+
+
 def clean_message(message: Any) -> Any:
     """Removes placeholders of media from the words of a message, and refuses options in its parts.
 
@@ -131,21 +163,27 @@ def _clean_part(part: Any) -> Any:
     part_type = part.get("type")
     if part_type is None:
         part_type = next((name for name in part if name in NESTED_TYPES), None)
-    holder = MEDIA_TYPES.get(part_type) if isinstance(part_type, str) else None
+    known_type = part_type if isinstance(part_type, str) else ""
+    holder = MEDIA_TYPES.get(known_type)
     part = {name: value for name, value in part.items() if value is not None or name == holder}
     if part_type in ("image_pil", None) and isinstance(part.get("image_pil"), (Image.Image, bytes)):
         return _with_known_keys(part, "image_pil", ("type", "uuid", "image_pil"))  # in Python alone
-    if isinstance(part_type, str) and part_type in TEXT_TYPES:
-        key = TEXT_TYPES[part_type]
-        if not isinstance(part.get(key), str):
-            raise ValueError(f"`{key}` of a content part of type {part_type!r} must be a string.")
-        _with_known_keys(part, part_type, (key, *TEXT_KEYS))
-        return {**part, key: clean_words(part[key])}
+    if known_type in TEXT_TYPES:
+        return _clean_words_of(part, known_type)
     if holder is None:
         known = ", ".join(("text", *NESTED_TYPES))
         raise ValueError(f"A content part has the type {shown(part_type)}; known are {known}.")
     _check_medium(holder, part.get(holder), part.get("uuid"))
     return _with_known_keys(part, holder, ("type", "uuid", "detail", holder))
+
+
+def _clean_words_of(part: Mapping[str, Any], part_type: str) -> dict[str, Any]:
+    """Removes placeholders from a content part with words."""
+    key = TEXT_TYPES[part_type]
+    if not isinstance(part.get(key), str):
+        raise ValueError(f"`{key}` of a content part of type {part_type!r} must be a string.")
+    _with_known_keys(part, part_type, (key, *TEXT_KEYS))
+    return {**part, key: clean_words(part[key])}
 
 
 def _check_medium(holder: str, medium: Any, uuid: Any) -> None:

@@ -9,9 +9,15 @@ from ..omnivinci.processing_omnivinci import OmniVinciProcessor
 
 
 @lru_cache(maxsize=4)
-def load_processor(name_or_path: str, revision: str | None, download_dir: str | None) -> OmniVinciProcessor:
+def load_processor(name_or_path: str, revision: str | None) -> OmniVinciProcessor:
     """Loads the processor of a checkpoint, once in a process; vLLM asks for it with each request."""
-    return OmniVinciProcessor.from_pretrained(name_or_path, revision=revision, cache_dir=download_dir)
+    return OmniVinciProcessor.from_pretrained(name_or_path, revision=revision)
+
+
+def hub_options(config: Any) -> dict[str, Any]:
+    """Returns the revision and the cache of a checkpoint on the Hub, as vLLM's whole configuration names them."""
+    options = {"revision": config.model_config.revision, "cache_dir": config.load_config.download_dir}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class OmniVinciTokenizer:
