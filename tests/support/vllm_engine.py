@@ -9,12 +9,14 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import av
 import torch
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
@@ -53,6 +55,7 @@ class Request:
     content: list[Any]  # words, and paths of media
     options: dict[str, Any] = field(default_factory=dict)
     before: list[dict[str, Any]] = field(default_factory=list)  # earlier messages
+    stops: bool = False  # at an end token, else after `NUM_TOKENS`
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -81,6 +84,7 @@ REQUESTS = {
     "image": Request([IMAGE, "What is this?"]),
     "words first": Request(["What is this?", IMAGE]),
     "two images": Request([IMAGE, "and", IMAGE_2, "Which is red?"]),
+    "image alone again": Request([IMAGE, "Which colour is it?"]),
     "audio": Request([AUDIO, "What is heard?"]),
     "two audios": Request([AUDIO, "then", AUDIO, "Are they equal?"], {"end_sec": 1.5}),
     "video with audio": Request([VIDEO, "What happens?"]),
@@ -120,26 +124,40 @@ SETTINGS = {
 Steps = list[tuple[int, dict[int, float]]]  # the token of each step, and log-probabilities by token
 
 
+# Each tile, frame and window runs alone, so that neighbours do not change how its embeddings are rounded. On a CPU
+# this is so with towers of the real checkpoint's size, whatever the configuration says.
+ALONE = {"vision_chunk_size": 1, "audio_chunk_size": 1}
+
+
 @dataclass
 class Answer:
     prompt_ids: list[int]
     steps: Steps
     embeds: torch.Tensor  # of the media, in the order of the prompt
+    num_cached: int = 0  # tokens of the prompt that were not computed again
+    num_opened: int = 0  # how often a decoder was opened for its media
+    num_encoded: int = 0  # tiles, frames and windows of audio that ran through a tower for it
 
 
-def run_engine(model: Path, requests: dict[str, Request], folder: Path, batched: bool, **settings: Any) -> dict:
+Answers = dict[str, Answer]
+
+
+def run_engine(
+    model: Path, requests: dict[str, Request], folder: Path, ways: Sequence[str] = ("singly",), **settings: Any
+) -> dict[str, Answers]:
     """Answers requests in a process of its own, since vLLM starts one engine in a process.
 
     Args:
-        folder: for the answers.
-        batched: all requests at once by `generate`, else one after the other by `chat`.
+        folder: for the answers; it must exist.
+        ways: "singly", one after the other by `chat`, and "batched", all at once by `generate`; the caches are empty
+            at the start of each.
         settings: of the engine; `adapter` is the folder of an adapter that is asked, too.
 
     Returns:
-        the answer to each request by its name.
+        for each way, the answer to each request by its name.
     """
     task = folder / "task.pkl"
-    task.write_bytes(pickle.dumps((model, requests, batched, settings)))
+    task.write_bytes(pickle.dumps((model, requests, ways, settings)))
     process = subprocess.run(
         [sys.executable, "-m", "tests.support.vllm_engine", str(task)], cwd=ROOT, capture_output=True, text=True
     )
@@ -155,29 +173,67 @@ class Engine:
         from vllm.lora.request import LoRARequest
 
         self.llm = LLM(model=str(model), **{**SETTINGS, **settings})
-        self.sampling = SamplingParams(max_tokens=NUM_TOKENS, temperature=0, logprobs=TOP, ignore_eos=True)
+        self.sampling = {
+            stops: SamplingParams(max_tokens=NUM_TOKENS, temperature=0, logprobs=TOP, ignore_eos=not stops)
+            for stops in (False, True)
+        }
         self.adapter = None if adapter is None else LoRARequest("adapter", 1, adapter)
         self.processor = self.llm.llm_engine.renderer.get_mm_processor()
+        self.counts: Counter[str] = Counter()
+        self._count()
+
+    def _count(self) -> None:
+        """Counts what is decoded and encoded from now on."""
+        open_media = av.open
+
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            self.counts["opened"] += 1
+            return open_media(*args, **kwargs)
+
+        def encoded(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            self.counts["encoded"] += len(args[0])
+
+        def watch(model: Any) -> None:
+            for tower in (model.media_encoder.vision_tower, model.media_encoder.audio_tower):
+                tower.register_forward_pre_hook(encoded)
+
+        av.open = opened
+        self.llm.apply_model(watch)
+
+    def answer(self, requests: dict[str, Request], way: str) -> Answers:
+        """Answers requests with empty caches."""
+        self.llm.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        assert self.llm.reset_prefix_cache()
+        if way == "batched":
+            return dict(zip(requests, self.answer_all(requests.values()), strict=True))
+        return {name: self.answer_one(request) for name, request in requests.items()}
 
     def answer_one(self, request: Request) -> Answer:
-        """Answers a chat."""
+        """Answers a chat, and counts what was done for it."""
+        before = self.counts.copy()
         messages = for_openai(request.conversation)
         (output,) = self.llm.chat(
             [messages],
-            self.sampling,
+            self.sampling[request.stops],
             use_tqdm=False,
             mm_processor_kwargs=request.options or None,
             lora_request=self.adapter,
         )
-        return self._answer(request, output)
+        answer = self._answer(output)
+        answer.num_opened, answer.num_encoded = (self.counts[name] - before[name] for name in ("opened", "encoded"))
+        return answer
 
     def answer_all(self, requests: Iterable[Request]) -> list[Answer]:
         """Answers prompts with their media, in one batch."""
         requests = list(requests)
         outputs = self.llm.generate(
-            [self._prompt(request) for request in requests], self.sampling, use_tqdm=False, lora_request=self.adapter
+            [self._prompt(request) for request in requests],
+            [self.sampling[request.stops] for request in requests],
+            use_tqdm=False,
+            lora_request=self.adapter,
         )
-        return [self._answer(request, output) for request, output in zip(requests, outputs, strict=True)]
+        return [self._answer(output) for output in outputs]
 
     def _prompt(self, request: Request) -> dict[str, Any]:
         processor = self.processor.info.get_hf_processor()
@@ -189,13 +245,13 @@ class Engine:
         prompt = processor.apply_chat_template(request.conversation, add_generation_prompt=True)
         return {"prompt": prompt, "multi_modal_data": media, "mm_processor_kwargs": request.options}
 
-    def _answer(self, request: Request, output: Any) -> Answer:
+    def _answer(self, output: Any) -> Answer:
         completion = output.outputs[0]
         steps = [
             (token, {other: value.logprob for other, value in top.items()})
             for token, top in zip(completion.token_ids, completion.logprobs, strict=True)
         ]
-        return Answer(list(output.prompt_token_ids), steps, self.embeds(request))
+        return Answer(list(output.prompt_token_ids), steps, torch.empty(0), output.num_cached_tokens)
 
     def embeds(self, request: Request) -> torch.Tensor:
         """Returns the embeddings that the model makes of the media, in the order of the prompt."""
@@ -216,12 +272,10 @@ class Engine:
 
 
 class Reference:
-    """This class answers requests with Transformers, one by one, in float32."""
+    """This class answers requests with Transformers, one by one, in float32; `options` are of the configuration."""
 
-    def __init__(self, model: Path, adapter: str | None = None):
-        self.model = OmniVinciForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
-        if adapter is not None:
-            self.model.load_adapter(adapter)
+    def __init__(self, model: Path, **options: Any):
+        self.model = OmniVinciForConditionalGeneration.from_pretrained(model, dtype=torch.float32, **options).eval()
         self.processor = OmniVinciProcessor.from_pretrained(model)
 
     def answer(self, request: Request) -> Answer:
@@ -269,12 +323,13 @@ def largest_difference(expected: Answer, got: Answer) -> float:
 
 def main() -> None:
     task = Path(sys.argv[1])
-    model, requests, batched, settings = pickle.loads(task.read_bytes())
+    model, requests, ways, settings = pickle.loads(task.read_bytes())
     engine = Engine(model, **settings)
-    if batched:
-        answers = dict(zip(requests, engine.answer_all(requests.values()), strict=True))
-    else:
-        answers = {name: engine.answer_one(request) for name, request in requests.items()}
+    answers = {way: engine.answer(requests, way) for way in ways}
+    for name, request in requests.items():
+        embeds = engine.embeds(request)
+        for way in ways:
+            answers[way][name].embeds = embeds
     (task.parent / "answers.pkl").write_bytes(pickle.dumps(answers))
 
 
