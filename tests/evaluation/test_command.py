@@ -99,6 +99,17 @@ def test_what_fails_is_said_in_the_words_of_the_command_line(original_folder, tm
     assert "max_new_tokens was 1 and is 2" in (error := capsys.readouterr().err) and "another --output" in error
 
 
+def test_the_context_can_be_set_and_stands_in_the_settings(original_folder, tmp_path, capsys):
+    data, output = tmp_path / "data", tmp_path / "output"
+    dailyomni(data)
+    argv = ["eval", "--task", "dailyomni", "--data", str(data), "--output", str(output), "--limit", "1"]
+    argv += ["--model", str(original_folder), "--num-frames", "2", "--max-new-tokens", "1", "--context"]
+    assert main([*argv, "16"]) == 2
+    assert "the model's context (--context) has room for 16" in capsys.readouterr().err
+    assert main([*argv, "100000"]) == 0
+    assert json.loads((output / "settings.json").read_text())["context"] == 100000
+
+
 def test_a_wrong_folder_costs_no_loading(tmp_path, capsys):
     argv = ["eval", "--task", "mmar", "--data", str(tmp_path), "--model", "nobody/nothing"]
     assert main(argv) == 2

@@ -293,6 +293,14 @@ def _add_eval(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--system", metavar="TEXT", help="a system message instead of the template's own")
     _add_processor_options(parser, *READING)
     parser.add_argument(
+        "--context",
+        type=_count,
+        dest="max_position_embeddings",
+        metavar="N",
+        help="let a sequence have N positions, also beyond those for which the language model was made; default: the "
+        "checkpoint's",
+    )
+    parser.add_argument(
         "--max-new-tokens", type=_count, default=MAX_NEW_TOKENS, metavar="N", help="default: %(default)s"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights; default: the checkpoint's")

@@ -33,6 +33,8 @@ def run_eval(arguments: argparse.Namespace) -> None:
     model = OmniVinciForConditionalGeneration.from_pretrained(
         arguments.model, dtype=arguments.dtype, device_map=arguments.device_map
     )
+    if arguments.max_position_embeddings is not None:
+        model.config.get_text_config().max_position_embeddings = arguments.max_position_embeddings
     if is_untrained(model):
         note("the weights of this checkpoint look untrained (every norm is exactly 1): its answers are noise.")
     output = arguments.output or Path("evaluation") / task.name

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from .._version import __version__
+from ..omnivinci.generation_omnivinci import context_length
 from ..omnivinci.options_omnivinci import TEXT_OPTIONS
 from ..omnivinci.session_omnivinci import Session
 from .answers import AnswerFile, open_answers, write_whole
@@ -136,6 +137,7 @@ def run_settings(
         "weights": _weights_digest(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device.type),
+        "context": context_length(model.config.get_text_config()),
         "prompt": ask.prompt or task.prompt,
         "system": ask.system,
         "max_new_tokens": ask.max_new_tokens,
