@@ -70,8 +70,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_file(world, tmp_path):
     while process.poll() is None and (not answers.exists() or answers.read_bytes().count(b"\n") < 3):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
     num_lines = answers.read_bytes().count(b"\n")
     with answers.open("ab") as stream:
         stream.write(b'{"id": "torn')
