@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,6 +12,7 @@ from omnivinci_hf.cli import main
 from omnivinci_hf.evaluation.tasks import TASKS
 from omnivinci_hf.small import small_checkpoint
 from tests.support.benchmark_files import dailyomni
+from tests.support.paths import ROOT
 from tests.support.world_benchmark import write_world_benchmark
 
 
@@ -58,30 +57,15 @@ def test_the_small_checkpoint_answers_a_benchmark_from_the_command_line(world, t
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_to_the_same_file(world, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(output):
-        argv = [sys.executable, "-m", "omnivinci_hf", *command(world, output)]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    process = start(killed)
-    answers = killed / "answers.jsonl"
-    while process.poll() is None and (not answers.exists() or answers.read_bytes().count(b"\n") < 3):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors
-    num_lines = answers.read_bytes().count(b"\n")
-    with answers.open("ab") as stream:
-        stream.write(b'{"id": "torn')
-    again, once = start(killed), start(whole)
-    (_, errors), (_, other_errors) = again.communicate(timeout=900), once.communicate(timeout=900)
-    assert again.returncode == once.returncode == 0, errors + other_errors
-    assert "questions have an answer in" in errors
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    argv = [str(killed), str(whole), "--task", "dailyomni", "--data", str(world), *SMALL]
+    module = [sys.executable, "-m", "tests.support.kill_evaluation"]
+    ended = subprocess.run([*module, *argv], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    assert ended.returncode == 0, ended.stderr
+    assert "questions have an answer in" in ended.stderr
     expected = (whole / "answers.jsonl").read_bytes()
-    assert 3 <= num_lines < expected.count(b"\n")
-    assert answers.read_bytes() == expected
+    assert 3 <= int(ended.stdout.split()[-1]) < expected.count(b"\n")
+    assert (killed / "answers.jsonl").read_bytes() == expected
     assert (killed / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
 
 
