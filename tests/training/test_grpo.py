@@ -534,3 +534,14 @@ def test_another_version_of_trl_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.17.0")
     with pytest.raises(ImportError, match=r"tested with TRL 1.16 alone, but 1.17.0 is installed"):
         importlib.reload(grpo)
+
+
+def test_the_model_card_tells_how_it_was_reinforced(tmp_path):
+    trainer = make(tmp_path, rewards=[length_reward, load_reward("exact")], reward_weights=[1.0, 0.5], beta=0.1)
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "rewards: length_reward, exact (weight 0.5)" in card
+    assert "groups of 4 completions of at most 6 tokens, temperature 1, beta 0.1, epsilon 0.2" in card
+    (mean,) = [log["reward"] for log in trainer.state.log_history if "reward" in log][-1:]
+    assert f"last mean reward {mean:.4f}" in card

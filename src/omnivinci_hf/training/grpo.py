@@ -385,6 +385,27 @@ class OmniVinciGRPOTrainer(RecipeTrainerMixin, GRPOTrainer):  # type: ignore[mis
 
         return by_row(output.log_probs), None if output.entropy is None else by_row(output.entropy)
 
+    # -- the model card ------------------------------------------------------------------------------------------------
+
+    def _describe_training(self, dataset) -> str:
+        args = self.args
+        weights = self.reward_weights.tolist()
+        rewards = ", ".join(
+            name if weight == 1 else f"{name} (weight {weight:g})"
+            for name, weight in zip(self.reward_func_names, weights, strict=True)
+        )
+        means = next((log for log in reversed(self.state.log_history) if "reward" in log), {})
+        lines = [
+            super()._describe_training(dataset),
+            f"- GRPO ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300)) by TRL {version('trl')}, loss "
+            f"`{args.loss_type}`: groups of {args.num_generations} completions of at most {args.max_completion_length} "
+            f"tokens, temperature {args.temperature:g}, beta {args.beta:g}, epsilon {args.epsilon:g}",
+            f"- rewards: {rewards}",
+        ]
+        if "reward" in means:
+            lines.append(f"- last mean reward {means['reward']:.4f}")
+        return "\n".join(lines)
+
     # -- evaluation and going on ---------------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
