@@ -1,4 +1,5 @@
 from ._version import __version__
+from .inspection.plot import plot_media
 from .omnivinci.audio_media_omnivinci import AudioClip, load_audio
 from .omnivinci.configuration_omnivinci import OmniAlignNetConfig, OmniVinciConfig, OmniVinciTimeEmbeddingConfig
 from .omnivinci.conversation_omnivinci import MediaPart
@@ -40,5 +41,6 @@ __all__ = [
     "load_audio",
     "load_image",
     "load_video",
+    "plot_media",
     "sample_indices",
 ]

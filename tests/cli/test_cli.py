@@ -206,6 +206,16 @@ def test_plot_is_drawn_or_the_package_named(capsys, clip, tmp_path, monkeypatch)
     assert_one_line(capsys.readouterr().err, "--plot needs matplotlib: pip install matplotlib")
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.not_there", "none of matplotlib's"])
+def test_plot_is_drawn_whatever_backend_the_environment_names(clip, tmp_path, backend):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.png"
+    command = [sys.executable, "-m", "omnivinci_hf", "inspect", clip, "--num-frames", "2", "--plot", str(plot)]
+    done = subprocess.run(command, env={**os.environ, "MPLBACKEND": backend}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, f"omnivinci-hf: drew {plot}\n")
+    assert plot.stat().st_size > 10_000
+
+
 def test_convert_writes_a_checkpoint_that_answers(capsys, tiny, tmp_path):
     out = tmp_path / "out"
     assert main(["convert", tiny, str(out), "--progress", "--dtype", "bfloat16"]) == 0

@@ -1,11 +1,13 @@
 import base64
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor
+from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor, plot_media
+from omnivinci_hf.inspection.plot import figure_class
 from omnivinci_hf.inspection.report import format_report, inspect_media, modality_of, original_layout, report
 from omnivinci_hf.testing import write_tiny_checkpoint
 from tests.support.world_scenes import write_plain_clip
@@ -135,24 +137,80 @@ def test_table_says_the_essential(files):
     assert max(len(line) for line in text.splitlines()) < 120 or str(files) in text
 
 
-@pytest.mark.parametrize("num_frames", [8, 128])
-def test_plot_is_a_picture(files, tmp_path, num_frames):
-    pytest.importorskip("matplotlib", reason="matplotlib is optional")
-    from omnivinci_hf.inspection.plot import plot_media
+def words(figure) -> str:
+    """All words of a figure, as one text."""
+    texts = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return " ".join(" ".join(text.get_text() for text in texts).split())
 
-    processor, config = original_layout()
-    paths = [str(files / name) for name in ("clip.mp4", "sound.wav", "picture.png")]
-    media = inspect_media(processor, paths, num_frames=num_frames, group_duration_sec=1)
-    silent = inspect_media(processor, paths[:1], num_frames=num_frames, load_audio_from_video=False)
-    media += silent
-    plot_media(processor.feature_extractor, media, report(processor, config, media, "somewhere"), tmp_path / "plot.png")
+
+@pytest.mark.parametrize("num_frames", [8, 128])
+def test_plot_is_a_picture_that_says_what_it_shows(files, tmp_path, num_frames):
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
+    processor, _ = original_layout()
+    paths = [files / name for name in ("clip.mp4", "sound.wav", "picture.png")]
+    figure = plot_media(processor, *paths, path=tmp_path / "plot.png", num_frames=num_frames, group_duration_sec=1)
     picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
     assert picture.shape[1] == 1440
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+    shown = words(figure)
+    assert "clip.mp4 (video), tokens" in shown and f"{256 * num_frames} video +" in shown
+    assert f"{num_frames} frames" in shown and ("(10 shown)" in shown) == (num_frames > 10)
+    assert "10 time groups (tokens)" in shown and "+ 25 audio" in shown
+    assert "2 windows of 30 s" in shown and "Grey bars are the windows" in shown
+    assert "squeezed to 448 x 448 pixels; at most 10 of them are shown" in shown
+    assert "500 x 500 pixels, 3 x 3 tiles" in shown and "White lines cut the image into tiles" in shown
     with pytest.raises(ValueError, match="not supported"):
-        plot_media(
-            processor.feature_extractor, media, report(processor, config, media, "somewhere"), tmp_path / "plot.foo"
-        )
+        plot_media(processor, files / "picture.png", path=tmp_path / "plot.foo")
+
+
+def test_plot_of_silent_and_ungrouped_videos_says_so(files):
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
+    processor, _ = original_layout()
+    silent = words(plot_media(processor, str(files / "clip.mp4"), num_frames=2, load_audio_from_video=False))
+    assert "no audio" in silent and "time group" not in silent and "Grey" not in silent
+    ungrouped = words(plot_media(processor, str(files / "clip.mp4"), num_frames=2, group_duration_sec=None))
+    assert "all audio stands before all frames" in ungrouped and "1 window of 30 s" in ungrouped
+    many = words(plot_media(processor, str(files / "clip.mp4"), num_frames=2, group_duration_sec=0.5))
+    assert "20 time groups (tokens of some)" in many and "3: 0 video" in many and "2: 0 video" not in many
+    untiled = words(plot_media(processor, str(files / "picture.png"), str(files / "still.gif")))
+    assert "squeezed to one square of 448 x 448 pixels" in untiled and "White lines" not in untiled
+
+
+def test_plot_takes_a_chat_and_is_shown_by_notebooks(files):
+    pytest.importorskip("matplotlib", reason="matplotlib is optional")
+    processor, _ = original_layout()
+    content = [
+        {"type": "audio", "audio": np.zeros(8000, dtype=np.float32), "sampling_rate": 16000},
+        {"type": "video", "path": str(files / "clip.mp4"), "num_frames": 3},
+        {"type": "text", "text": "What?"},
+    ]
+    figure = plot_media(processor, [{"role": "system", "content": "Short."}, {"role": "user", "content": content}])
+    shown = words(figure)
+    assert shown.index("audio, medium 1 (audio)") < shown.index("clip.mp4 (video)") and "3 frames" in shown
+    # a figure that pyplot does not know is shown by this method alone
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("media", "error", "message"),
+    [
+        ([], ValueError, "nothing to look at: give paths of media"),
+        ([[{"role": "user", "content": "Only words."}]], ValueError, "nothing to look at"),
+        ([["clip.mp4"]], ValueError, "A list must be a chat"),
+        ([np.zeros(3)], TypeError, "Cannot tell what a ndarray is"),
+        (["nothing.mp4"], MediaError, "does not exist"),
+    ],
+)
+def test_what_is_no_medium_is_refused(media, error, message):
+    with pytest.raises(error, match=message):
+        inspect_media(original_layout()[0], media)
+
+
+def test_a_plot_without_matplotlib_names_the_package(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    figure_class.cache_clear()
+    with pytest.raises(ImportError, match="needs matplotlib: pip install matplotlib"):
+        plot_media(original_layout()[0], files / "picture.png")
 
 
 def test_kind_of_a_url_is_told_by_what_it_holds(tmp_path):

@@ -437,3 +437,12 @@ def test_a_setting_that_the_type_ignores_is_warned_about(caplog):
 def test_a_time_embedding_is_no_mere_name():
     with pytest.raises(ValueError, match="must be a dictionary, such as .* got 'crte'"):
         OmniVinciConfig(video_time_embedding="crte")
+
+
+def test_a_configuration_prints_in_a_few_lines_and_writes_itself_whole():
+    config = OmniVinciConfig(group_duration_sec=None, omni_align_config={})
+    lines = str(config).splitlines()
+    assert lines == repr(config).splitlines() and len(lines) == 6 and max(map(len, lines)) < 120
+    assert "qwen2, 28 layers of width 3584, 152064 tokens, context of 32768" in lines[3]
+    assert lines[4:] == ["  time: no groups; crte of video, crte of audio", "  OmniAlignNet: yes"]
+    assert json.loads(config.to_json_string())["text_config"]["hidden_size"] == 3584

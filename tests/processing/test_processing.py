@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from omnivinci_hf import MediaError, OmniVinciConfig, OmniVinciProcessor, load_audio, load_video
+from omnivinci_hf.inspection.report import original_layout
 from tests.support import goldens
 from tests.support.random_model import random_model
 
@@ -435,3 +436,13 @@ def test_the_audio_of_a_video_can_be_given_separately(processor):
 def test_paths_of_frames_are_one_video(processor):
     inputs = chat(processor, video([IMAGE, IMAGE_2, IMAGE], video_metadata={"fps": 1}), "x", num_frames=None)
     assert inputs["video_num_frames"].tolist() == [3]
+
+
+def test_a_processor_prints_in_a_few_lines_and_writes_itself_whole():
+    processor, _ = original_layout()
+    lines = repr(processor).splitlines()
+    assert len(lines) == 6 and "video: 64 frames of 448 x 448 pixels; its audio is heard" in lines[3]
+    assert "16000 Hz, 128 mel bins, windows of 30 s" in lines[4] and lines[5] == "  time: groups of 30 s"
+    assert json.loads(processor.to_json_string())["feature_extractor"]["sampling_rate"] == 16000
+    processor.video_processor.fps, processor.group_duration_sec = 2.0, None
+    assert "2 frames a second, at most 64 frames, of" in repr(processor) and "time: no groups" in repr(processor)

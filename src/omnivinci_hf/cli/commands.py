@@ -139,9 +139,11 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     media = inspect_media(processor, arguments.media, **processor_options(arguments))
     facts = report(processor, config, media, arguments.model or ORIGINAL_LAYOUT)
     if arguments.plot is not None:
-        from ..inspection.plot import plot_media
+        # only files are drawn to; a notebook's variable may name a module that this environment lacks
+        os.environ["MPLBACKEND"] = "agg"
+        from ..inspection.plot import DPI, draw_media
 
-        plot_media(processor.feature_extractor, media, facts, arguments.plot)
+        draw_media(processor, media, facts["media"]).savefig(arguments.plot, dpi=DPI)
         note(f"drew {arguments.plot}")
     print(json.dumps(facts, indent=2) if arguments.json else format_report(facts))
 

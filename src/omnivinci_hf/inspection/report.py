@@ -4,8 +4,10 @@ The report is plain data, or a table for people to read.
 """
 
 import io
+import os
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -13,7 +15,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from ..omnivinci.configuration_omnivinci import MEDIA_TOKENS, MODALITIES, OmniVinciConfig
-from ..omnivinci.image_media_omnivinci import is_moving, load_image
+from ..omnivinci.conversation_omnivinci import MediaPart, load_medium, parse_part
+from ..omnivinci.image_media_omnivinci import is_moving
 from ..omnivinci.media_containers_omnivinci import choose_stream, open_container, photo_brand
 from ..omnivinci.media_reading_omnivinci import MediaError
 from ..omnivinci.media_sources_omnivinci import MediaSource
@@ -28,9 +31,9 @@ MAX_SHOWN_FRAMES = 16
 
 @dataclass
 class InspectedMedium:
-    """A file, and how it is laid out in the sequence; `image` is only there for images."""
+    """A medium, and how it is laid out in the sequence; `image` is only there for images."""
 
-    path: str
+    name: str
     layout: MediumLayout
     image: Image.Image | None = None
 
@@ -38,14 +41,14 @@ class InspectedMedium:
     def picture(self) -> Image.Image:
         """The image of an image file."""
         if self.image is None:
-            raise TypeError(f"{self.path} is no image.")
+            raise TypeError(f"{self.name} is no image.")
         return self.image
 
     @property
     def video(self) -> VideoClip:
         """The clip of a video file."""
         if not isinstance(self.layout.clip, VideoClip):
-            raise TypeError(f"{self.path} is no video.")
+            raise TypeError(f"{self.name} is no video.")
         return self.layout.clip
 
 
@@ -86,21 +89,77 @@ def original_layout() -> tuple[OmniVinciProcessor, OmniVinciConfig]:
     return OmniVinciProcessor.from_model_config(config, tokenizer, **ORIGINAL_OPTIONS), config
 
 
-def inspect_media(processor: OmniVinciProcessor, paths: list[str], **options) -> list[InspectedMedium]:
-    """Lays out the media of one prompt, in order; `options` are those of [`~OmniVinciProcessor.__call__`].
+def media_parts(media: Sequence[Any]) -> list[MediaPart]:
+    """Makes a part of each medium of a prompt, in order.
+
+    Args:
+        media: paths, of which the content says whether it is an image, a video or audio; [`MediaPart`]s; and chats, as
+            lists of messages, of which the media are taken and the words left out.
+
+    Raises:
+        MediaError: when a file cannot be read.
+        ValueError: when a message cannot be understood, or there is no medium at all.
+        TypeError: for anything else.
+    """
+    parts: list[MediaPart] = []
+    for medium in media:
+        if isinstance(medium, MediaPart):
+            parts.append(medium)
+        elif isinstance(medium, (str, os.PathLike)):
+            path = os.fspath(medium)
+            parts.append(MediaPart(modality_of(path), path))
+        elif isinstance(medium, (list, tuple)):
+            parts += _parts_of_chat(medium)
+        else:
+            raise TypeError(
+                f"Cannot tell what a {type(medium).__name__} is: give a path, a `MediaPart`, or a list of messages."
+            )
+    if not parts:
+        raise ValueError("There is nothing to look at: give paths of media, or messages that hold some.")
+    return parts
+
+
+def _parts_of_chat(messages: Iterable[Any]) -> list[MediaPart]:
+    """Takes the media of a list of messages, in the order in which they stand there."""
+    parts: list[MediaPart] = []
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise ValueError("A list must be a chat, whose messages are dictionaries with `role` and `content`.")
+        content = message.get("content")
+        if not isinstance(content, str):
+            parts += [part for part in map(parse_part, content or []) if isinstance(part, MediaPart)]
+    return parts
+
+
+def inspect_media(processor: OmniVinciProcessor, media: Sequence[Any], **options) -> list[InspectedMedium]:
+    """Lays out the media of one prompt, in order.
+
+    Args:
+        processor: says how.
+        media: as [`media_parts`] takes them.
+        options: those of [`~OmniVinciProcessor.__call__`].
 
     Raises:
         MediaError: when a medium cannot be read.
     """
-    modalities = [modality_of(path) for path in paths]
-    files = list(zip(paths, modalities, strict=True))
-    images = {path: load_image(path) for path, modality in files if modality == "image"}
-    sources = {
-        modality: [images.get(path, path) for path, of_file in files if of_file == modality] for modality in MODALITIES
-    }
+    parts = media_parts(media)
+    names = [_name(number, part) for number, part in enumerate(parts, start=1)]
+    # the layout does not hold images, which a plot shows: they are read here
+    images = [load_medium(part, options) if part.modality == "image" else None for part in parts]
+    parts = [part if image is None else replace(part, source=image) for part, image in zip(parts, images, strict=True)]
+    sources = {modality: [part for part in parts if part.modality == modality] for modality in MODALITIES}
     layouts = processor.describe(images=sources["image"], videos=sources["video"], audio=sources["audio"], **options)
     remaining = {name: iter([layout for layout in layouts if layout.modality == name]) for name in MODALITIES}
-    return [InspectedMedium(path, next(remaining[modality]), images.get(path)) for path, modality in files]
+    return [
+        InspectedMedium(name, next(remaining[part.modality]), image)
+        for name, part, image in zip(names, parts, images, strict=True)
+    ]
+
+
+def _name(number: int, part: MediaPart) -> str:
+    """Names a medium by its path; one that is no file, by its place."""
+    is_path = isinstance(part.source, (str, os.PathLike)) and not str(part.source).startswith("data:")
+    return os.fspath(part.source) if is_path else f"{part.modality}, medium {number}"
 
 
 def report(
@@ -110,7 +169,7 @@ def report(
 
     Token counts leave out the words of the prompt.
     """
-    facts = [_describe(processor, medium) for medium in media]
+    facts = describe_media(processor, media)
     around = 0
     if processor.use_modality_boundary_tokens:
         kinds = {medium.layout.modality for medium in media} | {"audio" for medium in media if medium.layout.audio}
@@ -125,9 +184,14 @@ def report(
     }
 
 
+def describe_media(processor: OmniVinciProcessor, media: Sequence[InspectedMedium]) -> list[dict[str, Any]]:
+    """Describes each medium of [`inspect_media`]'s result in plain data, as [`report`] has it under `media`."""
+    return [_describe(processor, medium) for medium in media]
+
+
 def _describe(processor: OmniVinciProcessor, medium: InspectedMedium) -> dict[str, Any]:
     layout = medium.layout
-    facts: dict[str, Any] = {"name": medium.path, "kind": layout.modality}
+    facts: dict[str, Any] = {"name": medium.name, "kind": layout.modality}
     if layout.modality == "image":
         facts["width"], facts["height"] = medium.picture.size
         facts["tile_rows"], facts["tile_columns"] = layout.grid if layout.grid[0] else (1, 1)
@@ -230,9 +294,13 @@ def _format_medium(medium: dict[str, Any]) -> list[str]:
         lines.append("audio     none")
     if medium.get("groups"):
         lines += _format_groups(medium["groups"])
-    tokens = medium["tokens"]
+    return [*lines, f"tokens    {format_tokens(medium['tokens'])}"]
+
+
+def format_tokens(tokens: dict[str, int]) -> str:
+    """Writes how many tokens a medium takes, and of what."""
     parts = [f"{tokens[name]} {name}" for name in (*MODALITIES, "boundary") if tokens[name]]
-    return [*lines, f"tokens    {tokens['total']}: {' + '.join(parts)}"]
+    return f"{tokens['total']}: {' + '.join(parts)}"
 
 
 def _format_frames(frames: list[dict[str, Any]]) -> list[str]:

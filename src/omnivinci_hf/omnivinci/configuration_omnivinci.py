@@ -458,6 +458,24 @@ class OmniVinciConfig(PreTrainedConfig):
             if isinstance(part, PreTrainedConfig):
                 part._attn_implementation = self._attn_implementation
 
+    def __repr__(self) -> str:
+        """Tells in a few lines what the parts are; `to_json_string()` has every setting."""
+        vision, audio, text = self.vision_config, self.audio_config, self.text_config
+        towers = [
+            f"{name}: {part.model_type}, {part.num_hidden_layers} layers of width {part.hidden_size}"
+            for name, part in (("vision tower", vision), ("audio tower", audio), ("language model", text))
+        ]
+        groups = f"groups of {self.group_duration_sec:g} s" if self.group_duration_sec else "no groups"
+        lines = [
+            f"{type(self).__name__} (every setting: config.to_json_string())",
+            f"{towers[0]}, tiles of {vision.image_size} x {vision.image_size} pixels in scales of {self.s2_scales}",
+            f"{towers[1]}, windows of {self.audio_window_frames} mel frames",
+            f"{towers[2]}, {text.vocab_size} tokens, context of {text.max_position_embeddings}",
+            f"time: {groups}; {self.video_time_embedding.type} of video, {self.audio_time_embedding.type} of audio",
+            f"OmniAlignNet: {'yes' if self.omni_align_config is not None else 'no'}",
+        ]
+        return "\n  ".join(lines)
+
     @property
     def vision_feature_size(self) -> int:
         """Returns the width of what the vision projector reads before patches are merged: one copy per scale."""

@@ -196,6 +196,24 @@ class OmniVinciProcessor(ModelCardMixin, ProcessorLoadingMixin):
             setattr(self, name.removesuffix("_id"), token)
             setattr(self, name, token_id)
 
+    def __repr__(self) -> str:
+        """Tells in a few lines what is read and how; `to_json_string()` has every option."""
+        side, video, extractor = self.image_processor.size, self.video_processor, self.feature_extractor
+        window_sec = extractor.window_frames * extractor.hop_length / extractor.sampling_rate
+        frames = f"{video.num_frames or 'all'} frames"
+        if video.fps:
+            frames = f"{video.fps:g} frames a second" + (f", at most {frames}," if video.num_frames else "")
+        heard = "heard" if self.load_audio_from_video else "not heard"
+        lines = [
+            f"{type(self).__name__} (every option: processor.to_json_string())",
+            f"tokenizer: {type(self.tokenizer).__name__}, {len(self.tokenizer)} tokens",
+            f"images: tiles of {side} x {side} pixels in scales of {self.image_processor.s2_scales}",
+            f"video: {frames} of {side} x {side} pixels; its audio is {heard}",
+            f"audio: {extractor.sampling_rate} Hz, {extractor.feature_size} mel bins, windows of {window_sec:g} s",
+            f"time: groups of {self.group_duration_sec:g} s" if self.group_duration_sec else "time: no groups",
+        ]
+        return "\n  ".join(lines)
+
     def _check_sizes(self) -> None:
         """Refuses sizes of the parts that do not fit together, or make a tile of too many embeddings."""
         side, patch = self.image_processor.size, self.patch_size
