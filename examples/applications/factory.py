@@ -3,7 +3,7 @@
     python examples/applications/factory.py --output factory              # one seed
     python examples/applications/factory.py --output factory --seeds 0 1 2 --page docs/source/en/applications_factory.md
 
-Run on 2 busy CPU cores. Needs: omnivinci-hf[train].
+Made for 2 CPU cores; run at a tiny scale alone so far. Needs: omnivinci-hf[train].
 
 The maps are drawn with the nine labels and in the form of WM-811K. The machine is a wheel that turns and a motor that
 hums: a fault is seen alone (the wheel wobbles) or heard alone (something rattles). The script draws both (`wafer_map`,

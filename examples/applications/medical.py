@@ -3,7 +3,7 @@
     python examples/applications/medical.py --output medical              # one seed
     python examples/applications/medical.py --output medical --seeds 0 1 2 --page docs/source/en/applications_medical.md
 
-Run on 2 busy CPU cores. Needs: omnivinci-hf[train] and the program espeak-ng.
+Made for 2 CPU cores; run at a tiny scale alone so far. Needs: omnivinci-hf[train] and the program espeak-ng.
 
 A scan is a stack of eight grey slices, shown as a video of four seconds. In its quarters lie circles and stars, each in
 a few slices, or nothing. A voice names a quarter. The script draws such scans (`sample_scan` knows the truth of each),
