@@ -82,7 +82,11 @@ def run_command(*words: Any) -> None:
     """
     command = [str(word) for word in words]
     print("omnivinci-hf", shlex.join(command), flush=True)
-    if code := main(command):
+    try:
+        code = main(command)
+    except SystemExit as error:  # rows that cannot be used
+        code = error.code
+    if code:
         raise RuntimeError(f"omnivinci-hf {command[0]} ended with the exit code {code}; see what it printed above.")
 
 

@@ -8,8 +8,8 @@ Run on 2 busy CPU cores. Needs: omnivinci-hf[train] and the program espeak-ng.
 The robot stands among four things of different colours, one on each side, and sees three of them: ahead, to its left
 and to its right. A voice says "go to red". The robot turns until red is ahead, and goes forward, which ends the
 episode. The script draws such episodes (`sample_episode` states the truth of each, `expert_move` the right move),
-checks the rows (`omnivinci-hf validate`), trains an adapter (`omnivinci-hf train`), and lets it drive through episodes
-that it never met. Whoever does not hear the voice can only guess, and is right in 25 % of the episodes.
+checks the rows (`omnivinci-hf validate`), trains an adapter (`omnivinci-hf train --recipe lora`), and lets it drive
+through episodes that it never met. Whoever does not hear the voice can only guess, and is right in 25 %.
 """
 
 import argparse
@@ -51,7 +51,10 @@ NEW_WORDS = (*MOVES, "move")  # which the small checkpoint has no token for
 MOST_MOVES = 6
 SIDE, CENTRES = 56, (9, 28, 47)  # of a frame in pixels, and where the things to the left, ahead and to the right stand
 SAMPLING_RATE = 16000
-RECIPE = Path(__file__).with_name("robotics.yaml")
+TRAINING = (
+    *("--learning_rate", "3e-3", "--lr_scheduler_type", "cosine", "--warmup_steps", "10"),
+    *("--per_device_train_batch_size", "16", "--logging_steps", "20", "--dataloader_pin_memory", "false"),
+)
 TRAIN_SEEDS, TEST_SEEDS, MOST_EPISODES = 0, 10**7, 10**5  # where seeds of episodes begin, and how many each run has
 WITH_SPEECH, WITHOUT_SPEECH, OTHER_SPEECH = "speech", "no speech", "speech of another episode"
 WANTED, MOST_BY_CHANCE = 0.9, 0.4  # at least so many episodes succeed with speech, and at most so many in a control
@@ -217,7 +220,8 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         before = cpu_seconds()
         data = write_data(folder / arm, learned, hears=arm == WITH_SPEECH)
         adapter = folder / f"adapter {arm}"
-        tune(arguments.output / "checkpoint", RECIPE, data, adapter, seed, "--max_steps", arguments.steps)
+        options = (*TRAINING, "--max_steps", arguments.steps)
+        tune(arguments.output / "checkpoint", "lora", data, adapter, seed, *options)
         pipe = pipeline("omni-qa", model=str(adapter))
         result[arm] = drive(pipe, unseen, voices if arm == WITH_SPEECH else [None] * len(unseen))
         seconds[arm] = round(cpu_seconds() - before)

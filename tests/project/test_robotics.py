@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from omnivinci_hf.cli import main
-from omnivinci_hf.training import load_recipe
 from omnivinci_hf.world.scene import COLOURS
 from omnivinci_hf.world.speech import can_speak
 from tests.support.paths import ROOT
@@ -49,12 +48,6 @@ def read_lines(path):
 def test_the_header_says_how_to_run_it():
     header = (APPLICATIONS / "robotics.py").read_text(encoding="utf-8").split('"""')[1]
     assert "python examples/applications/robotics.py" in header and "CPU cores" in header and "Needs:" in header
-
-
-def test_the_recipe_is_lora_with_the_audio_encoder(robotics):
-    recipe, lora = load_recipe(robotics.RECIPE), load_recipe("lora")
-    assert recipe.learning_rates.keys() - lora.learning_rates.keys() == {"audio_tower"}
-    assert recipe.lora["target_modules"] == lora.lora["target_modules"] and recipe.lora["r"] == lora.lora["r"]
 
 
 def test_goals_and_headings_are_even(robotics):
@@ -210,6 +203,6 @@ def test_the_script_goes_from_data_to_figures(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
         assert not done.returncode, done.stderr[-2000:]
         assert len(re.findall("^omnivinci-hf validate", done.stdout, re.MULTILINE)) == number_of_commands
-        assert len(re.findall("^omnivinci-hf train --recipe", done.stdout, re.MULTILINE)) == number_of_commands
+        assert len(re.findall("^omnivinci-hf train --recipe lora ", done.stdout, re.MULTILINE)) == number_of_commands
     text = page.read_text(encoding="utf-8")
     assert "| speech of another episode | " in text and "does not hold" in text and text.endswith("End.\n")
