@@ -145,7 +145,7 @@ def inspect_media(processor: OmniVinciProcessor, media: Sequence[Any], **options
     parts = media_parts(media)
     names = [_name(number, part) for number, part in enumerate(parts, start=1)]
     # the layout does not hold images, which a plot shows: they are read here
-    images = [load_medium(part, options) if part.modality == "image" else None for part in parts]
+    images: list[Any] = [load_medium(part, options) if part.modality == "image" else None for part in parts]
     parts = [part if image is None else replace(part, source=image) for part, image in zip(parts, images, strict=True)]
     sources = {modality: [part for part in parts if part.modality == modality] for modality in MODALITIES}
     layouts = processor.describe(images=sources["image"], videos=sources["video"], audio=sources["audio"], **options)
