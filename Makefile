@@ -1,8 +1,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# Several processes share the tests out, each with one thread: models this small gain nothing from more. TRL's trainers
-# would send telemetry from a thread, in which looking up the host has ended a process of tests.
-PYTEST = HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 $(<D)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
+# Several processes share the tests out, each with one thread: models this small gain nothing from more.
+PYTEST = OMP_NUM_THREADS=1 $(<D)/bin/pytest -n auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL = -m pip install -q --disable-pip-version-check
 
 .PHONY: help env demo small test test-slow test-lowest test-newest test-vllm coverage style check types

@@ -18,7 +18,7 @@ import engine_rule
 import numpy as np
 import torch
 from engine_sets import captions_of, clip_of, is_right, run, scenes_of, spread
-from measuring import markdown
+from measuring import markdown, noisy_checkpoint
 
 from omnivinci_hf import OmniVinciForConditionalGeneration, OmniVinciProcessor
 from omnivinci_hf.cli import main as command_line
@@ -145,13 +145,7 @@ def measure(arm: str, number: int, arguments: argparse.Namespace) -> dict[str, A
 
 def write_start(folder: Path, number: int, noise: float) -> None:
     """Writes the checkpoint that all arms of a seed start from: the small one, with noise on its language model."""
-    model = OmniVinciForConditionalGeneration.from_pretrained(small_checkpoint(), dtype=torch.float32)
-    generator = torch.Generator().manual_seed(number)
-    with torch.no_grad():
-        for _, value in sorted(model.model.language_model.layers.named_parameters()):
-            if value.ndim == 2:
-                value += noise * value.std() * torch.randn(value.shape, generator=generator)
-    model.save_pretrained(folder)
+    noisy_checkpoint(noise, number).save_pretrained(folder)
     OmniVinciProcessor.from_pretrained(small_checkpoint()).save_pretrained(folder)
 
 

@@ -28,7 +28,7 @@ import torch
 import transformers
 from engine_captioner import train_captioner
 from engine_sets import SILENT, SPOKEN
-from measuring import markdown, write_section
+from measuring import markdown, write_json, write_section
 from transformers.utils import logging
 
 
@@ -96,11 +96,8 @@ def run_one(kind: str, number: int, arguments: argparse.Namespace) -> None:
     """Makes one run, and keeps what comes out."""
     torch.set_num_threads(1)
     result = (engine_sets if kind in (SILENT, SPOKEN) else engine_training).measure(kind, number, arguments)
-    path = result_path(arguments, kind, number)
     values = {"kind": kind, "seed": number, "settings": settings_of(arguments), **result}
-    unfinished = path.with_suffix(".unfinished")  # never a half-written result
-    unfinished.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(result_path(arguments, kind, number), values)
 
 
 def run_missing(arguments: argparse.Namespace) -> None:

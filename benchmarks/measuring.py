@@ -1,6 +1,7 @@
 """What the benchmarks share: times, memory, waiting for the device, the limits of the machine, tables in Markdown."""
 
 import gc
+import json
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -159,6 +161,34 @@ def count_operators(run: Callable[[], object], device: str) -> dict[str, int]:
         "operators": sum(event.count for event in events if event.key.startswith("aten::")),
         "waits": sum(event.count for event in events if event.key == "cudaStreamSynchronize"),
     }
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+def noisy_checkpoint(noise: float, seed: int) -> Any:
+    """The package's small checkpoint with noise on every matrix of its language model's layers.
+
+    Args:
+        noise: as a share of each matrix's deviation.
+    """
+    from omnivinci_hf import OmniVinciForConditionalGeneration  # heavy, and not of every benchmark
+    from omnivinci_hf.small import small_checkpoint
+
+    model = OmniVinciForConditionalGeneration.from_pretrained(small_checkpoint(), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, value in sorted(model.model.language_model.layers.named_parameters()):
+            if value.ndim == 2:
+                value += noise * value.std() * torch.randn(value.shape, generator=generator)
+    return model
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a result, which is never there by half."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import transformers
-from measuring import markdown, write_section
+from measuring import markdown, write_json, write_section
 from transformers.utils import is_matplotlib_available
 
 from omnivinci_hf import OmniVinciForConditionalGeneration
@@ -369,11 +369,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if arguments.one:
         name, seed = arguments.one[0], int(arguments.one[1])
-        result = json.dumps(train_arm(name, seed, arguments))
-        path = result_path(arguments, name, seed)
-        partial_path = path.with_suffix(".partial")  # never a half-written result
-        partial_path.write_text(result + "\n", encoding="utf-8")
-        partial_path.replace(path)
+        write_json(result_path(arguments, name, seed), train_arm(name, seed, arguments))
         return
     if not arguments.report_only:
         run_missing(arguments)

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import transformers
 import trl
-from measuring import markdown, write_section
+from measuring import markdown, noisy_checkpoint, write_json, write_section
 from transformers import TrainerCallback
 from transformers.utils import is_matplotlib_available
 
@@ -130,17 +130,6 @@ def accuracy(scores: dict[str, Any], families: Sequence[str] = tuple(FAMILIES)) 
     return right / asked if asked else float("nan")
 
 
-def damaged(noise: float, seed: int) -> OmniVinciForConditionalGeneration:
-    """The package's checkpoint with noise on every matrix of its language model's layers."""
-    model = OmniVinciForConditionalGeneration.from_pretrained(small_checkpoint(), dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, value in sorted(model.model.language_model.layers.named_parameters()):
-            if value.ndim == 2:
-                value += noise * value.std() * torch.randn(value.shape, generator=generator)
-    return model
-
-
 def half_trained(arguments: argparse.Namespace) -> OmniVinciForConditionalGeneration:
     """A model that was trained for a few steps, with the encoders of the package's; it is made once."""
     folder = arguments.output / "half-trained"
@@ -219,7 +208,7 @@ def train_arm(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     """Trains and asks one model; returns what is kept of it."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    model = half_trained(arguments) if arm == HALF else damaged(arguments.noise, seed)
+    model = half_trained(arguments) if arm == HALF else noisy_checkpoint(arguments.noise, seed)
     tokenizer = build_tokenizer()
     processor = build_processor(model.config, tokenizer)
     steps = arguments.half_steps if arm == HALF else arguments.steps
@@ -282,7 +271,7 @@ def measure_cost(arguments: argparse.Namespace, num_steps: int = 4) -> dict[str,
     keep_freed_memory()
     tracks, costs = learned_tracks(arguments), {}
     for name, kind in (("shared", OmniVinciGRPOTrainer), ("repeated", RepeatedRows)):
-        model = damaged(arguments.noise, 0)
+        model = noisy_checkpoint(arguments.noise, 0)
         clips = ArmClips(BOTH, build_processor(model.config, build_tokenizer()), tracks)
         trainer = make_trainer(clips, model, arguments.prompts, num_steps, 0, arguments.output / "cost", timed(kind))
         trainer.train()
@@ -294,12 +283,6 @@ def measure_cost(arguments: argparse.Namespace, num_steps: int = 4) -> dict[str,
 
 def result_path(arguments: argparse.Namespace, arm: str, seed: int) -> Path:
     return arguments.output / f"{arm} {seed}.json"
-
-
-def write_json(path: Path, value: Any) -> None:
-    partial = path.with_suffix(".partial")  # never a half-written result
-    partial.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def all_runs(output: Path) -> dict[str, list[dict]]:

@@ -1,6 +1,11 @@
 import os
 from pathlib import Path
 
+
+# TRL's trainers would send telemetry from a thread, in which looking up the host has ended a process of tests. It is
+# read when huggingface_hub is imported.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
 import pytest
 import torch
 import transformers

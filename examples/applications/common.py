@@ -3,10 +3,12 @@
 Needs: omnivinci-hf[train].
 """
 
+import argparse
 import json
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
@@ -14,9 +16,11 @@ from typing import Any
 import torch
 from tokenizers import AddedToken
 from transformers import AutoModel, AutoProcessor
+from transformers.utils import logging
 
 import omnivinci_hf  # noqa: F401 (registers the classes and the task)
 from omnivinci_hf.cli import main
+from omnivinci_hf.small import small_checkpoint
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -132,6 +136,47 @@ def keep_result(file: Path, settings: Mapping[str, Any], run: Callable[[], Mappi
     partial.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     partial.replace(file)
     return kept
+
+
+def run_application(
+    about: str,
+    words: Sequence[str],
+    run_seed: Callable[[int, argparse.Namespace], Mapping[str, Any]],
+    report: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], str],
+    *,
+    train: tuple[int, str],
+    test: tuple[int, str],
+    steps: int,
+) -> None:
+    """Reads the command line of an application, runs its seeds, and prints and writes the report of all.
+
+    Args:
+        about: what `--help` says.
+        words: those that the small checkpoint learns for it.
+        run_seed: goes from data to answers once; a seed that is there already is not repeated.
+        report: makes Markdown of the results of all seeds and of their settings.
+        train, test: how many of what, by default.
+        steps: of training, by default.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of data, adapters and results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each; default: 0")
+    for name, (number, what) in (("train", train), ("test", test), ("steps", (steps, "of training"))):
+        parser.add_argument(f"--{name}", type=int, default=number, help=f"{what}; default: %(default)s")
+    parser.add_argument("--page", type=Path, help="Markdown file to write the figures to")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    if not (arguments.output / "checkpoint").exists():
+        add_words(small_checkpoint(), words, arguments.output / "checkpoint")
+    settings = {name: getattr(arguments, name) for name in ("train", "test", "steps")}
+    results = [
+        keep_result(arguments.output / f"seed {seed}.json", settings, partial(run_seed, seed, arguments))
+        for seed in arguments.seeds
+    ]
+    text = report(results, settings)
+    print(text)
+    if arguments.page:
+        write_section(arguments.page, "figures", text)
 
 
 def percent(shares: Sequence[float]) -> str:

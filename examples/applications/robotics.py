@@ -16,28 +16,23 @@ import argparse
 import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import (
-    add_words,
     ask_about,
     cpu_seconds,
-    keep_result,
     make_row,
     make_table,
     percent,
+    run_application,
     tune,
     write_rows,
-    write_section,
 )
 from PIL import Image, ImageDraw
 from transformers import pipeline
-from transformers.utils import logging
 
-from omnivinci_hf.small import small_checkpoint
 from omnivinci_hf.world.rendering import POLYGONS
 from omnivinci_hf.world.scene import COLOURS, SHAPES
 from omnivinci_hf.world.speech import speak
@@ -258,27 +253,15 @@ def report(results: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of data, adapters and results")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; default: %(default)s")
-    parser.add_argument("--train", type=int, default=300, help="episodes to learn from; default: %(default)s")
-    parser.add_argument("--test", type=int, default=100, help="unseen episodes; default: %(default)s")
-    parser.add_argument("--steps", type=int, default=200, help="of training; default: %(default)s")
-    parser.add_argument("--page", type=Path, help="Markdown file to write the figures to")
-    arguments = parser.parse_args()
-    logging.set_verbosity_error()
-    if not (arguments.output / "checkpoint").exists():
-        add_words(small_checkpoint(), NEW_WORDS, arguments.output / "checkpoint")
-    settings = {name: getattr(arguments, name) for name in ("train", "test", "steps")}
-    results = [
-        # a seed that is there already is not repeated
-        keep_result(arguments.output / f"seed {seed}.json", settings, partial(run_seed, seed, arguments))
-        for seed in arguments.seeds
-    ]
-    text = report(results, settings)
-    print(text)
-    if arguments.page:
-        write_section(arguments.page, "figures", text)
+    run_application(
+        __doc__,
+        NEW_WORDS,
+        run_seed,
+        report,
+        train=(300, "episodes to learn from"),
+        test=(100, "unseen episodes"),
+        steps=200,
+    )
 
 
 if __name__ == "__main__":

@@ -1,41 +1,19 @@
 """Tests of `examples/applications/factory.py`: the made-up data, their rows, and the whole script."""
 
-import importlib
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from omnivinci_hf.cli import main
-from tests.support.paths import ROOT
-
-
-SCRIPT = ROOT / "examples" / "applications" / "factory.py"
+from tests.support.applications import load, read_header, read_lines, run
 
 
 @pytest.fixture
 def factory(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return importlib.import_module("factory")
-
-
-def run(*arguments):
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
-    assert not done.returncode, done.stderr[-2000:]
-    return done.stdout
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return load(monkeypatch, "factory")
 
 
 def test_the_header_says_how_to_run_it():
-    header = SCRIPT.read_text(encoding="utf-8").split('"""')[1]
+    header = read_header("factory")
     assert "python examples/applications/factory.py" in header and "CPU cores" in header and "Needs:" in header
 
 
@@ -117,7 +95,7 @@ def test_the_report_of_the_factory_says_whether_what_was_wanted_came_true(factor
 @pytest.mark.slow
 def test_the_factory_runs_from_data_to_figures(tmp_path):
     page = tmp_path / "page.md"
-    output = run("--output", tmp_path / "runs", "--train", 9, "--test", 9, "--steps", 2, "--page", page)
+    output = run("factory", "--output", tmp_path / "runs", "--train", 9, "--test", 9, "--steps", 2, "--page", page)
     assert output.count("omnivinci-hf validate") == 1 and output.count("omnivinci-hf train --recipe lora") == 1
     text = page.read_text(encoding="utf-8")
     assert "| map: Edge-Loc | " in text and "| machine, audio alone | " in text and "does not hold" in text

@@ -1,10 +1,5 @@
 """Tests of `examples/applications/medical.py`: the made-up data, their rows, and the whole script."""
 
-import importlib
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -12,33 +7,19 @@ import pytest
 
 from omnivinci_hf.cli import main
 from omnivinci_hf.world.speech import can_speak
-from tests.support.paths import ROOT
+from tests.support.applications import load, read_header, read_lines, run
 
 
-SCRIPT = ROOT / "examples" / "applications" / "medical.py"
 speaking = pytest.mark.skipif(not can_speak(), reason="needs espeak-ng")
 
 
 @pytest.fixture
 def medical(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    return importlib.import_module("medical")
-
-
-def run(*arguments):
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
-    assert not done.returncode, done.stderr[-2000:]
-    return done.stdout
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return load(monkeypatch, "medical")
 
 
 def test_the_header_says_how_to_run_it():
-    header = SCRIPT.read_text(encoding="utf-8").split('"""')[1]
+    header = read_header("medical")
     assert "python examples/applications/medical.py" in header and "CPU cores" in header and "Needs:" in header
 
 
@@ -99,8 +80,8 @@ def test_the_medical_application_runs_from_data_to_figures(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Page\n\n<!-- figures: begin -->\n<!-- figures: end -->\n\nEnd.\n", encoding="utf-8")
     options = ("--output", tmp_path / "runs", "--train", 8, "--test", 4, "--steps", 2, "--page", page)
-    output = run(*options, "--seeds", 0, 3)
+    output = run("medical", *options, "--seeds", 0, 3)
     assert output.count("omnivinci-hf validate") == 2 and output.count("omnivinci-hf train --recipe lora") == 2
     text = page.read_text(encoding="utf-8")
     assert "| slices alone | " in text and "does not hold" in text and text.endswith("End.\n")
-    assert "omnivinci-hf" not in run(*options, "--seeds", 3)  # a run that is there is not repeated
+    assert "omnivinci-hf" not in run("medical", *options, "--seeds", 3)  # a run that is there is not repeated

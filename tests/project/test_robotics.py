@@ -1,11 +1,7 @@
 """Tests of `examples/applications/robotics.py`: the made-up world, its rows, the closed loop, and the whole script."""
 
-import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,23 +9,20 @@ import pytest
 from omnivinci_hf.cli import main
 from omnivinci_hf.world.scene import COLOURS
 from omnivinci_hf.world.speech import can_speak
-from tests.support.paths import ROOT
+from tests.support.applications import APPLICATIONS, load, run
 
 
-APPLICATIONS = ROOT / "examples" / "applications"
 speaking = pytest.mark.skipif(not can_speak(), reason="needs espeak-ng")
 
 
 @pytest.fixture
 def robotics(monkeypatch):
-    monkeypatch.syspath_prepend(str(APPLICATIONS))
-    return importlib.import_module("robotics")
+    return load(monkeypatch, "robotics")
 
 
 @pytest.fixture
 def common(monkeypatch):
-    monkeypatch.syspath_prepend(str(APPLICATIONS))
-    return importlib.import_module("common")
+    return load(monkeypatch, "common")
 
 
 def scripted(answer):
@@ -170,11 +163,11 @@ def test_a_failed_command_is_an_error(common, tmp_path, capsys):
 
 def test_words_that_are_known_are_not_added(common, robotics, tmp_path):
     with pytest.raises(ValueError, match=r"has the words \['red'\] already: leave them out"):
-        common.add_words(robotics.small_checkpoint(), ["red", "left"], tmp_path / "more")
+        common.add_words(common.small_checkpoint(), ["red", "left"], tmp_path / "more")
 
 
 def test_added_words_are_one_token_each(common, robotics, tmp_path):
-    common.add_words(robotics.small_checkpoint(), ["left", "forward"], tmp_path / "more")
+    common.add_words(common.small_checkpoint(), ["left", "forward"], tmp_path / "more")
     tokenizer = common.AutoProcessor.from_pretrained(tmp_path / "more").tokenizer
     ids = tokenizer("red left forward").input_ids
     assert len(ids) == 3 and tokenizer.decode(ids) == "red left forward"
@@ -197,12 +190,9 @@ def test_the_script_goes_from_data_to_figures(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Page\n\n<!-- figures: begin -->\n<!-- figures: end -->\n\nEnd.\n", encoding="utf-8")
     options = ("--output", tmp_path / "runs", "--train", 6, "--test", 3, "--steps", 2, "--page", page)
-    command = [sys.executable, str(APPLICATIONS / "robotics.py"), *map(str, options)]
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     for number_of_commands in (2, 0):  # the runs are kept
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
-        assert not done.returncode, done.stderr[-2000:]
-        assert len(re.findall("^omnivinci-hf validate", done.stdout, re.MULTILINE)) == number_of_commands
-        assert len(re.findall("^omnivinci-hf train --recipe lora ", done.stdout, re.MULTILINE)) == number_of_commands
+        output = run("robotics", *options)
+        assert len(re.findall("^omnivinci-hf validate", output, re.MULTILINE)) == number_of_commands
+        assert len(re.findall("^omnivinci-hf train --recipe lora ", output, re.MULTILINE)) == number_of_commands
     text = page.read_text(encoding="utf-8")
     assert "| speech of another episode | " in text and "does not hold" in text and text.endswith("End.\n")

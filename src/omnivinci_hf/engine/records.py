@@ -15,22 +15,33 @@ logger = logging.get_logger(__name__)
 
 
 class ReplyLog:
-    """A log holds all replies that ever came, by the hash of what was asked; each is written as soon as it is there.
+    """A log holds all replies that ever came, by a key of what was asked; each is written as soon as it is there.
 
     A line that an end of the process cut off is removed when the log is opened again. One process writes at a time.
 
     Args:
         read_only: for an estimate or a report: nothing is written or mended.
+        key_name: what the key is called in the lines.
+        again: says in warnings and errors what becomes of a lost line.
+
+    Raises:
+        ValueError: when a line within the file is damaged.
     """
 
-    def __init__(self, file: Path, read_only: bool = False):
-        self.file = file
+    def __init__(
+        self,
+        file: Path,
+        read_only: bool = False,
+        key_name: str = "key",
+        again: str = "its request will be sent again",
+    ):
+        self.file, self.key_name, self.again = file, key_name, again
         self._places: dict[str, int] = {}  # key -> where its line begins
         self._lock = threading.Lock()
         self._stream = open(file, "rb" if read_only else "a+b") if not read_only or file.exists() else None
         self._end = self._index() if self._stream else 0
         if not read_only and self._stream is not None and self._end < os.path.getsize(file):
-            logger.warning(f"{file}: the last line is cut off and is removed; its request will be sent again.")
+            logger.warning(f"{file}: the last line is cut off and is removed; {again}.")
             self._stream.truncate(self._end)
 
     def __contains__(self, key: str) -> bool:
@@ -46,7 +57,7 @@ class ReplyLog:
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
         """Writes an entry to the disk, before it returns."""
-        line = json.dumps({"key": key, **entry}, ensure_ascii=True).encode() + b"\n"
+        line = json.dumps({self.key_name: key, **entry}, ensure_ascii=True).encode() + b"\n"
         with self._lock:
             assert self._stream is not None
             self._stream.seek(0, os.SEEK_END)
@@ -77,13 +88,11 @@ class ReplyLog:
             try:
                 if not line.endswith(b"\n"):
                     return place
-                self._places[json.loads(line)["key"]] = place
+                self._places[json.loads(line)[self.key_name]] = place
             except (ValueError, KeyError, TypeError) as error:
                 if place + len(line) == os.path.getsize(self.file):
                     return place
-                raise ValueError(
-                    f"{self.file}: line {number} is damaged; delete it, and its request will be sent again."
-                ) from error
+                raise ValueError(f"{self.file}: line {number} is damaged; delete it, and {self.again}.") from error
             place += len(line)
         return place
 

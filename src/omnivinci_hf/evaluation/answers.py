@@ -8,57 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers.utils import logging
+
+from ..engine.records import ReplyLog
 
 
-logger = logging.get_logger(__name__)
 ANSWERS, SETTINGS = "answers.jsonl", "settings.json"
 
 
-class AnswerFile:
-    """The file has a line for each question that was asked, which is on the disk before the next one is asked.
-
-    A line that an end of the process cut off is removed when the file is opened again: its question is asked anew.
+class AnswerFile(ReplyLog):
+    """The file has a line for each question that was asked, by its id, on the disk before the next one is asked.
 
     Args:
         file: of JSON lines, made if it is not there.
-
-    Raises:
-        ValueError: when a line within the file is damaged.
     """
 
     def __init__(self, file: Path):
-        self.entries: dict[str, dict[str, Any]] = {}
-        self._stream = open(file, "a+b")
-        self._stream.seek(0)
-        lines = self._stream.readlines()
-        end = 0
-        for number, line in enumerate(lines, 1):
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else {}
-                self.entries[entry["id"]] = entry
-            except (ValueError, KeyError, TypeError) as error:
-                if number < len(lines):
-                    self._stream.close()
-                    raise ValueError(
-                        f"{file}: line {number} is damaged; delete it, and its question will be asked again."
-                    ) from error
-                logger.warning(f"{file}: the last line is cut off and is removed; its question will be asked again.")
-                self._stream.truncate(end)
-            else:
-                end += len(line)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Writes an answer to the disk."""
-        self._stream.seek(0, os.SEEK_END)
-        self._stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self.entries[entry["id"]] = entry
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._stream.close()
+        super().__init__(file, key_name="id", again="its question will be asked again")
 
 
 @contextmanager
@@ -76,7 +41,7 @@ def open_answers(folder: Path, settings: Mapping[str, Any]) -> Iterator[AnswerFi
         with FileLock(folder / ".lock", timeout=0):
             answers = AnswerFile(folder / ANSWERS)
             try:
-                _check_settings(folder / SETTINGS, settings, is_first=not answers.entries)
+                _check_settings(folder / SETTINGS, settings, is_first=next(answers.entries(), None) is None)
                 yield answers
             finally:
                 answers.close()

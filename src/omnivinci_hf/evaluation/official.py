@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from .task import Question
+from .task import OfficialRule, Question
 
 
 def first_letter_anywhere(answer: str, lead_ins: Sequence[str]) -> str:
@@ -24,6 +24,12 @@ def words_match(answer: str, question: Question) -> bool:
     choices = [_words(str(choice)) for choice in question.row["choices"]]
     wrong = {word for choice in choices if choice != right for word in choice - right}
     return bool(words) and right <= words and not words & wrong
+
+
+WORDS_MATCH = OfficialRule(
+    "Rule: all words of the right option are in the answer, and none that only others have; a letter alone is wrong.",
+    words_match,
+)
 
 
 def _words(text: str) -> set[str]:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,11 @@ def evaluate(
     settings = run_settings(task, questions, model, processor, model_name, ask)
     with open_answers(output, settings) as answers:
         _tell_missing(asked, task.layout, note)
-        if waiting := [question for question in asked if question.id not in answers.entries]:
+        if waiting := [question for question in asked if question.id not in answers]:
             if len(waiting) < len(asked):
                 note(f"{len(asked) - len(waiting)} questions have an answer in {output}; {len(waiting)} are asked now.")
             _Asker(task, model, processor, ask, answers).ask_all(waiting)
-        entries = answers.entries
+        entries = {entry["id"]: entry for entry in answers.entries()}
         given = {key: entry["answer"] for key, entry in entries.items()}
         scores = score(task, questions, given)
         scores["media_failed"] = _failed_media(entries.values(), "failed")
@@ -210,16 +211,14 @@ class _Asker:
         self.waiting: list[dict[str, Any]] = []  # entries that are written when one has
 
     def ask_all(self, questions: Sequence[Question]) -> None:
-        """Asks questions, those about one clip together.
+        """Asks questions, of which those about one clip stand next to each other.
 
         Raises:
             ValueError: when the first clips fail, or all: the settings are to blame then, and nothing is written.
         """
-        by_clip: dict[tuple, list[Question]] = defaultdict(list)
-        for question in questions:
-            by_clip[question.clip].append(question)
         with tqdm(total=len(questions), unit="question", disable=not sys.stderr.isatty()) as bar:
-            for about_clip in by_clip.values():
+            for _, group in groupby(questions, key=lambda question: question.clip):
+                about_clip = list(group)
                 self._ask_about_clip(about_clip)
                 bar.update(len(about_clip))
         if self.errors:
@@ -294,5 +293,5 @@ class _Asker:
 
     def _write_waiting(self) -> None:
         for entry in self.waiting:
-            self.answers.add(entry)
+            self.answers.add(entry["id"], entry)
         self.waiting = []

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..files import as_json, bare_options, find_files, find_medium, groups_of, letter_of, read_rows
-from ..official import words_match
-from ..task import AUDIO_OPTIONS, TEXT_PROMPT, Medium, OfficialRule, Question, Task
+from ..official import WORDS_MATCH
+from ..task import AUDIO_OPTIONS, TEXT_PROMPT, Medium, Question, Task
 
 
 LAYOUT = "MMAR-meta.json (or MMAR-meta.jsonl), and the clips of mmar-audio.tar.gz as audio/ID.wav"
@@ -49,11 +49,7 @@ TASK = Task(
     layout=LAYOUT,
     num_questions=1000,
     read=read,
-    official=OfficialRule(
-        "Rule: all words of the right option are in the answer, and none that only others have; a letter alone is "
-        "wrong.",
-        words_match,
-    ),
+    official=WORDS_MATCH,
     export=export,
     options=AUDIO_OPTIONS,
     prompt=TEXT_PROMPT,

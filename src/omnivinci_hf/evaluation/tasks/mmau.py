@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from ..files import Row, as_json, bare_options, find_files, find_medium, groups_of, letter_of, read_rows, without_blobs
-from ..official import words_match
-from ..task import AUDIO_OPTIONS, LETTERS, TEXT_PROMPT, Medium, OfficialRule, Question, Task
+from ..official import WORDS_MATCH
+from ..task import AUDIO_OPTIONS, LETTERS, TEXT_PROMPT, Medium, Question, Task
 
 
 LAYOUT = (
@@ -21,10 +21,6 @@ MINI = {
     "hub": "gamma-lab-umd/MMAU-test-mini",
 }
 TEST = {"name": "mmau-test", "folder": "test-audios", "parquet": "test.parquet", "hub": "gamma-lab-umd/MMAU-test"}
-OFFICIAL = OfficialRule(
-    "Rule: all words of the right option are in the answer, and none that only others have; a letter alone is wrong.",
-    words_match,
-)
 
 
 def read(data: Path, names: Mapping[str, str], has_answers: bool) -> list[Question]:
@@ -77,26 +73,21 @@ def export(questions: Sequence[Question], answers: Mapping[str, str | None], nam
     return {f"{name}.json": as_json(rows)}
 
 
-TASK = Task(
-    name="mmau",
-    title="MMAU (test-mini)",
-    layout=LAYOUT.format(**MINI),
-    num_questions=1000,
-    read=partial(read, names=MINI, has_answers=True),
-    official=OFFICIAL,
-    export=partial(export, name=MINI["name"]),
-    options=AUDIO_OPTIONS,
-    prompt=TEXT_PROMPT,
-)
-TEST_TASK = Task(
-    name="mmau-test",
-    title="MMAU (test)",
-    layout=LAYOUT.format(**TEST),
-    num_questions=9000,
-    read=partial(read, names=TEST, has_answers=False),
-    official=OFFICIAL,
-    export=partial(export, name=TEST["name"]),
-    options=AUDIO_OPTIONS,
-    prompt=TEXT_PROMPT,
-    has_answers=False,
-)
+def _declare(name: str, title: str, names: Mapping[str, str], num_questions: int, has_answers: bool) -> Task:
+    """Declares one of the two parts of MMAU."""
+    return Task(
+        name=name,
+        title=title,
+        layout=LAYOUT.format(**names),
+        num_questions=num_questions,
+        read=partial(read, names=names, has_answers=has_answers),
+        official=WORDS_MATCH,
+        export=partial(export, name=names["name"]),
+        options=AUDIO_OPTIONS,
+        prompt=TEXT_PROMPT,
+        has_answers=has_answers,
+    )
+
+
+TASK = _declare("mmau", "MMAU (test-mini)", MINI, 1000, has_answers=True)
+TEST_TASK = _declare("mmau-test", "MMAU (test)", TEST, 9000, has_answers=False)
